@@ -1,0 +1,55 @@
+# The commands of the project. `make` alone prints them. `verify` never writes; `fix` does.
+SHELL := /bin/bash
+PY := .venv/bin/python
+CODE := bgf statestore failover benchmarks tests setup.py
+
+.PHONY: help setup setup-bpf demo test verify fix bench bpf-check bpf clean
+
+help:
+	@echo 'make demo       set up, run the lab cluster, kill a gateway under 100 real calls, show the outage'
+	@echo 'make test       set up, run all tests, fast ones first'
+	@echo 'make verify     style, types, walls; never writes'
+	@echo 'make fix        repair style'
+	@echo 'make bench      the benchmarks, quick forms (RUNS=10 for the ten-run outage figures)'
+	@echo 'make bpf-check  rebuild the packet programs with clang and compare with the committed ones'
+	@echo 'make bpf        rebuild the packet programs and write them'
+	@echo 'make setup      only the set-up'
+	@echo 'make clean      remove what was built'
+
+setup:
+	@scripts/setup.sh
+
+setup-bpf:
+	@scripts/setup.sh bpf
+
+demo: setup
+	@mkdir -p demo
+	@.venv/bin/bgfctl drill power-off --json demo/report.json --plot demo/outage.png
+
+test: setup
+	@$(PY) -m pytest tests/test_house.py tests/unit tests/contract tests/simulation tests/kernel tests/integration
+
+verify: setup
+	@.venv/bin/ruff check --no-cache $(CODE)
+	@.venv/bin/ruff format --no-cache --check $(CODE)
+	@.venv/bin/mypy --cache-dir=/dev/null
+	@$(PY) -B -m pytest -p no:cacheprovider tests/test_house.py
+
+fix: setup
+	@.venv/bin/ruff check --fix $(CODE)
+	@.venv/bin/ruff format $(CODE)
+
+RUNS ?= 10
+bench: setup
+	@$(PY) -m benchmarks.statestore --quick
+	@$(PY) -m benchmarks.failover --runs $(RUNS)
+
+bpf-check: setup-bpf
+	@scripts/bpf-build.sh --check
+
+bpf: setup-bpf
+	@scripts/bpf-build.sh
+
+clean:
+	rm -rf build .venv *.egg-info demo
+	find bgf statestore -name '*.so' -delete

@@ -1,0 +1,134 @@
+"""Every input and every effect of the gateway machine, with one canonical encoding. No behaviour.
+
+An event is all that a step may depend on: the driver stamps `now_ns` (CLOCK_BOOTTIME, ns) and
+writes the drawn ports into it, so that the same events always give the same state (DESIGN
+section 2). Encodings are msgpack in array form; `SCHEMA` names the version, and fields are only
+ever appended, with defaults, so that version N reads N-1.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from bgf.model import Address, Flow, FlowKey
+
+SCHEMA = 1
+
+
+class Verb(enum.StrEnum):
+    """`ng` commands that reach the machine. What changes state is journaled."""
+
+    PING = "ping"
+    OFFER = "offer"
+    ANSWER = "answer"
+    DELETE = "delete"
+    QUERY = "query"
+
+    @property
+    def changes_state(self) -> bool:
+        return self in (Verb.OFFER, Verb.ANSWER, Verb.DELETE)
+
+
+class MediaLine(msgspec.Struct, frozen=True, array_like=True):
+    """One m-line as the sender of the SDP described it (RFC 8866 section 5.14).
+
+    `rtp.port` 0 means rejected (RFC 3264 section 6). `rtcp` is the explicit or implied RTCP
+    address (RFC 3605), None when muxed-only or rejected. `direction` is sendrecv, sendonly,
+    recvonly or inactive as stated by the sender.
+    """
+
+    kind: str
+    transport: str
+    rtp: Address
+    rtcp: Address | None = None
+    rtcp_mux: bool = False
+    direction: str = "sendrecv"
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
+    """A decoded control command, stamped by the driver.
+
+    `realms` is (towards the sender of this SDP, towards its receiver), empty when not given.
+    `family` is the requested IP version towards the receiver of the SDP, 0 when not given.
+    `ports` are even RTP ports drawn for this command, RTCP on port + 1; one entry per port pair
+    that `Gateway.demand` asked for, in its order.
+    """
+
+    now_ns: int
+    cookie: str
+    verb: Verb
+    call_id: str = ""
+    from_tag: str = ""
+    to_tag: str = ""
+    via_branch: str = ""
+    media: tuple[MediaLine, ...] = ()
+    flags: tuple[str, ...] = ()
+    realms: tuple[str, ...] = ()
+    family: int = 0
+    ports: tuple[int, ...] = ()
+
+
+class Expired(msgspec.Struct, frozen=True, array_like=True, tag="expired"):
+    """A deadline the machine had asked for has passed (half-open call, reply cache)."""
+
+    now_ns: int
+    call_id: str
+
+
+Event = Command | Expired
+
+
+class Result(enum.StrEnum):
+    """`ng` reply results."""
+
+    OK = "ok"
+    PONG = "pong"
+    ERROR = "error"
+    LOAD_LIMIT = "load limit"
+
+
+class MediaRewrite(msgspec.Struct, frozen=True, array_like=True):
+    """What an m-line must say on the far side: our addresses. `rtp.port` 0 keeps it rejected."""
+
+    rtp: Address
+    rtcp: Address | None = None
+    rtcp_mux: bool = False
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
+    """Answer `cookie`. The codec renders it together with the request's own SDP.
+
+    `flows` is filled for `query`: whose counters the reply must carry.
+    """
+
+    cookie: str
+    result: Result
+    reason: str = ""
+    warning: str = ""
+    media: tuple[MediaRewrite, ...] = ()
+    flows: tuple[Flow, ...] = ()
+    created_ns: int = 0
+
+
+class PutFlow(msgspec.Struct, frozen=True, array_like=True, tag="put"):
+    """Record and install a flow, replacing one with the same key."""
+
+    flow: Flow
+
+
+class DropFlow(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
+    """Close and forget the pinhole with this key."""
+
+    group: str
+    key: FlowKey
+
+
+class Forget(msgspec.Struct, frozen=True, array_like=True, tag="forget"):
+    """The call has left the machine for good: its journal may go."""
+
+    call_id: str
+
+
+Effect = Reply | PutFlow | DropFlow | Forget

@@ -1,0 +1,87 @@
+"""Who is a member, who owns which group at which epoch: the interface, and its null twin.
+
+The real thing is a consensus engine (etcd past one machine, an embedded registry on one). This
+room sees only the interface. The one write that matters is `claim`: a compare-and-swap of owner
+and epoch, so that of two claimants exactly one wins (DESIGN section 4, "decide").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Group -> owner. Epoch 0 with an empty node means nobody has owned it yet."""
+
+    node: str = ""
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One node as it last described itself. `lease_deadline_ns` is CLOCK_BOOTTIME.
+
+    `ready` says the node could take a group over now (its gateway process follows the feed).
+    `suspects` maps a peer's node id to the media paths on which this member, as an observer,
+    gets no answer from it; an empty tuple or no entry means it is heard.
+    `observing` lists the peers that it probes and has ever heard.
+    """
+
+    node: str
+    incarnation: int
+    lease_deadline_ns: int
+    ready: bool = False
+    suspects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    observing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One consistent reading of the registry."""
+
+    members: Mapping[str, Member] = field(default_factory=dict)
+    owners: Mapping[str, Ownership] = field(default_factory=dict)
+
+
+class Registry(Protocol):
+    """Adapters implement it; errors are RegistryUnavailable, never a wrong answer."""
+
+    def view(self) -> View:
+        """Members and owners as they are now."""
+
+    def publish(self, member: Member) -> None:
+        """Replace this node's own record (renews its lease). Raises RegistryUnavailable."""
+
+    def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
+        """Own `group` at `seen.epoch + 1` if it is still as `seen`; None when it was not.
+
+        The winner's epoch is fenced: no write under an older epoch succeeds after this returns.
+        """
+
+
+class RegistryUnavailable(Exception):
+    """The registry cannot answer now (no quorum, no segment); says which and since when."""
+
+
+class MemoryRegistry:
+    """The null twin: one process, no persistence. For tests and simulation."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, Member] = {}
+        self._owners: dict[str, Ownership] = {}
+
+    def view(self) -> View:
+        return View(dict(self._members), dict(self._owners))
+
+    def publish(self, member: Member) -> None:
+        self._members[member.node] = member
+
+    def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
+        if self._owners.get(group, Ownership()) != seen:
+            return None
+        won = Ownership(node, seen.epoch + 1)
+        self._owners[group] = won
+        return won
