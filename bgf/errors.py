@@ -74,3 +74,21 @@ class LoadLimit(PeerError):
     """A named limit was reached; Kamailio tries its next node on ng result `load limit`."""
 
     code = "load-limit"
+
+
+class StateError(BgfError):
+    """The state store did not take or give an item (full, unavailable, unreadable)."""
+
+    code = "state"
+
+
+class Fenced(StateError):
+    """The store has seen a newer epoch of the group: this node no longer owns it."""
+
+    code = "fenced"
+
+
+class Unreadable(StateError):
+    """A journal entry of an unknown version or shape: the call that it describes is lost."""
+
+    code = "unreadable"

@@ -27,7 +27,8 @@ class Member:
     `ready` says the node could take a group over now (its gateway process follows the feed).
     `suspects` maps a peer's node id to the media paths on which this member, as an observer,
     gets no answer from it; an empty tuple or no entry means it is heard.
-    `observing` lists the peers that it probes and has ever heard.
+    `observing` maps a peer's node id to the media paths on which it has ever been heard: only on
+    those is silence a statement (down only after it has been heard once).
     """
 
     node: str
@@ -35,7 +36,7 @@ class Member:
     lease_deadline_ns: int
     ready: bool = False
     suspects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    observing: tuple[str, ...] = ()
+    observing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

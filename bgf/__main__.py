@@ -1,0 +1,5 @@
+"""`python -m bgf` is `bgf`."""
+
+from bgf.runtime.main import main
+
+main()

@@ -1,0 +1,181 @@
+"""The words of the `ng` protocol, sorted by what a border gateway does about them. Data only.
+
+CARRIED words go to the machine as flags; NEUTRAL ones wish for what is so anyway; DECLINED ones
+are understood and not done. Every other word is unknown. Neither of the last two is an error:
+the reply's `warning` names them. Source: rtpengine's `ng` manual; Kamailio 5.6 `rtpengine`.
+"""
+
+from __future__ import annotations
+
+CARRIED = frozenset(
+    (
+        "asymmetric",
+        "symmetric",
+        "strict-source",
+        "media-handover",
+        "port-latching",
+        "no-port-latching",
+        "unidirectional",
+        "fatal",
+        "reset",
+        "SIP-source-address",
+        "no-rtcp-attribute",
+    )
+)
+"""Bare words of `flags` that the machine gets as they are."""
+NEUTRAL = frozenset(
+    (
+        "trust-address",
+        "loop-protect",
+        "allow-transcoding",
+        "no-codec-renegotiation",
+        "reuse-codecs",
+        "single-codec",
+        "static-codecs",
+        "no-redis-update",
+        "full-rtcp-attribute",
+        "SDES-off",
+        "SDES-no",
+        "SDES-disable",
+        "DTLS-off",
+        "DTLS-no",
+        "DTLS-disable",
+    )
+)
+"""Bare words that change nothing here."""
+DECLINED = frozenset(
+    (
+        "always-transcode",
+        "record-call",
+        "inject-DTMF",
+        "detect-DTMF",
+        "generate-RTCP",
+        "generate-mid",
+        "mirror-RTCP",
+        "original-sendrecv",
+        "strip-extmap",
+        "pad-crypto",
+        "debug",
+        "block-DTMF",
+        "block-media",
+        "block-short",
+        "NAT-wait",
+        "pierce-NAT",
+        "early-media",
+        "fragment",
+        "trickle-ICE",
+        "reject-ICE",
+        "discard-recording",
+        "egress",
+    )
+)
+"""Bare words that ask for what is not done here."""
+DECLINED_PREFIXES = ("SDES-", "DTLS-", "OSRTP-", "codec-", "transcode-", "T.38-", "T38-")
+
+CARRIED_KEYS = frozenset(
+    (
+        "ICE",
+        "TOS",
+        "label",
+        "from-label",
+        "replace",
+        "rtcp-mux",
+        "delete-delay",
+        "endpoint-learning",
+    )
+)
+"""Keys that the machine gets as `key=value` flags; a list gives one flag per entry."""
+HANDLED_KEYS = frozenset(
+    (
+        "address-family",
+        "transport-protocol",
+        "media-address",
+    )
+)
+"""Keys that the codec itself turns into fields of the request."""
+NEUTRAL_KEYS = frozenset(
+    (
+        "sip-message-type",
+        "user-agent",
+        "metadata",
+    )
+)
+"""Keys that change nothing here."""
+DECLINED_KEYS = frozenset(
+    (
+        "codec",
+        "SDES",
+        "OSRTP",
+        "DTLS",
+        "DTLS-reverse",
+        "DTLS-fingerprint",
+        "T.38",
+        "ptime",
+        "ptime-reverse",
+        "record-call",
+        "repacketize",
+        "ICE-lite",
+        "media-echo",
+        "generate-RTCP",
+        "delay-buffer",
+        "audio-player",
+        "drop-traffic",
+        "xmlrpc-callback",
+        "DTMF-log-dest",
+        "DTMF-security",
+        "volume",
+        "interface",
+        "all",
+        "to-label",
+        "set-label",
+        "template",
+        "rtpp-flags",
+    )
+)
+"""Keys that ask for what is not done here."""
+OFF = frozenset(
+    (
+        "off",
+        "no",
+        "disable",
+        "accept",
+    )
+)
+"""Values that turn a declined key into no wish at all."""
+REPLACED = frozenset(
+    (
+        "origin",
+        "session-connection",
+    )
+)
+"""What `replace` may name; session-connection always is, for media must come to us."""
+
+_FORWARDS = "forwards each call's media between its two sides only"
+_PLAYS = "plays, records and decodes no media"
+_GATES = "opens and closes media by offer, answer and delete only"
+_LISTS = "lists calls and statistics to its operator (bgfctl), not to a proxy"
+
+OUT_OF_SCOPE = {
+    "start recording": _PLAYS,
+    "stop recording": _PLAYS,
+    "pause recording": _PLAYS,
+    "play media": _PLAYS,
+    "stop media": _PLAYS,
+    "play DTMF": _PLAYS,
+    "block DTMF": _PLAYS,
+    "unblock DTMF": _PLAYS,
+    "start forwarding": _FORWARDS,
+    "stop forwarding": _FORWARDS,
+    "publish": _FORWARDS,
+    "subscribe request": _FORWARDS,
+    "subscribe answer": _FORWARDS,
+    "unsubscribe": _FORWARDS,
+    "connect": _FORWARDS,
+    "block media": _GATES,
+    "unblock media": _GATES,
+    "silence media": _GATES,
+    "unsilence media": _GATES,
+    "list": _LISTS,
+    "statistics": _LISTS,
+}
+"""Commands of `ng` that ask for what a border gateway is not, and what it is instead."""

@@ -1,0 +1,215 @@
+"""Which nodes are meant, what each of their processes answers, and what follows from it.
+
+Knows: run directories, the admin client, the names of commands and of the fields of answers.
+Must not know how anything is shown. Answers come from processes of this version or the one
+before: a missing or odd field is a zero or a blank, never a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from bgf import config
+from bgf.admin import AdminClient, Json
+from bgf.errors import BgfError, ConfigError, EnvironmentProblem
+from bgf.lab.plan import DEFAULT_RUN_DIR
+
+PROCESSES: Final = ("state", "gateway", "failover")
+
+NODES_MAX: Final = 64
+ASKED_AT_ONCE_MAX: Final = 16
+TIMEOUT_S: Final = 2.0
+NOT_DROPS: Final = ("forward", "reflect", "pass")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as it is reached: its id and the directory of its admin sockets."""
+
+    id: str
+    run_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one process said: `value`, or why there is none in `error` and `code`."""
+
+    node: str
+    process: str
+    value: Json | None = None
+    error: str = ""
+    code: str = ""
+
+    @property
+    def ready(self) -> bool:
+        return self.value is not None and self.value.get("ready") is True
+
+    def as_json(self) -> Json:
+        return self.value if self.value is not None else {"error": self.error, "code": self.code}
+
+
+def find_nodes(
+    configs: Sequence[Path], run_dirs: Sequence[Path], only: Sequence[str] = ()
+) -> list[Node]:
+    """The nodes named, or those of the lab when none is.
+
+    Raises ConfigError for a bad file or an unknown id in `only`, EnvironmentProblem when there
+    is no node to be found.
+    """
+    nodes: list[Node] = []
+    for file in configs:
+        node = config.load(file).node
+        nodes.append(Node(node.id, node.run_dir))
+    for directory in run_dirs if configs or run_dirs else (DEFAULT_RUN_DIR,):
+        nodes += _nodes_under(directory)
+    if not nodes:
+        looked = ", ".join(map(str, run_dirs or (DEFAULT_RUN_DIR,)))
+        raise EnvironmentProblem(
+            f"no node has run in {looked}: start the lab with 'bgfctl lab up', or name nodes with "
+            "--config FILE or --run-dir DIR"
+        )
+    nodes = list(dict.fromkeys(nodes))
+    if len(nodes) > NODES_MAX:
+        raise ConfigError(f"{len(nodes)} nodes named: {NODES_MAX} at once are allowed")
+    known = [node.id for node in nodes]
+    for wanted in only:
+        if wanted not in known:
+            raise ConfigError(f"no node '{wanted}': there are {', '.join(known)}")
+    return [node for node in nodes if not only or node.id in only]
+
+
+def _nodes_under(directory: Path) -> list[Node]:
+    """`directory` itself when processes have run in it, else those of its children."""
+    if _has_run(directory):
+        return [Node(directory.name, directory)]
+    try:
+        children = sorted(child for child in directory.iterdir() if child.is_dir())
+    except OSError:
+        return []
+    return [Node(child.name, child) for child in children if _has_run(child)]
+
+
+def _has_run(directory: Path) -> bool:
+    return any(
+        (directory / f"{process}{suffix}").exists()
+        for process in PROCESSES
+        for suffix in (".sock", ".lock")
+    )
+
+
+def ask(
+    nodes: Iterable[Node], processes: Sequence[str], command: str, **arguments: object
+) -> list[Answer]:
+    """Every process of every node, asked side by side: one that hangs does not delay the rest."""
+
+    def one(target: tuple[Node, str]) -> Answer:
+        node, process = target
+        client = AdminClient(node.run_dir / f"{process}.sock", TIMEOUT_S)
+        try:
+            return Answer(node.id, process, client.call(command, **arguments))
+        except BgfError as problem:
+            return Answer(node.id, process, None, str(problem), problem.code)
+
+    targets = [(node, process) for node in nodes for process in processes]
+    with ThreadPoolExecutor(max_workers=min(ASKED_AT_ONCE_MAX, max(1, len(targets)))) as pool:
+        return list(pool.map(one, targets))
+
+
+def table(value: object) -> Json:
+    """`value` when it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def rows(value: object) -> list[Json]:
+    """The objects in `value` when it is a list."""
+    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
+
+
+def number(value: object) -> int:
+    """A count: whole numbers only, anything else is 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def text(value: object) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def drops(gateway: Json) -> int:
+    return sum(number(v) for k, v in table(gateway.get("drops")).items() if k not in NOT_DROPS)
+
+
+def cluster(nodes: Sequence[Node], answers: Sequence[Answer]) -> Json:
+    """Everything the processes said, the groups as seen from all of them, and what is wrong."""
+    by_node: dict[str, dict[str, Answer]] = {node.id: {} for node in nodes}
+    for answer in answers:
+        by_node[answer.node][answer.process] = answer
+    problems = [
+        f"{a.node} {a.process}: {a.error}"
+        if a.value is None
+        else f"{a.node} {a.process}: not ready: {text(a.value.get('why')) or 'it does not say why'}"
+        for a in answers
+        if not a.ready
+    ]
+    groups, disputes = _groups(by_node)
+    return {
+        "ready": not problems and not disputes,
+        "nodes": [
+            {
+                "node": node.id,
+                "run_dir": str(node.run_dir),
+                "ready": all(a.ready for a in by_node[node.id].values()),
+                "processes": {p: a.as_json() for p, a in by_node[node.id].items()},
+            }
+            for node in nodes
+        ],
+        "groups": groups,
+        "problems": problems + disputes,
+    }
+
+
+def _groups(by_node: dict[str, dict[str, Answer]]) -> tuple[list[Json], list[str]]:
+    owners: dict[str, dict[str, tuple[int, str]]] = {}  # group -> observer -> (epoch, owner)
+    roles: dict[str, dict[str, Json]] = {}  # group -> node -> what its gateway says
+    for node, answers in by_node.items():
+        for process, answer in answers.items():
+            value = answer.value or {}
+            if process == "failover":
+                for group, owner in table(value.get("owners")).items():
+                    said = (number(table(owner).get("epoch")), text(table(owner).get("node")))
+                    owners.setdefault(group, {})[node] = said
+            elif process == "gateway":
+                for group, role in table(value.get("groups")).items():
+                    roles.setdefault(group, {})[node] = table(role)
+    found, disputes = [], []
+    for group in sorted(owners.keys() | roles.keys()):
+        seen = owners.get(group, {})
+        epoch, owner = max(seen.values(), default=(0, ""))
+        if len({o for e, o in seen.values() if e == epoch}) > 1:
+            views = ", ".join(f"{n} says {o or 'nobody'}" for n, (_, o) in sorted(seen.items()))
+            disputes.append(f"group {group}: the nodes disagree on its owner: {views}")
+        mine = roles.get(group, {})
+        active = sorted(n for n, role in mine.items() if role.get("role") == "active")
+        if len(active) > 1:
+            disputes.append(f"group {group}: active on {' and '.join(active)} at once")
+        if not owner:
+            disputes.append(f"group {group}: nobody owns it")
+        elif owner not in active and seen:
+            disputes.append(f"group {group}: its owner {owner} is not serving it")
+        carrier = mine.get(owner) or (mine[active[0]] if active else {})
+        found.append(
+            {
+                "group": group,
+                "owner": owner,
+                "epoch": epoch,
+                "active": active,
+                "standby": sorted(n for n, role in mine.items() if role.get("role") == "standby"),
+                "sessions": number(carrier.get("sessions")),
+                "restored": number(carrier.get("restored")),
+                "pending": number(carrier.get("pending")),
+            }
+        )
+    return found, disputes

@@ -1,0 +1,281 @@
+"""`bgfctl`: the commands an operator types. Options, help, exit codes and the last guard.
+
+Knows: click, which command asks what, how an error becomes one line. Must not know how a table
+is drawn (`render`), how an answer is obtained (`client`), or how the lab works (`lab_commands`).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bgf.ctl import client, render
+from bgf.ctl.cli import (
+    ENVIRONMENT,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    SETTINGS,
+    USAGE,
+    Commands,
+    as_json,
+    examples,
+    show,
+    warn,
+)
+from bgf.ctl.lab_commands import drill, lab, rtpload
+from bgf.errors import BgfError, ConfigError, EnvironmentProblem, Malformed
+from bgf.model import Address
+from bgf.preflight import PreflightFailed
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; the exit code. Whatever happens, standard error gets lines, no traceback."""
+    try:
+        code = bgfctl.main(
+            args=list(arguments) or ["--help"], prog_name="bgfctl", standalone_mode=False
+        )
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except (KeyboardInterrupt, click.Abort):
+        warn(["interrupted"])
+        return INTERRUPTED
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        command = where.command_path if where is not None else "bgfctl"
+        warn([f"{error.format_message()} (see '{command} --help')"])
+        return USAGE
+    except ConfigError as error:
+        warn([str(error)])
+        return USAGE
+    except PreflightFailed as error:
+        warn([problem.line for problem in error.problems])
+        return ENVIRONMENT
+    except (EnvironmentProblem, PermissionError) as error:
+        warn([str(error)])
+        return ENVIRONMENT
+    except BgfError as error:
+        warn([str(error)])
+        return FAILED
+    except ImportError as error:
+        warn([f"{error}: the installation is not whole; run 'make setup' or 'pip install .'"])
+        return ENVIRONMENT
+    except Exception as error:
+        warn([f"unexpected {type(error).__name__}: {error}; traceback in {_keep_traceback()}"])
+        return FAILED
+    return code if isinstance(code, int) else OK
+
+
+def _keep_traceback() -> str:
+    try:
+        handle, path = tempfile.mkstemp(prefix="bgfctl-", suffix=".log")
+        with os.fdopen(handle, "w") as file:
+            file.write(f"bgfctl {' '.join(sys.argv[1:])}\n{traceback.format_exc()}")
+    except OSError as problem:
+        return f"no file ({problem.strerror})"
+    return path
+
+
+def address(value: str) -> Address:
+    """An option's type: 10.0.0.1:4000 or [fd00::1]:4000."""
+    try:
+        return Address.parse(value)
+    except Malformed as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def on_nodes(command: Callable[..., int]) -> Callable[..., int]:
+    """The options that say which nodes are meant; `command` gets them found, as `nodes`."""
+
+    @click.option(
+        "--config",
+        "configs",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A node's TOML file; repeatable.",
+    )
+    @click.option(
+        "--run-dir",
+        "run_dirs",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="A node's run directory, or one that holds several; repeatable. "
+        "Without either option: the lab's nodes.",
+    )
+    @click.option("--node", "only", multiple=True, metavar="ID", help="Only this node; repeatable.")
+    @functools.wraps(command)
+    def found(
+        *, configs: Sequence[Path], run_dirs: Sequence[Path], only: Sequence[str], **more: Any
+    ) -> int:
+        return command(nodes=client.find_nodes(configs, run_dirs, only), **more)
+
+    return found
+
+
+@click.group(
+    cls=Commands,
+    context_settings=SETTINGS,
+    epilog=examples("bgfctl lab up", "bgfctl status", "bgfctl drill power-off --calls 100"),
+)
+@click.version_option(package_name="bgf")
+def bgfctl() -> None:
+    """Ask and drill border gateways: who owns what, which calls, where a packet would go."""
+
+
+@bgfctl.command(
+    epilog=examples(
+        "bgfctl status",
+        "bgfctl status --run-dir /run/bgf-lab/n1 --json",
+        "bgfctl status --config /etc/bgf/node.toml",
+    )
+)
+@on_nodes
+@as_json
+def status(nodes: list[client.Node], as_json: bool) -> int:
+    """Nodes and groups: who is ready, who owns what at which epoch, sessions, pinholes.
+
+    Exits with 1 when a process does not answer or is not ready, or a group is not served by
+    exactly its owner.
+    """
+    cluster = client.cluster(nodes, client.ask(nodes, client.PROCESSES, "status"))
+    show(cluster, render.status(cluster), as_json)
+    return OK if cluster["ready"] else FAILED
+
+
+@bgfctl.group(cls=Commands, epilog=examples("bgfctl sessions list", "bgfctl sessions show CALL-ID"))
+def sessions() -> None:
+    """The calls that the gateways carry."""
+
+
+@sessions.command(
+    "list", epilog=examples("bgfctl sessions list --group g1", "bgfctl sessions list --json")
+)
+@on_nodes
+@click.option("--group", "groups", multiple=True, metavar="ID", help="Only this group; repeatable.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=render.SESSIONS_SHOWN_DEFAULT,
+    show_default=True,
+    help="Rows of the table; --json has all.",
+)
+@as_json
+def sessions_list(
+    nodes: list[client.Node],
+    groups: tuple[str, ...],
+    limit: int,
+    as_json: bool,
+) -> int:
+    """Every call, with its group, state, number of flows and age."""
+    answers = _gateways(nodes, "sessions")
+    found = [
+        {"node": answer.node, **row}
+        for answer in answers
+        for row in client.rows((answer.value or {}).get("sessions"))
+        if not groups or row.get("group") in groups
+    ]
+    show({"sessions": found}, render.sessions(found, limit, _now_ns()), as_json)
+    return OK
+
+
+@sessions.command("show", epilog=examples("bgfctl sessions show 1-4242@10.10.0.2"))
+@click.argument("call_id")
+@on_nodes
+@as_json
+def sessions_show(
+    call_id: str,
+    nodes: list[client.Node],
+    as_json: bool,
+) -> int:
+    """One call: its flows, their gates, addresses and counters."""
+    answers = client.ask(nodes, ("gateway",), "session", call_id=call_id)
+    for answer in answers:
+        if answer.value is not None:
+            found = {"node": answer.node, **answer.value}
+            show(found, render.session(found, _now_ns()), as_json)
+            return OK
+    _require_any(answers)
+    others = [f"{a.node} gateway: {a.error}" for a in answers if a.code != "unknown-call"]
+    where = ", ".join(a.node for a in answers if a.code == "unknown-call")
+    warn([*others, *([f"no call '{call_id}' on {where}"] if where else [])])
+    return FAILED
+
+
+@bgfctl.command(
+    epilog=examples(
+        "bgfctl trace --from 10.20.0.2:4000 --to 10.20.0.101:30000 --realm core",
+        "bgfctl trace --from [fd00:a::2]:4000 --to [fd00:a::101]:30000 --realm access --node n3",
+    )
+)
+@click.option(
+    "--from", "sender", required=True, type=address, metavar="ADDR", help="Source of the packet."
+)
+@click.option(
+    "--to", "receiver", required=True, type=address, metavar="ADDR", help="Its destination."
+)
+@click.option("--realm", required=True, metavar="NAME", help="The realm in which it arrives.")
+@on_nodes
+@as_json
+def trace(
+    sender: Address,
+    receiver: Address,
+    realm: str,
+    nodes: list[client.Node],
+    as_json: bool,
+) -> int:
+    """Where would this UDP packet go? The live packet program of each node is asked.
+
+    Nothing is sent. Exits with 1 when no node could tell.
+    """
+    question = {"from": str(sender), "to": str(receiver), "realm": realm}
+    answers = client.ask(nodes, ("gateway",), "trace", **question)
+    _require_any(answers)
+    found = {**question, "traces": [{"node": a.node, **a.as_json()} for a in answers]}
+    show(found, render.trace(answers), as_json)
+    return OK if any(a.value is not None for a in answers) else FAILED
+
+
+def _gateways(nodes: Sequence[client.Node], command: str) -> list[client.Answer]:
+    """The gateways' answers; those that do not answer are named on standard error."""
+    answers = client.ask(nodes, ("gateway",), command)
+    _require_any(answers)
+    warn([f"{a.node} gateway: {a.error}" for a in answers if a.value is None])
+    return answers
+
+
+def _require_any(answers: Sequence[client.Answer]) -> None:
+    """Raises EnvironmentProblem when every process asked is unreachable."""
+    if answers and all(a.code == "unreachable" for a in answers):
+        more = f" ({len(answers)} gateways were asked)" if len(answers) > 1 else ""
+        raise EnvironmentProblem(f"{answers[0].node} gateway: {answers[0].error}{more}")
+
+
+def _now_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+for _command in (lab, drill, rtpload):
+    bgfctl.add_command(_command)
+
+
+if __name__ == "__main__":
+    main()

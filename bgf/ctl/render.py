@@ -1,0 +1,279 @@
+"""Answers as tables for a person. Pure: JSON-like values and a clock reading in, rich values out.
+
+Knows: what is worth a column, how numbers and ages are written, what is highlighted. Must not
+know where the answers came from. Everything shown is text from a process or a peer, so it is
+escaped: a Call-ID must not be able to colour, or to clear, the operator's screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bgf.admin import Json
+from bgf.ctl.client import Answer, drops, number, rows, table, text
+
+CELL_CHARS_MAX: Final = 256
+SESSIONS_SHOWN_DEFAULT: Final = 100
+
+GOOD, BAD, QUIET = "green", "bold red", "dim"
+
+
+def cell(value: object, style: str = "") -> Text:
+    """One value as inert text: bounded, control characters escaped, no markup."""
+    raw = text(value)[:CELL_CHARS_MAX]
+    inert = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw)
+    return Text(inert, style=style)
+
+
+def grid(title: str, columns: Iterable[str], right: Iterable[str] = ()) -> Table:
+    """An empty table in the one style that all our tables have; `right` aligns numbers."""
+    right = tuple(right)
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for name in columns:
+        made.add_column(
+            name,
+            justify="right" if name in right else "left",
+            overflow="fold",
+            header_style=QUIET,
+            no_wrap=name in right,
+        )
+    return made
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min 20 s`, `5 h 2 min`: two units at most."""
+    if seconds < 0:
+        return "?"
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def since(then_ns: object, now_ns: int) -> str:
+    """Age of a CLOCK_BOOTTIME instant; a dash when it has never been."""
+    then = number(then_ns)
+    return duration((now_ns - then) / 1e9) if then > 0 else "-"
+
+
+def _state_cell(process: Json) -> Text:
+    if "error" in process:
+        return cell("down" if process.get("code") == "unreachable" else "error", BAD)
+    if process.get("ready") is not True:
+        return cell("not ready", BAD)
+    return cell("keeper" if process.get("keeper") is True else "ready", GOOD)
+
+
+def status(cluster: Json) -> Group:
+    """The two tables of `bgfctl status` and, below them, what is wrong or worth knowing."""
+    nodes = grid(
+        "Nodes",
+        (
+            *("node", "state", "gateway", "failover", "active for", "standby for"),
+            *("sessions", "pinholes", "drops", "attached"),
+        ),
+        ("sessions", "pinholes", "drops"),
+    )
+    said: list[Text] = []
+    for node in rows(cluster.get("nodes")):
+        processes = {name: table(p) for name, p in table(node.get("processes")).items()}
+        gateway = processes.get("gateway", {})
+        groups = {g: table(v) for g, v in table(gateway.get("groups")).items()}
+        serving = [g for g, v in sorted(groups.items()) if v.get("role") == "active"]
+        waiting = [g for g, v in sorted(groups.items()) if v.get("role") == "standby"]
+        known = "error" not in gateway
+        attached = table(gateway.get("attachments"))
+        modes = sorted({text(mode) for mode in attached.values()})
+        nodes.add_row(
+            cell(node.get("node"), "bold"),
+            *(_state_cell(processes.get(p, {})) for p in ("state", "gateway", "failover")),
+            cell(" ".join(serving) or "-"),
+            cell(" ".join(waiting) or "-"),
+            cell(sum(number(groups[g].get("sessions")) for g in serving) if known else "-"),
+            cell(number(gateway.get("pinholes")) if known else "-"),
+            cell(drops(gateway) if known else "-"),
+            cell(" ".join(modes) or "-"),
+        )
+        sentence = text(processes.get("failover", {}).get("sentence"))
+        if sentence:
+            said.append(cell(f"{text(node.get('node'))}: {sentence}", QUIET))
+        for interface, mode in sorted(attached.items()):
+            if mode == "generic":
+                said.append(
+                    cell(
+                        f"{text(node.get('node'))}: {interface} has no native XDP: the packet "
+                        "program runs in generic mode there, and slower",
+                        "yellow",
+                    )
+                )
+    groups_table = grid(
+        "Groups",
+        ("group", "owner", "epoch", "sessions", "restored", "pending", "standby"),
+        ("epoch", "sessions", "restored", "pending"),
+    )
+    for group in rows(cluster.get("groups")):
+        healthy = group.get("owner") in (group.get("active") or [])
+        groups_table.add_row(
+            cell(group.get("group"), "bold"),
+            cell(group.get("owner") or "nobody", GOOD if healthy else BAD),
+            *(cell(number(group.get(k))) for k in ("epoch", "sessions", "restored", "pending")),
+            cell(" ".join(map(text, group.get("standby") or [])) or "-"),
+        )
+    problems = [cell(f"problem: {p}", BAD) for p in cluster.get("problems") or []]
+    verdict = [cell("ready", GOOD)] if cluster.get("ready") is True else problems
+    return Group(nodes, Text(), groups_table, Text(), *said, *verdict)
+
+
+def sessions(found: Sequence[Json], shown_max: int, now_ns: int) -> Group:
+    """One line per call; `found` has the answers' rows with their `node`."""
+    made = grid(
+        f"Sessions ({len(found)})",
+        ("call", "group", "node", "state", "flows", "age"),
+        ("flows", "age"),
+    )
+    for row in found[:shown_max]:
+        made.add_row(
+            cell(row.get("call_id"), "bold"),
+            cell(row.get("group")),
+            cell(row.get("node")),
+            cell(row.get("state")),
+            cell(_count(row.get("flows"))),
+            cell(since(row.get("created_ns"), now_ns)),
+        )
+    left = len(found) - shown_max
+    more = [cell(f"and {left} more: --limit {len(found)} shows all", QUIET)] if left > 0 else []
+    return Group(made, *more)
+
+
+def _count(value: object) -> int:
+    return len(value) if isinstance(value, list) else number(value)
+
+
+def session(details: Json, now_ns: int) -> Group:
+    """A call: its plain facts, then one line per flow."""
+    facts = grid("Session", ("", " "))
+    facts.show_header = False
+    for key, value in details.items():
+        if key == "created_ns":
+            facts.add_row(cell("age", QUIET), cell(since(value, now_ns)))
+        elif not isinstance(value, (list, dict)):
+            facts.add_row(cell(key.replace("_", " "), QUIET), cell(value))
+    flows = grid(
+        "Flows",
+        ("stream", "arrives at", "leaves from", "goes to", "gate", "packets", "bytes", "last"),
+        ("packets", "bytes", "last"),
+    )
+    for flow in rows(details.get("flows")):
+        open_gate = text(flow.get("gate")).lower() in ("open", "1")
+        flows.add_row(
+            cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
+            cell(_place(flow, "in")),
+            cell(_place(flow, "out")),
+            cell(flow.get("remote") or "-"),
+            cell("open" if open_gate else "closed", GOOD if open_gate else "yellow"),
+            cell(number(flow.get("packets"))),
+            cell(number(flow.get("bytes"))),
+            cell(since(flow.get("last_seen_ns"), now_ns)),
+        )
+    return Group(facts, Text(), flows)
+
+
+def _component(value: object) -> str:
+    return {1: "RTP", 2: "RTCP"}.get(number(value)) or text(value).upper()
+
+
+def _place(flow: Json, side: str) -> str:
+    return f"{text(flow.get(f'realm_{side}'))} {text(flow.get(f'local_{side}'))}".strip()
+
+
+def trace(answers: Sequence[Answer]) -> Table:
+    """Where each node would send the packet."""
+    made = grid("Trace", ("node", "outcome", "interface", "source", "destination"))
+    for answer in answers:
+        if answer.value is None:
+            made.add_row(cell(answer.node, "bold"), cell(answer.error, BAD), "", "", "")
+            continue
+        value = answer.value
+        outcome = text(value.get("outcome"))
+        good = outcome in ("forward", "reflect", "pass")
+        made.add_row(
+            cell(answer.node, "bold"),
+            cell(outcome, GOOD if good else BAD),
+            cell(value.get("interface") or "-"),
+            cell(value.get("source") or "-"),
+            cell(value.get("destination") or "-"),
+        )
+    return made
+
+
+def plain(title: str, value: Json) -> Table:
+    """Any object as two columns, nested ones with dotted names: for answers without a form."""
+    made = grid(title, ("", " "))
+    made.show_header = False
+    for name, inner in _flat(value, ""):
+        made.add_row(cell(name, QUIET), cell(inner))
+    return made
+
+
+def _flat(value: Json, prefix: str) -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, dict):
+            found += _flat(inner, f"{name}.")
+        elif isinstance(inner, list):
+            found.append((name, ", ".join(map(text, inner)) or "-"))
+        else:
+            found.append(
+                (name, "yes" if inner is True else "no" if inner is False else text(inner))
+            )
+    return found
+
+
+def lab(found: Json) -> Group:
+    """The lab as its own status tells it: what stands, what runs, what is in the way."""
+    state = text(found.get("state"))
+    styles = {"up": GOOD, "half": BAD}
+    head = cell(f"the lab is {'half up' if state == 'half' else state}", styles.get(state, QUIET))
+    parts: list[RenderableType] = [head]
+    nodes = table(found.get("nodes"))
+    if nodes:
+        made = grid("Nodes", ("node", "process", "pid", "said"), ("pid",))
+        for node, processes in sorted(nodes.items()):
+            for kind, process in table(processes).items():
+                facts = table(process)
+                pid = number(facts.get("pid"))
+                if not pid:
+                    said, style = "not running", BAD
+                elif facts.get("ready") is True:
+                    said, style = "ready", GOOD
+                else:
+                    why = text(facts.get("problem")) or text(facts.get("why")) or "no reason given"
+                    said, style = f"not ready: {why}", BAD
+                made.add_row(cell(node, "bold"), cell(kind), cell(pid or "-"), cell(said, style))
+        parts += [Text(), made]
+    groups = table(found.get("groups"))
+    if nodes and groups:
+        made = grid("Groups", ("group", "control address", "preferred node"))
+        for group, facts in sorted(groups.items()):
+            made.add_row(
+                cell(group, "bold"),
+                cell(table(facts).get("control")),
+                cell(table(facts).get("preferred")),
+            )
+        parts += [Text(), made]
+    foreign = found.get("foreign")
+    for name in foreign if isinstance(foreign, list) else []:
+        parts.append(
+            cell(f"problem: '{text(name)}' bears the lab's name and is not the lab's", BAD)
+        )
+    return Group(*parts)

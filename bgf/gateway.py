@@ -1,0 +1,329 @@
+"""The machine of one service group: events in, effects out, the same everywhere.
+
+Knows: the group's sessions, its port pool, its limits, and which deadline comes next. Must not
+know its role, the clock, the journal, sockets or the packet path: `step` decides, `hands`
+perform, and the runtime stamps time and entropy into what it asks.
+
+`step` is `plan` (pure) followed by `commit` (in memory): a driver puts the journal between the
+two, so that an entry which the store refuses leaves the machine as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import types
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from bgf import session as sessions
+from bgf.errors import Misuse
+from bgf.events import (
+    Command,
+    DropFlow,
+    Effect,
+    Event,
+    Expired,
+    Forget,
+    PutFlow,
+    Reply,
+    Result,
+    Verb,
+)
+from bgf.model import Flow, FlowKey, Group
+from bgf.ports import PortPool
+from bgf.session import Session, Site, State
+
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of one group. A pair of a deleted call rests for `quarantine_ms`: what its party
+    still sends must not reach the next call."""
+
+    sessions_max: int = 20_000
+    tombstones_max: int = 200_000
+    quarantine_ms: int = 5_000
+
+
+class Plan(NamedTuple):
+    """What an event will do. `changes` says whether it must be journaled before `commit`."""
+
+    event: Event
+    call_id: str
+    before: Session | None
+    after: Session | None
+    effects: list[Effect]
+
+    @property
+    def changes(self) -> bool:
+        return self.after is not self.before
+
+    @property
+    def forgets(self) -> bool:
+        return self.before is not None and self.after is None
+
+
+class Usage(NamedTuple):
+    """How full the machine is: calls (half-open ones included), tombstones, port pairs."""
+
+    sessions: int
+    tombstones: int
+    pairs_used: int
+    pairs_quarantined: int
+    pairs_free: int
+
+
+class Gateway:
+    """One group's machine. Errors that a peer causes become replies; Misuse is raised."""
+
+    def __init__(
+        self, group: Group, default_realms: tuple[str, str], limits: Limits | None = None
+    ) -> None:
+        self.group = group
+        self.limits = limits or Limits()
+        self.site = Site(group, default_realms)
+        self._pool = PortPool(*group.ports, self.limits.quarantine_ms)
+        self._sessions: dict[str, Session] = {}
+        self._tombstones = 0
+        self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
+        self._adopted: dict[str, set[FlowKey]] = {}  # calls known by their flows only
+        self._adopted_keys: dict[FlowKey, str] = {}
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """Sessions by Call-ID, tombstones included. A read-only live view."""
+        return types.MappingProxyType(self._sessions)
+
+    def session(self, call_id: str) -> Session | None:
+        return self._sessions.get(call_id)
+
+    def usage(self) -> Usage:
+        pool = self._pool
+        return Usage(
+            len(self._sessions) - self._tombstones,
+            self._tombstones,
+            pool.used,
+            pool.quarantined,
+            pool.free,
+        )
+
+    def demand(self, command: Command) -> int:
+        """How many port pairs `command` needs in this state."""
+        return sessions.demand(self._sessions.get(command.call_id), command)
+
+    def draw(self, command: Command, entropy: int) -> Command:
+        """The same command carrying the ports that it needs; takes nothing. Raises PortsExhausted.
+
+        `entropy` is any integer: where in the range the search for each pair starts.
+        """
+        count = self.demand(command)
+        if not count:
+            return command
+        ports = self._pool.choose(count, command.now_ns, entropy)
+        return msgspec.structs.replace(command, ports=ports)
+
+    def step(self, event: Event) -> list[Effect]:
+        """Apply `event`. Deterministic: the same events in give the same effects and state."""
+        plan = self.plan(event)
+        self.commit(plan)
+        return plan.effects
+
+    def plan(self, event: Event) -> Plan:
+        """What `step` would do, without doing it. Raises Misuse for ports that are another's."""
+        call_id = event.call_id
+        before = self._sessions.get(call_id)
+        if isinstance(event, Command):
+            reply = self._aside(event, before)
+            if reply is not None:
+                return Plan(event, call_id, before, before, [reply])
+        after, reply = sessions.apply(before, event, self.site)
+        effects: list[Effect] = []
+        if after is not before:
+            self._check_ports(call_id, before, after)
+            effects += _difference(sessions.flows(after), sessions.flows(before))
+            if after is None:
+                effects.append(Forget(call_id))
+        if reply is not None:
+            effects.append(reply)
+        return Plan(event, call_id, before, after, effects)
+
+    def commit(self, plan: Plan) -> None:
+        """Make a plan the state. Raises Misuse when the session has moved on since."""
+        if not plan.changes:
+            return
+        if self._sessions.get(plan.call_id) is not plan.before:
+            raise Misuse(f"call {plan.call_id}: the plan is stale, plan again")
+        self._set(plan.call_id, plan.before, plan.after, plan.event.now_ns)
+
+    def next_deadline(self) -> int | None:
+        """When an Expired event is due, CLOCK_BOOTTIME ns; None when nothing waits."""
+        while self._deadlines:
+            deadline_ns, call_id = self._deadlines[0]
+            session = self._sessions.get(call_id)
+            if session is not None and session.deadline_ns() == deadline_ns:
+                return deadline_ns
+            heapq.heappop(self._deadlines)
+        return None
+
+    def due(self, now_ns: int) -> Expired | None:
+        """The next Expired event whose time has come; stepping it removes it."""
+        deadline_ns = self.next_deadline()
+        if deadline_ns is None or deadline_ns > now_ns:
+            return None
+        return Expired(now_ns, self._deadlines[0][1])
+
+    def digest(self) -> bytes:
+        """32 bytes over all sessions, in an order of its own: equal digests, equal state."""
+        digest = hashlib.blake2b(self.group.id.encode(), digest_size=32)
+        for call_id in sorted(self._sessions):
+            digest.update(_ENCODER.encode(self._sessions[call_id]))
+        return digest.digest()
+
+    # Taking over: what another machine left behind becomes ours.
+
+    def adopt(self, flow: Flow) -> None:
+        """Mark a flow's port used: its call's session is not restored yet. Raises Misuse.
+
+        Without this, a new call could draw the port of a call that still lies in the journal.
+        """
+        if flow.group != self.group.id:
+            raise Misuse(f"flow {flow.key} is of group {flow.group}, not {self.group.id}")
+        if flow.session in self._sessions:
+            return
+        pair = _pair(flow.key)
+        if self._pool.owner(pair) not in (None, flow.session):  # a feed may skip an old call's end
+            for port in (pair, pair + 1):
+                known = FlowKey(flow.key.host, port)
+                if self._adopted_keys.get(known, flow.session) != flow.session:
+                    self.abandon(known, 0)
+        self._pool.take(pair, flow.session)
+        self._adopted.setdefault(flow.session, set()).add(flow.key)
+        self._adopted_keys[flow.key] = flow.session
+
+    def abandon(self, key: FlowKey, now_ns: int) -> None:
+        """Undo `adopt` (the feed says that the flow is gone); unknown keys are ignored."""
+        call_id = self._adopted_keys.pop(key, None)
+        if call_id is None:
+            return
+        keys = self._adopted[call_id]
+        keys.discard(key)
+        if not keys:
+            del self._adopted[call_id]
+        if all(_pair(other) != _pair(key) for other in keys):
+            self._pool.release(_pair(key), call_id, now_ns)
+
+    def adopted(self) -> Iterable[str]:
+        """Calls known by their flows only."""
+        return tuple(self._adopted)
+
+    def restore(self, session: Session, now_ns: int) -> None:
+        """Take a session in as its journal gave it. Harmless when it is here already.
+
+        Raises Misuse when another call holds one of its ports; nothing is taken in then.
+        """
+        call_id = session.call_id
+        if call_id in self._sessions:
+            return
+        if session.group != self.group.id:
+            raise Misuse(f"call {call_id} is of group {session.group}, not {self.group.id}")
+        self._check_ports(call_id, None, session)
+        self._set(call_id, None, session, now_ns)
+        self.disown(call_id, now_ns)
+
+    def disown(self, call_id: str, now_ns: int) -> None:
+        """Free what was adopted for a call beyond what its session holds, if it has one."""
+        keys = self._adopted.pop(call_id, set())
+        session = self._sessions.get(call_id)
+        held = session.ports() if session is not None else set()
+        for key in sorted(keys):
+            del self._adopted_keys[key]
+            if _pair(key) not in held:
+                self._pool.release(_pair(key), call_id, now_ns)
+
+    def expected_flows(self, call_id: str) -> list[Flow]:
+        """The pinholes that must exist for a call, none for an unknown or deleted one."""
+        return list(sessions.flows(self._sessions.get(call_id)).values())
+
+    # Inside.
+
+    def _aside(self, command: Command, session: Session | None) -> Reply | None:
+        """Replies that no session has a part in: nothing changes, nothing is journaled."""
+        if command.verb is Verb.PING:
+            return Reply(command.cookie, Result.PONG)
+        if command.verb is Verb.QUERY:
+            return self._query(command, session)
+        if command.verb is Verb.OFFER and (session is None or session.state is State.DELETED):
+            repeated = session is not None and session.kept_reply(command.cookie) is not None
+            limit = "" if repeated else self._limit_reached()
+            if limit:
+                return Reply(command.cookie, Result.LOAD_LIMIT, limit)
+        return None
+
+    def _query(self, command: Command, session: Session | None) -> Reply:
+        if session is None or session.state is State.DELETED:
+            reason = f"call {command.call_id[:64]} is not here: nothing to query"
+            return Reply(command.cookie, Result.ERROR, reason)
+        return Reply(
+            command.cookie,
+            Result.OK,
+            flows=tuple(sessions.flows(session).values()),
+            created_ns=session.created_ns,
+        )
+
+    def _limit_reached(self) -> str:
+        calls, ends = len(self._sessions) - self._tombstones, self._tombstones
+        if calls >= self.limits.sessions_max:
+            return f"group {self.group.id} has {calls} calls, sessions_max: use another group"
+        if ends >= self.limits.tombstones_max:
+            return f"group {self.group.id} has {ends} ended calls, tombstones_max: slow down"
+        return ""
+
+    def _check_ports(self, call_id: str, before: Session | None, after: Session | None) -> None:
+        if after is None or (before is not None and after.streams is before.streams):
+            return
+        for port in after.ports():
+            owner = self._pool.owner(port)
+            if owner is not None and owner != call_id:
+                raise Misuse(f"port {port} belongs to call {owner}: call {call_id} must draw again")
+
+    def _set(
+        self, call_id: str, before: Session | None, after: Session | None, now_ns: int
+    ) -> None:
+        held = before.ports() if before is not None else set()
+        wanted = after.ports() if after is not None else set()
+        for port in sorted(wanted - held):
+            self._pool.take(port, call_id)
+        for port in sorted(held - wanted):
+            self._pool.release(port, call_id, now_ns)
+        self._tombstones += _is_tombstone(after) - _is_tombstone(before)
+        if after is None:
+            self._sessions.pop(call_id, None)
+            return
+        self._sessions[call_id] = after
+        deadline_ns = after.deadline_ns()
+        if deadline_ns is not None and (before is None or before.deadline_ns() != deadline_ns):
+            heapq.heappush(self._deadlines, (deadline_ns, call_id))
+
+
+def reconcile(expected: Iterable[Flow], found: Iterable[Flow]) -> list[PutFlow | DropFlow]:
+    """What turns `found` into `expected`: missing and different flows put, surplus dropped."""
+    return _difference({flow.key: flow for flow in expected}, {flow.key: flow for flow in found})
+
+
+def _difference(
+    expected: Mapping[FlowKey, Flow], found: Mapping[FlowKey, Flow]
+) -> list[PutFlow | DropFlow]:
+    puts = [PutFlow(flow) for key, flow in expected.items() if found.get(key) != flow]
+    drops = [DropFlow(flow.group, key) for key, flow in found.items() if key not in expected]
+    return [*puts, *drops]
+
+
+def _pair(key: FlowKey) -> int:
+    return key.port - key.port % 2
+
+
+def _is_tombstone(session: Session | None) -> bool:
+    return session is not None and session.state is State.DELETED

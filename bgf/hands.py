@@ -1,0 +1,392 @@
+"""What the machine decided is done here: active, standby and replay hands, and their driver.
+
+Knows: the order in which things must happen, and the narrow interfaces of those who do them.
+Decides nothing about calls: `Gateway` does. Must not know sockets, DAL or the XDP program.
+
+The order on an active: mark the call -> journal entry committed -> machine stepped -> flows
+recorded -> packet path -> reply. A crash between any two leaves at most the marked call unsettled:
+whoever takes over restores that one first, then everything else when it is asked for.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final, Protocol
+
+from bgf.errors import (
+    BgfError,
+    DatapathError,
+    Fenced,
+    Misuse,
+    PortsExhausted,
+    StateError,
+    Unreadable,
+)
+from bgf.events import Command, DropFlow, Effect, Event, Forget, PutFlow, Reply, Result
+from bgf.gateway import Gateway, Plan, reconcile
+from bgf.journal import Record, Recorder, replay
+from bgf.model import Flow, FlowKey
+
+EXPIRED_BATCH_MAX: Final = 256  # events per tick, so that timers never starve commands
+RESTORE_BATCH_MAX: Final = 64  # sessions per background round
+FAILURES_KEPT_MAX: Final = 100  # last problems, for the operator
+
+
+class Journal(Protocol):
+    """The store of entries, by call. Writes carry the group's epoch.
+
+    Every write raises Fenced when a newer epoch has been seen, StateError when the store cannot
+    take it; then it has had no effect.
+    """
+
+    def mark(self, call_id: str) -> None:
+        """Remember durably which call is being worked on (one word, overwritten)."""
+
+    def marked(self) -> str:
+        """The call last marked, '' when none ever was."""
+
+    def append(self, call_id: str, entry: bytes) -> None:
+        """Add an entry, starting a journal when there is none."""
+
+    def replace(self, call_id: str, entry: bytes) -> None:
+        """Make `entry` the only one, atomically, starting a journal when there is none."""
+
+    def entries(self, call_id: str) -> Sequence[bytes]:
+        """A call's entries in order, empty when it has no journal."""
+
+    def forget(self, call_id: str) -> None:
+        """Delete a call's journal; an unknown one is ignored."""
+
+    def calls(self) -> Iterable[str]:
+        """The calls that have a journal."""
+
+
+class FlowStore(Protocol):
+    """Explicit state: one item per flow; errors as for Journal."""
+
+    def put(self, flow: Flow) -> None: ...
+
+    def drop(self, group: str, key: FlowKey) -> None:
+        """Delete; an unknown one is ignored."""
+
+
+class Pinholes(Protocol):
+    """What hands need of a packet path (`bgf.media.datapath.Datapath` has it). Idempotent."""
+
+    def install(self, flows: Sequence[Flow]) -> None: ...
+
+    def remove(self, keys: Iterable[FlowKey]) -> None: ...
+
+    def keys(self) -> set[FlowKey]: ...
+
+
+class Replier(Protocol):
+    """Sends a reply to whoever asked with this cookie; forgets it when nobody is known."""
+
+    def reply(self, cookie: str, reply: Reply) -> None: ...
+
+
+class Hands(Protocol):
+    def perform(self, effects: Sequence[Effect]) -> None:
+        """Carry the effects out, in the order that this kind of hands keeps."""
+
+
+class ActiveHands:
+    """Everything for real, reply last."""
+
+    def __init__(
+        self, journal: Journal, flows: FlowStore, datapath: Pinholes, replier: Replier
+    ) -> None:
+        self.journal = journal
+        self._flows = flows
+        self._datapath = datapath
+        self._replier = replier
+
+    def commit(self, record: Record) -> None:
+        """Write ahead. Raises Fenced or StateError: then nothing may be performed."""
+        self.journal.mark(record.call_id)
+        if record.replace:
+            self.journal.replace(record.call_id, record.entry)
+        else:
+            self.journal.append(record.call_id, record.entry)
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        """Raises StateError, Fenced or DatapathError; what follows the failure is not done."""
+        for effect in effects:
+            if isinstance(effect, PutFlow):
+                self._flows.put(effect.flow)
+            elif isinstance(effect, DropFlow):
+                self._flows.drop(effect.group, effect.key)
+        _install(self._datapath, effects)
+        for effect in effects:
+            if isinstance(effect, Forget):
+                self.journal.forget(effect.call_id)
+        for effect in effects:
+            if isinstance(effect, Reply):
+                self._replier.reply(effect.cookie, effect)
+
+    def refresh(self, flows: Sequence[Flow]) -> None:
+        """Make sure that recorded flows are in the packet path. Raises DatapathError."""
+        if flows:
+            self._datapath.install(flows)
+
+    def sweep(self, hosts: Collection[str], wanted: Collection[FlowKey]) -> int:
+        """Close pinholes on `hosts` that are not `wanted`. Returns how many."""
+        surplus = [k for k in self._datapath.keys() if k.host in hosts and k not in wanted]  # noqa: SIM118
+        self._datapath.remove(surplus)
+        return len(surplus)
+
+
+class StandbyHands:
+    """Pinholes kept hot from the feed; nothing recorded, nobody answered, nothing armed."""
+
+    def __init__(self, datapath: Pinholes) -> None:
+        self._datapath = datapath
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        """Raises DatapathError."""
+        _install(self._datapath, effects)
+
+
+class ReplayHands:
+    """Keeps what would have been done, for a reader or a test."""
+
+    def __init__(self) -> None:
+        self.effects: list[Effect] = []
+        self.flows: dict[FlowKey, Flow] = {}
+        self.replies: list[Reply] = []
+
+    def perform(self, effects: Sequence[Effect]) -> None:
+        self.effects.extend(effects)
+        for effect in effects:
+            if isinstance(effect, PutFlow):
+                self.flows[effect.flow.key] = effect.flow
+            elif isinstance(effect, DropFlow):
+                self.flows.pop(effect.key, None)
+            elif isinstance(effect, Reply):
+                self.replies.append(effect)
+
+
+class Outcome(enum.StrEnum):
+    """What became of a command, for counting. A `failed` one is tried again when it is repeated."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"  # answered with an error before anything was written
+    FENCED = "fenced"  # not ours any more: nothing done, nobody answered
+    FAILED = "failed"  # begun, or not even begun, and not carried out: nobody answered
+
+
+class Driver:
+    """One group's machine on the node that owns it: command in, everything done, in order.
+
+    Single-threaded. `failures` are the latest problems, one line each.
+    """
+
+    def __init__(self, gateway: Gateway, recorder: Recorder, hands: ActiveHands) -> None:
+        self.gateway = gateway
+        self.recorder = recorder
+        self.hands = hands
+        self.fenced = False
+        self.failures: list[str] = []
+        self._found: dict[str, list[Flow]] = {}  # flows of calls that are not restored yet
+        self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
+        self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
+
+    def handle(self, command: Command, entropy: int) -> Outcome:
+        """Carry out one command; `entropy` chooses its ports. Raises nothing that a peer causes."""
+        if self.fenced:
+            return Outcome.FENCED
+        try:
+            self._settle()
+            self.restore(command.call_id, command.now_ns)
+        except Fenced as error:
+            return self._fence(error)
+        except (Unreadable, Misuse) as error:
+            return self._refuse(command, error)
+        except (StateError, DatapathError) as error:
+            return self._fail(error)
+        try:
+            plan = self.gateway.plan(self.gateway.draw(command, entropy))
+        except (PortsExhausted, Misuse) as error:
+            return self._refuse(command, error)
+        return self._carry_out(plan, command)
+
+    def tick(self, now_ns: int) -> int | None:
+        """Apply the events that are due. Returns the next deadline, CLOCK_BOOTTIME ns."""
+        try:
+            self._settle()
+        except Fenced as error:
+            self._fence(error)
+        except StateError as error:
+            self._fail(error)
+            return self.gateway.next_deadline()
+        for _ in range(EXPIRED_BATCH_MAX):
+            event = None if self.fenced else self.gateway.due(now_ns)
+            if event is None:
+                break
+            if self._carry_out(self.gateway.plan(event), None) is not Outcome.ANSWERED:
+                break
+        return self.gateway.next_deadline()
+
+    def take_over(self, found: Iterable[Flow], now_ns: int) -> None:
+        """Become the owner of a group whose recorded flows are `found`.
+
+        `found` must be all of them, as they stand after the older epochs were fenced. Only the
+        call that the last owner was working on is restored now. Afterwards call `restore_some`
+        until it returns 0, then `sweep`; commands may come in between.
+        """
+        for flow in found:
+            self._found.setdefault(flow.session, []).append(flow)
+            try:
+                self.gateway.adopt(flow)
+            except Misuse as error:
+                self._note(error)
+        self._waiting = None
+        marked = self.hands.journal.marked()
+        if marked:
+            self._restore_or_note(marked, now_ns)
+
+    def restore(self, call_id: str, now_ns: int) -> bool:
+        """Bring a call in from its journal, and its recorded flows in line with it.
+
+        False when it is here already or nowhere. Raises Unreadable (the call's pinholes stay as
+        they are: they carry somebody's voice), Misuse, StateError, Fenced, DatapathError.
+        """
+        if not call_id or self.gateway.session(call_id) is not None:
+            return False
+        entries = self.hands.journal.entries(call_id)
+        if not entries and call_id not in self._found:
+            return False
+        session = replay(entries, self.gateway.site)
+        if session is not None:
+            self.gateway.restore(session, now_ns)
+            self.recorder.resume(call_id, entries)
+        found = self._found.pop(call_id, [])
+        self.gateway.disown(call_id, now_ns)
+        expected = self.gateway.expected_flows(call_id)
+        self._perform(call_id, reconcile(expected, found))
+        self.hands.refresh(expected)  # what is recorded may never have reached the packet path
+        return session is not None
+
+    def restore_some(self, now_ns: int, batch: int = RESTORE_BATCH_MAX) -> int:
+        """Restore up to `batch` calls in the background. Returns how many still wait."""
+        if self._waiting is None:
+            self._waiting = sorted({*self.hands.journal.calls(), *self._found})
+        for _ in range(min(batch, len(self._waiting))):
+            if self.fenced:
+                break
+            self._restore_or_note(self._waiting.pop(), now_ns)
+        return len(self._waiting)
+
+    def sweep(self) -> int:
+        """Close the group's pinholes that no call wants; only after all were restored.
+
+        Flows of a call whose journal cannot be read are wanted. Returns how many were closed.
+        """
+        if self.fenced or self._waiting != []:
+            return 0
+        wanted = {flow.key for flows in self._found.values() for flow in flows}
+        for call_id in self.gateway.sessions:
+            wanted.update(flow.key for flow in self.gateway.expected_flows(call_id))
+        hosts = {address.host for address in self.gateway.group.addresses}
+        return self.hands.sweep(hosts, wanted)
+
+    def _restore_or_note(self, call_id: str, now_ns: int) -> None:
+        try:
+            self.restore(call_id, now_ns)
+        except Fenced as error:
+            self._fence(error)
+        except BgfError as error:
+            self._note(error)
+
+    def _carry_out(self, plan: Plan, command: Command | None) -> Outcome:
+        try:
+            if plan.changes and not plan.forgets:
+                record = self.recorder.record(plan)
+                self.hands.commit(record)
+                self.recorder.done(record)
+        except Fenced as error:
+            return self._fence(error)
+        except StateError as error:
+            return self._refuse(command, error)
+        self.gateway.commit(plan)
+        if plan.forgets:
+            self.recorder.forget(plan.call_id)
+        try:
+            self._perform(plan.call_id, plan.effects)
+        except Fenced as error:
+            return self._fence(error)
+        except (StateError, DatapathError) as error:
+            return self._fail(error)
+        return Outcome.ANSWERED
+
+    def _perform(self, call_id: str, effects: Sequence[Effect]) -> None:
+        """Perform, together with what has failed before: no reply may promise a missing pinhole."""
+        earlier = self._unsettled.pop(call_id, None)
+        if earlier:
+            effects = _latest([*earlier, *effects])
+        try:
+            self.hands.perform(effects)
+        except BgfError:
+            self._unsettled[call_id] = [one for one in effects if not isinstance(one, Reply)]
+            raise
+
+    def _settle(self) -> None:
+        """Carry out what failed before. Raises StateError: then nothing new may be begun.
+
+        (The next owner looks for unsettled work at the marked call only.)
+        """
+        for call_id in list(self._unsettled):
+            try:
+                self._perform(call_id, ())
+            except DatapathError as error:
+                self._note(error)
+
+    def _refuse(self, command: Command | None, error: BgfError) -> Outcome:
+        self._note(error)
+        if command is not None:
+            self.hands.perform([Reply(command.cookie, Result.ERROR, str(error))])
+        return Outcome.REFUSED
+
+    def _fail(self, error: BgfError) -> Outcome:
+        self._note(error)
+        return Outcome.FAILED
+
+    def _fence(self, error: Fenced) -> Outcome:
+        self.fenced = True
+        self._note(error)
+        return Outcome.FENCED
+
+    def _note(self, error: BgfError) -> None:
+        self.failures.append(f"{error.code}: {error}")
+        del self.failures[:-FAILURES_KEPT_MAX]
+
+
+def rehearse(gateway: Gateway, events: Iterable[Event], hands: Hands) -> None:
+    """Step a machine through a journal file's events, as they stand."""
+    for event in events:
+        hands.perform(gateway.step(event))
+
+
+def _install(datapath: Pinholes, effects: Sequence[Effect]) -> None:
+    puts = [effect.flow for effect in effects if isinstance(effect, PutFlow)]
+    drops = [effect.key for effect in effects if isinstance(effect, DropFlow)]
+    if puts:
+        datapath.install(puts)
+    if drops:
+        datapath.remove(drops)
+
+
+def _latest(effects: Sequence[Effect]) -> list[Effect]:
+    """One flow effect per pinhole, the last; everything else as it is, after them."""
+    flows: dict[FlowKey, Effect] = {}
+    others: list[Effect] = []
+    for effect in effects:
+        if isinstance(effect, PutFlow):
+            flows[effect.flow.key] = effect
+        elif isinstance(effect, DropFlow):
+            flows[effect.key] = effect
+        else:
+            others.append(effect)
+    return [*flows.values(), *others]

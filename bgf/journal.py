@@ -1,0 +1,140 @@
+"""What is written down of a session, and how it is read back: events <-> bytes.
+
+Knows: the entry format, its versions, and three ways to keep a journal. Must not know where
+entries are stored, nor sockets, clocks or roles.
+
+An entry is two bytes, schema version and kind, and a msgpack value in array form. A journal is
+a list of entries: at most one checkpoint, always the first, and the inputs since. Fields are only
+appended, with defaults, so this version reads what the version before it wrote.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from bgf import session as sessions
+from bgf.errors import Misuse, StateError, Unreadable
+from bgf.events import SCHEMA, Event
+from bgf.gateway import Plan
+from bgf.session import Session, Site
+
+ITEM_MAX_BYTES: Final = 64 * 1024
+COMPACT_AT_BYTES: Final = 48 * 1024  # leaves room for one entry of a datagram's size
+FRAME_BYTES: Final = 8  # at most, per entry, for the store's own framing
+INPUTS_MAX: Final = 16  # replayed after a checkpoint: bounds the time of restoring one session
+READABLE: Final = (SCHEMA - 1, SCHEMA)
+
+
+class Mode(enum.StrEnum):
+    """What represents a session: the paper's implicit and explicit state, and the mix."""
+
+    IMPLICIT = "implicit"  # inputs only, until the item is full
+    EXPLICIT = "explicit"  # the checkpoint only, replaced by every input
+    CHECKPOINTED = "checkpointed"  # a checkpoint and at most INPUTS_MAX inputs since
+
+
+class Kind(enum.IntEnum):
+    INPUT = 1
+    CHECKPOINT = 2
+
+
+class Record(NamedTuple):
+    """Append `entry` to the call's journal, or make it the only one (`replace`)."""
+
+    call_id: str
+    entry: bytes
+    replace: bool
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_EVENTS: Final[msgspec.msgpack.Decoder[Event]] = msgspec.msgpack.Decoder(Event)
+_SESSIONS: Final[msgspec.msgpack.Decoder[Session]] = msgspec.msgpack.Decoder(Session)
+_INPUT_HEAD: Final = bytes((SCHEMA, Kind.INPUT))
+_CHECKPOINT_HEAD: Final = bytes((SCHEMA, Kind.CHECKPOINT))
+
+
+def encode(event: Event) -> bytes:
+    """The entry of one input."""
+    return _INPUT_HEAD + _ENCODER.encode(event)
+
+
+def checkpoint(session: Session) -> bytes:
+    """The entry that stands for all inputs until now."""
+    return _CHECKPOINT_HEAD + _ENCODER.encode(session)
+
+
+def decode(entry: bytes) -> Event | Session:
+    """Read an entry. Raises Unreadable when it is of a version or shape that is not known."""
+    if len(entry) < 2:
+        raise Unreadable(f"journal entry of {len(entry)} bytes is cut off: drop this journal")
+    if entry[0] not in READABLE:
+        raise Unreadable(
+            f"journal entry has schema {entry[0]}, this version reads"
+            f" {READABLE[0]} and {READABLE[1]}: upgrade one version at a time"
+        )
+    try:
+        if entry[1] == Kind.INPUT:
+            return _EVENTS.decode(entry[2:])
+        if entry[1] == Kind.CHECKPOINT:
+            return _SESSIONS.decode(entry[2:])
+    except msgspec.MsgspecError as error:
+        raise Unreadable(f"journal entry cannot be read ({error}): drop this journal") from None
+    raise Unreadable(f"journal entry is of the unknown kind {entry[1]}: drop this journal")
+
+
+def replay(entries: Iterable[bytes], site: Site) -> Session | None:
+    """The session that these entries describe, None when they describe none.
+
+    Raises Unreadable for an entry that cannot be read: a half-read call is no call.
+    """
+    session: Session | None = None
+    for entry in entries:
+        item = decode(entry)
+        if isinstance(item, Session):
+            session = item
+            continue
+        try:
+            session = sessions.apply(session, item, site).session
+        except Misuse as error:
+            raise Unreadable(f"journal entry cannot be replayed: {error}") from None
+    return session
+
+
+class Recorder:
+    """Decides which entry a plan leaves in its call's journal. Keeps sizes, not entries."""
+
+    def __init__(self, mode: Mode = Mode.CHECKPOINTED) -> None:
+        self.mode = mode
+        self._sizes: dict[str, tuple[int, int]] = {}  # call -> (bytes, inputs since a checkpoint)
+
+    def record(self, plan: Plan) -> Record:
+        """The record of a plan that `changes` and does not forget its call; pure.
+
+        Call `done` when the store has taken it, so that a refused record is not counted.
+        """
+        if plan.after is None:
+            raise StateError(f"call {plan.call_id} leaves the machine: its journal goes with it")
+        if self.mode is Mode.EXPLICIT:
+            return Record(plan.call_id, checkpoint(plan.after), True)
+        size, inputs = self._sizes.get(plan.call_id, (0, 0))
+        entry = encode(plan.event)
+        full = size + len(entry) + FRAME_BYTES > COMPACT_AT_BYTES
+        if full or (self.mode is Mode.CHECKPOINTED and inputs >= INPUTS_MAX):
+            return Record(plan.call_id, checkpoint(plan.after), True)
+        return Record(plan.call_id, entry, False)
+
+    def done(self, record: Record) -> None:
+        size, inputs = (0, -1) if record.replace else self._sizes.get(record.call_id, (0, 0))
+        self._sizes[record.call_id] = (size + len(record.entry) + FRAME_BYTES, inputs + 1)
+
+    def resume(self, call_id: str, entries: Iterable[bytes]) -> None:
+        """Count a journal that another recorder has written."""
+        sizes = [len(entry) + FRAME_BYTES for entry in entries]
+        self._sizes[call_id] = (sum(sizes), len(sizes))
+
+    def forget(self, call_id: str) -> None:
+        self._sizes.pop(call_id, None)

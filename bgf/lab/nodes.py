@@ -1,0 +1,177 @@
+"""The lab's gateway nodes: their configuration, their three processes, whether they are ready.
+
+Knows: `bgf.config`'s values, the `bgf` command, the admin sockets. Must not know how a process
+is started (`processes`) or a network built (`topology`), nor anything inside a node.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bgf import config
+from bgf.admin import AdminClient, AdminRefused, AdminUnreachable
+from bgf.errors import EnvironmentProblem
+from bgf.lab.plan import CONTROL_PORT, PORTS, GroupPlan, NodePlan, Plan
+from bgf.lab.processes import Process, Processes
+from bgf.model import Address, Group, RealmAddress
+
+KINDS = ("state", "gateway", "failover")
+READY_TIMEOUT_MS = 60_000
+POLL_MS = 50
+ADMIN_TIMEOUT_S = 5.0
+STATE_MB = 256
+PINHOLES_MAX = 65_536
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """The failover timers that a lab runs with, in ms."""
+
+    probe_interval_ms: int = 20
+    detect_multiplier: int = 3
+    lease_ms: int = 1_000
+    announce_interval_ms: int = 5_000
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, prefix_len = address.partition("/")
+    return host, int(prefix_len)
+
+
+def _group(plan: GroupPlan) -> Group:
+    control, prefix_len = _split(plan.control)
+    return Group(
+        id=plan.id,
+        control=Address(control, CONTROL_PORT),
+        control_realm="mgmt",
+        control_prefix_len=prefix_len,
+        ports=PORTS,
+        addresses=tuple(
+            RealmAddress(realm, *_split(address))
+            for realm, addresses in plan.addresses.items()
+            for address in addresses
+        ),
+        preferred=plan.preferred,
+    )
+
+
+def node_config(plan: Plan, node: NodePlan, timers: Timers | None = None) -> config.NodeConfig:
+    """The configuration of one node of the plan. Every node probes all others on both networks."""
+    timers = timers or Timers()
+    return config.NodeConfig(
+        node=config.NodeSection(node.id, node.number, plan.run_dir / node.id),
+        state=config.StateSection(f"dal://{plan.run_dir}/state", STATE_MB),
+        media=config.MediaSection(plan.run_dir / "bpf" / node.id, PINHOLES_MAX, "auto"),
+        realms={
+            "access": config.Realm("access", "access"),
+            "core": config.Realm("core", "core"),
+            "mgmt": config.Realm("mgmt", "mgmt", media=False),
+        },
+        groups=tuple(_group(group) for group in plan.groups),
+        control=config.ControlSection(("access", "core")),
+        failover=config.FailoverSection(
+            timers.probe_interval_ms,
+            timers.detect_multiplier,
+            timers.lease_ms,
+            timers.announce_interval_ms,
+            tuple(
+                config.Peer(
+                    peer.id,
+                    peer.number,
+                    {"access": peer.paths["access"], "core": peer.paths["core"]},
+                )
+                for peer in plan.nodes
+                if peer.id != node.id
+            ),
+        ),
+    )
+
+
+def command(kind: str, config_file: Path) -> list[str]:
+    """How to run a node's process with the interpreter that we run in."""
+    return [sys.executable, "-m", "bgf", kind, "--config", str(config_file)]
+
+
+class Nodes:
+    """The nodes of one lab."""
+
+    def __init__(self, plan: Plan, processes: Processes, timers: Timers | None = None) -> None:
+        self._plan = plan
+        self._processes = processes
+        self._timers = timers or Timers()
+
+    def config_file(self, node: NodePlan) -> Path:
+        return self._plan.run_dir / "etc" / f"{node.id}.toml"
+
+    def start(self, nodes: Iterable[NodePlan] | None = None) -> None:
+        """Write the configurations and start the processes of these nodes (default: all)."""
+        for node in nodes if nodes is not None else self._plan.nodes:
+            path = self.config_file(node)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(config.dump(node_config(self._plan, node, self._timers)))
+            # A node never has two of a kind: one that lives already is kept.
+            running = {process.name for process in self._processes.running(node.id)}
+            for kind in KINDS:
+                if kind not in running:
+                    self._processes.start(kind, node.namespace, command(kind, path), node=node.id)
+
+    def ask(self, node_id: str, kind: str, request: str = "status", **more: object) -> Any:
+        """What a node's process answers on its admin socket; raises BgfError when nothing."""
+        socket = self._plan.run_dir / node_id / f"{kind}.sock"
+        return AdminClient(socket, ADMIN_TIMEOUT_S).call(request, **more)
+
+    def not_ready(self, nodes: Sequence[NodePlan]) -> list[str]:
+        """`n1 gateway: why` for every process that does not say that it is ready."""
+        waiting = []
+        for node in nodes:
+            for kind in KINDS:
+                try:
+                    status = self.ask(node.id, kind)
+                except (AdminUnreachable, AdminRefused) as problem:
+                    waiting.append(f"{node.id} {kind}: {problem}")
+                    continue
+                if not status.get("ready"):
+                    waiting.append(f"{node.id} {kind}: {status.get('why', 'says it is not ready')}")
+        return waiting
+
+    def wait_ready(self, progress: Progress, nodes: Sequence[NodePlan] | None = None) -> None:
+        """Wait until every process is ready.
+
+        Raises EnvironmentProblem with the last words of a process that has ended, or after
+        READY_TIMEOUT_MS with the one that is still waited for.
+        """
+        nodes = self._plan.nodes if nodes is None else nodes
+        deadline = time.monotonic() + READY_TIMEOUT_MS / 1000
+        told = time.monotonic()
+        while True:
+            self._check_alive(nodes)
+            waiting = self.not_ready(nodes)
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise EnvironmentProblem(
+                    f"not ready after {READY_TIMEOUT_MS // 1000} s: {waiting[0]} "
+                    f"({len(waiting)} in all; logs in {self._processes.log_dir})"
+                )
+            if time.monotonic() - told > 1.0:
+                told = time.monotonic()
+                progress(f"waiting for {len(waiting)} processes, first {waiting[0]}")
+            time.sleep(POLL_MS / 1000)
+
+    def _check_alive(self, nodes: Sequence[NodePlan]) -> None:
+        alive = {(process.node, process.name) for process in self._processes.running()}
+        for node in nodes:
+            for kind in KINDS:
+                if (node.id, kind) not in alive:
+                    gone = Process(0, 0, kind, node.id)
+                    raise EnvironmentProblem(
+                        f"{node.id} {kind} has ended; its last words "
+                        f"({self._processes.log_of(kind, node.id)}): "
+                        f"{self._processes.tail(gone) or 'none'}"
+                    )

@@ -1,0 +1,213 @@
+"""`rtpload` on the command line: send RTP, time what arrives, or try both on a switch of its own.
+
+Knows: click, rich and `rtpload`. Must not decide anything: it parses, calls and prints.
+`rtpload` below is the click group that `bgfctl` adds; `python -m bgf.lab.rtpload_main` is the
+same alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bgf.errors import BgfError, Misuse
+from bgf.lab.rtpclock import SECOND_NS
+from bgf.lab.rtpload import FlowReport, Generator, Meter, StreamSpec
+from bgf.lab.rtpsegment import INTERFACE, Segment
+from bgf.model import PORT_MAX, Address
+
+ROWS_MAX = 40
+"""Flows shown in the table; all of them are in the JSON."""
+
+SECONDS_MAX = 3_600
+SETTLE_S = 0.5
+EXIT_MISUSE = 2
+BENCH_PREFIX = "bgf-rtpbench"
+
+_seconds = click.option(
+    "--seconds", type=click.FloatRange(0.1, SECONDS_MAX), default=5.0, show_default=True
+)
+_netns = click.option("--netns", required=True, help="Network namespace, by name.")
+_interface = click.option("--interface", required=True, help="Interface in that namespace.")
+_json = click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write figures."
+)
+
+
+@click.group()
+def rtpload() -> None:
+    """RTP load in XDP, and the meter that times it (Linux 5.18, root)."""
+
+
+@rtpload.command()
+@_netns
+@_interface
+@click.option("--from", "source", required=True, metavar="HOST:PORT", help="First source.")
+@click.option("--to", "destination", required=True, metavar="HOST:PORT", help="First destination.")
+@click.option("--streams", "count", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--rate", type=click.IntRange(1, 1_000), default=50, help="Packets/s per stream.")
+@_seconds
+@_json
+def send(
+    netns: str,
+    interface: str,
+    source: str,
+    destination: str,
+    count: int,
+    rate: int,
+    seconds: float,
+    json_file: Path | None,
+) -> None:
+    """Send COUNT streams; each next one uses ports that are higher by two."""
+    streams = _streams(Address.parse(source), Address.parse(destination), count, 1)
+    with Generator(netns, interface, streams, rate) as generator:
+        generator.start()
+        time.sleep(seconds)
+        counts = generator.stop()
+    _tell(asdict(counts), json_file)
+
+
+@rtpload.command()
+@_netns
+@_interface
+@click.option("--watch", multiple=True, metavar="HOST", help="Record only RTP to these hosts.")
+@_seconds
+@_json
+def meter(
+    netns: str, interface: str, watch: Sequence[str], seconds: float, json_file: Path | None
+) -> None:
+    """Record the RTP that arrives; generated packets are consumed, others pass."""
+    with Meter(netns, interface, watch=[Address.of(h, 0).host for h in watch]) as attached:
+        time.sleep(seconds)
+        flows, totals = attached.flows(), attached.totals()
+    _show(flows)
+    _tell(asdict(totals), json_file, flows=[_plain(f) for f in flows])
+
+
+@rtpload.command()
+@click.option("--streams", "count", type=click.IntRange(2), default=2_000, show_default=True)
+@click.option("--rate", type=click.IntRange(1, 1_000), default=50, help="Packets/s per stream.")
+@_seconds
+@_json
+def bench(count: int, rate: int, seconds: float, json_file: Path | None) -> None:
+    """Send through a switch of its own, half over IPv6, and say what that cost this machine."""
+    half = count // 2
+    streams = [
+        *_streams(Address("10.9.0.1", 4000), Address("10.9.0.2", 4000), half, 1),
+        *_streams(Address("fd00:9::1", 4000), Address("fd00:9::2", 4000), count - half, half + 1),
+    ]
+    streams = [s for pair in zip(streams[:half], streams[half:], strict=False) for s in pair]
+    hosts = {"a": ("10.9.0.1/24", "fd00:9::1/64"), "b": ("10.9.0.2/24", "fd00:9::2/64")}
+    prefix = f"{BENCH_PREFIX}-{os.getpid()}"
+    with (
+        Segment(prefix, hosts) as segment,
+        Meter(segment.namespace("b"), INTERFACE) as attached,
+        Generator(segment.namespace("a"), INTERFACE, streams, rate) as generator,
+    ):
+        attached.expect(streams)
+        generator.start()
+        time.sleep(SETTLE_S)
+        attached.reset_gaps()
+        before, busy_before, at = generator.counts(), _busy_s(), time.monotonic()
+        time.sleep(seconds)
+        elapsed, busy, after = time.monotonic() - at, _busy_s() - busy_before, generator.counts()
+        counts = generator.stop()
+        time.sleep(SETTLE_S)
+        flows, totals = attached.flows(), attached.totals()
+    rows = [
+        _row("rtpload-rate", (after.sent - before.sent) / elapsed / 1_000, "kpps"),
+        _row("rtpload-lost", counts.sent - totals.generated, "packets"),
+        _row("rtpload-bad", totals.bad_checksum + totals.wrong_destination, "packets"),
+        _row("rtpload-skipped", counts.skipped, "packets"),
+        _row("rtpload-late-max", counts.late_max_ns / 1e6, "ms"),
+        _row("rtpload-gap-max", max(f.max_gap_ns for f in flows) / 1e6, "ms"),
+        _row(
+            "rtpload-cpu-generator", (after.cpu_ns - before.cpu_ns) / SECOND_NS / elapsed, "cores"
+        ),
+        _row("rtpload-cpu-machine", busy / elapsed, "cores"),
+    ]
+    _tell({row["name"]: f"{row['value']:.3f} {row['unit']}" for row in rows}, None)
+    if json_file:
+        machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "arch": platform.machine()}
+        json_file.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+def _row(name: str, value: float, unit: str) -> dict[str, Any]:
+    return {"name": name, "value": value, "unit": unit}
+
+
+def _busy_s() -> float:
+    """CPU seconds that the whole machine has spent on anything but idling."""
+    fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = fields[3] + fields[4]
+    return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK")
+
+
+def _streams(source: Address, destination: Address, count: int, ssrc: int) -> list[StreamSpec]:
+    last = max(source.port, destination.port) + 2 * (count - 1)
+    if last > PORT_MAX:
+        raise Misuse(f"{count} streams need ports up to {last}; begin lower or send fewer")
+    return [
+        StreamSpec(
+            Address(source.host, source.port + 2 * i),
+            Address(destination.host, destination.port + 2 * i),
+            ssrc + i,
+        )
+        for i in range(count)
+    ]
+
+
+def _plain(flow: FlowReport) -> dict[str, Any]:
+    return {**asdict(flow), "destination": str(flow.destination), "source": str(flow.source)}
+
+
+def _show(flows: Sequence[FlowReport]) -> None:
+    table = Table("destination", "source", "ssrc", "packets", "largest gap ms", "lost", "late")
+    for flow in flows[:ROWS_MAX]:
+        table.add_row(
+            str(flow.destination),
+            str(flow.source),
+            f"{flow.ssrc:#x}",
+            str(flow.packets),
+            f"{flow.max_gap_ns / 1e6:.1f}",
+            str(flow.lost),
+            str(flow.reordered),
+        )
+    console = Console()
+    console.print(table)
+    if len(flows) > ROWS_MAX:
+        console.print(f"... and {len(flows) - ROWS_MAX} more flows")
+
+
+def _tell(numbers: dict[str, Any], json_file: Path | None, **more: Any) -> None:
+    table = Table(show_header=False)
+    for name, value in numbers.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+    if json_file:
+        json_file.write_text(json.dumps({**numbers, **more}, indent=1) + "\n")
+
+
+def main() -> int:
+    """The group alone; errors of ours are one line and exit code 2."""
+    try:
+        rtpload(prog_name="rtpload")
+    except BgfError as problem:
+        click.echo(f"rtpload: {problem}", err=True)
+        return EXIT_MISUSE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,330 @@
+"""The lab's machines and cables: namespaces, bridges, veth pairs, addresses. Up, down, cut.
+
+Knows: netlink through pyroute2, and the plan. Must not know what runs in the namespaces.
+`record.json` in the run directory names every namespace *before* it is made, so that a lab that
+died half-built is recognised as ours and cleaned; a namespace that bears our name and is not in
+the record is somebody else's, and is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bgf.errors import EnvironmentProblem
+from bgf.lab import namespaces
+from bgf.lab.plan import NETWORKS, Plan, Port
+
+Progress = Callable[[str], None]
+
+LOCK_TRIES_MAX = 20
+RECORD_BYTES_MAX = 1 << 20
+BR_STATE_DISABLED = 0
+MNT_DETACH = 2
+
+SYSCTLS = {
+    "net/ipv6/conf/{}/accept_dad": 0,
+    "net/ipv6/conf/{}/dad_transmits": 0,
+    "net/ipv6/conf/{}/accept_ra": 0,
+    "net/ipv6/conf/{}/router_solicitations": 0,
+    "net/ipv4/conf/{}/rp_filter": 0,
+    # The lab's machines answer only for addresses of the interface that was asked.
+    "net/ipv4/conf/{}/arp_ignore": 1,
+    "net/ipv4/conf/{}/arp_announce": 2,
+}
+
+
+class Record(msgspec.Struct):
+    """What this lab has made: namespace name -> inode (0 while it is being made)."""
+
+    prefix: str
+    namespaces: dict[str, int] = {}
+
+
+def require_root() -> None:
+    """Raises EnvironmentProblem unless we may make namespaces."""
+    if os.geteuid() != 0:
+        raise EnvironmentProblem(
+            f"the lab needs root (this is uid {os.geteuid()}): run it again with sudo"
+        )
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Hold the lab's lock. Raises EnvironmentProblem naming the holder's pid when it is taken.
+
+    The lock file goes away with the run directory, so a lock is good only if its path still
+    leads to the file that was locked.
+    """
+    path = run_dir / "lock"
+    descriptor = -1
+    for _ in range(LOCK_TRIES_MAX):
+        run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if descriptor < 0:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise EnvironmentProblem(
+                f"{run_dir} is held by another lab command (pid {holder}): "
+                "wait for it to end, or stop it"
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                break
+        os.close(descriptor)
+        descriptor = -1
+    if descriptor < 0:
+        raise EnvironmentProblem(f"{path} keeps vanishing: is another lab being torn down?")
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            run_dir.rmdir()
+
+
+class Topology:
+    """Namespaces and cables of one plan. The caller holds the lab's lock (`held`)."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.bpf_dir = plan.run_dir / "bpf"
+        self._record_path = plan.run_dir / "record.json"
+
+    # -- record -----------------------------------------------------------------------------
+
+    def _load(self) -> Record:
+        try:
+            raw = self._record_path.read_bytes()[:RECORD_BYTES_MAX]
+        except FileNotFoundError:
+            return Record(self.plan.prefix)
+        try:
+            return msgspec.json.decode(raw, type=Record)
+        except msgspec.DecodeError:
+            # A record cut short by a crash: nothing can be proven ours by it.
+            return Record(self.plan.prefix)
+
+    def _save(self, record: Record) -> None:
+        temporary = self._record_path.with_suffix(".tmp")
+        temporary.write_bytes(msgspec.json.encode(record))
+        temporary.replace(self._record_path)
+
+    def _is_ours(self, record: Record, name: str) -> bool:
+        inode = record.namespaces.get(name)
+        return inode is not None and inode in (0, namespaces.inode_of(name))
+
+    def foreign(self) -> list[str]:
+        """Namespaces that bear our names and are not ours."""
+        record = self._load()
+        return [
+            name
+            for name in self.plan.namespaces
+            if namespaces.exists(name) and not self._is_ours(record, name)
+        ]
+
+    # -- up ---------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Is any part of this lab there (whole or half-built)?"""
+        record = self._load()
+        return any(namespaces.exists(name) for name in record.namespaces)
+
+    def complete(self) -> bool:
+        """Does the whole lab stand?"""
+        record = self._load()
+        return all(
+            namespaces.exists(name) and self._is_ours(record, name) and record.namespaces[name]
+            for name in self.plan.namespaces
+        ) and os.path.ismount(self.bpf_dir)
+
+    def up(self, progress: Progress) -> None:
+        """Build everything; a whole lab is kept, a half-built one is cleaned first.
+
+        Raises EnvironmentProblem: not root, a namespace of ours belongs to somebody else, no
+        bpffs, or the kernel refuses a device.
+        """
+        require_root()
+        foreign = self.foreign()
+        if foreign:
+            raise EnvironmentProblem(
+                f"network namespace '{foreign[0]}' exists and was not made by this lab: "
+                f"remove it (ip netns del {foreign[0]}) or choose another prefix"
+            )
+        if self.complete():
+            return
+        if self.exists():
+            progress("cleaning a half-built lab")
+            self._remove_namespaces()
+        record = Record(self.plan.prefix)
+        for name in self.plan.namespaces:
+            record.namespaces[name] = 0
+            self._save(record)
+            namespaces.create(name)
+            record.namespaces[name] = namespaces.inode_of(name)
+            namespaces.run_in(name, _prepare_namespace)
+        self._save(record)
+        namespaces.run_in(self.plan.switch, self._build_switch)
+        for name in self.plan.namespaces[1:]:
+            ports = self.plan.ports_of(name)
+            namespaces.run_in(name, lambda ports=ports: _address(ports))  # type: ignore[misc]
+        self._mount_bpffs()
+
+    def _build_switch(self) -> None:
+        for key in ("all", "default"):
+            namespaces.write_sysctl(f"net/ipv6/conf/{key}/disable_ipv6", 1)
+        with namespaces.netlink() as netlink:
+            for network in NETWORKS:
+                name = f"br-{network}"
+                _add_link(
+                    netlink,
+                    name,
+                    kind="bridge",
+                    br_stp_state=0,
+                    br_forward_delay=0,
+                    br_mcast_snooping=0,
+                )
+                netlink.link("set", index=_index(netlink, name), state="up")
+            for port in self.plan.ports:
+                _add_link(
+                    netlink,
+                    port.switch_port,
+                    kind="veth",
+                    peer={"ifname": port.interface, "net_ns_fd": port.namespace},
+                )
+                index = _index(netlink, port.switch_port)
+                netlink.link("set", index=index, master=_index(netlink, f"br-{port.network}"))
+                namespaces.set_gro(port.switch_port, True)
+                netlink.link("set", index=index, state="up")
+
+    def _mount_bpffs(self) -> None:
+        self.bpf_dir.mkdir(exist_ok=True)
+        if os.path.ismount(self.bpf_dir):
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(b"bpf", bytes(self.bpf_dir), b"bpf", 0, b"mode=0700") != 0:
+            reason = os.strerror(ctypes.get_errno())
+            raise EnvironmentProblem(f"cannot mount a BPF file system at {self.bpf_dir}: {reason}")
+
+    # -- down -------------------------------------------------------------------------------
+
+    def down(self, keep: Sequence[str] = ()) -> None:
+        """Remove what the record names, the pins with their file system, and the run directory.
+
+        Entries of the run directory named in `keep` stay. The processes must be gone already.
+        Idempotent; foreign namespaces are not touched.
+        """
+        self._remove_namespaces()
+        libc = ctypes.CDLL(None, use_errno=True)
+        while os.path.ismount(self.bpf_dir):
+            if libc.umount2(bytes(self.bpf_dir), MNT_DETACH) != 0:
+                reason = os.strerror(ctypes.get_errno())
+                raise EnvironmentProblem(f"cannot unmount {self.bpf_dir}: {reason}")
+        # The lock goes last: until then nobody else may build here.
+        entries = sorted(self.plan.run_dir.glob("*"), key=lambda path: path.name == "lock")
+        for entry in entries:
+            if entry.name in keep:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def _remove_namespaces(self) -> None:
+        record = self._load()
+        for name in list(record.namespaces):
+            if namespaces.exists(name) and self._is_ours(record, name):
+                namespaces.remove(name)
+
+    def leftovers(self) -> list[str]:
+        """What is still there after `down`; empty when nothing is."""
+        left = [f"namespace {name}" for name in self.plan.namespaces if namespaces.exists(name)]
+        if os.path.ismount(self.bpf_dir):
+            left.append(f"mount {self.bpf_dir}")
+        left += [f"file {p}" for p in sorted(self.plan.run_dir.glob("*")) if p.name != "lock"]
+        return left
+
+
+class Cutter:
+    """Pulls all cables of one node out of the switches, at once. Prepared beforehand.
+
+    Disabling the switch ports takes effect with the first message and without waiting; taking the
+    links down as well (the carrier goes) follows, since the kernel waits for its readers there.
+    """
+
+    def __init__(self, plan: Plan, namespace: str) -> None:
+        self._switch = plan.switch
+        self._names = [port.switch_port for port in plan.ports_of(namespace)]
+
+    def cut(self, before: Callable[[], None]) -> int:
+        """Call `before` (the killing) and cut at once; returns the time just before both, ns."""
+        return namespaces.run_in(self._switch, lambda: self._cut(before))
+
+    def restore(self) -> None:
+        namespaces.run_in(self._switch, self._restore)
+
+    def _cut(self, before: Callable[[], None]) -> int:
+        with namespaces.netlink() as netlink:
+            indexes = [_index(netlink, name) for name in self._names]
+            at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            before()
+            for index in indexes:
+                netlink.brport("set", index=index, state=BR_STATE_DISABLED)
+            for index in indexes:
+                netlink.link("set", index=index, state="down")
+        return at_ns
+
+    def _restore(self) -> None:
+        with namespaces.netlink() as netlink:
+            for name in self._names:
+                netlink.link("set", index=_index(netlink, name), state="up")
+
+
+def _prepare_namespace() -> None:
+    for pattern, value in SYSCTLS.items():
+        for scope in ("all", "default"):
+            namespaces.write_sysctl(pattern.format(scope), value)
+    with namespaces.netlink() as netlink:
+        netlink.link("set", index=_index(netlink, "lo"), state="up")
+
+
+def _address(ports: tuple[Port, ...]) -> None:
+    with namespaces.netlink() as netlink:
+        for port in ports:
+            index = _index(netlink, port.interface)
+            namespaces.set_tx_checksum(port.interface, False)
+            netlink.link("set", index=index, state="up")
+            for address in port.addresses:
+                host, _, prefix_len = address.partition("/")
+                netlink.addr("add", index=index, address=host, prefixlen=int(prefix_len))
+
+
+def _index(netlink: Any, name: str) -> int:
+    found = netlink.link_lookup(ifname=name)
+    if not found:
+        raise EnvironmentProblem(f"network device '{name}' is missing: run 'bgfctl lab down' first")
+    return int(found[0])
+
+
+def _add_link(netlink: Any, name: str, **parameters: Any) -> None:
+    try:
+        netlink.link("add", ifname=name, **parameters)
+    except Exception as problem:
+        raise EnvironmentProblem(
+            f"cannot create network device '{name}' ({parameters.get('kind')}): {problem}"
+        ) from None

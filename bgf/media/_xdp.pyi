@@ -1,0 +1,86 @@
+"""bpf(2) for Python. Raises OSError (errno; text with the verifier's last words where it spoke).
+
+Descriptors are plain integers, closed on exec, that the caller closes with `os.close`. Sizes are
+checked against the map: ValueError when a buffer does not fit. Values of per-CPU maps are all
+possible CPUs' values one behind the other, each rounded up to 8 bytes.
+"""
+
+from os import PathLike
+
+_Bytes = bytes | bytearray | memoryview
+_Path = str | bytes | PathLike[str]
+
+LAYOUT: int
+GROUP_ID_LEN: int
+OPEN: int
+SOURCE_HOST: int
+SOURCE_PORT: int
+OUT_IP6: int
+TRACE_MAGIC: int
+SIZEOF_CONFIG: int
+SIZEOF_INTERFACE: int
+SIZEOF_KEY: int
+SIZEOF_PINHOLE: int
+SIZEOF_STATS: int
+SIZEOF_NEXTHOP: int
+SIZEOF_TRACE: int
+OUTCOMES: tuple[str, ...]
+
+def possible_cpus() -> int: ...
+def is_bpffs(path: _Path) -> bool: ...
+def map_create(
+    type: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = ""
+) -> int: ...
+def map_info(fd: int) -> dict[str, int | str]:
+    """type, id, key_size, value_size, max_entries, flags, name."""
+
+def map_lookup(fd: int, key: _Bytes, value_size: int = 0) -> bytes | None:
+    """None when the key is not there. `value_size`, when given, must be the map's."""
+
+def map_lookup_each(fd: int, keys: _Bytes) -> bytes:
+    """The values of many keys in their order; zeros for those that are not there."""
+
+def map_update(fd: int, key: _Bytes, value: _Bytes, flags: int = 0) -> None: ...
+def map_delete(fd: int, key: _Bytes) -> bool:
+    """False when it was not there."""
+
+def map_next_key(fd: int, key: _Bytes | None) -> bytes | None:
+    """The key behind `key`, the first for None; None at the end."""
+
+def map_update_batch(fd: int, keys: _Bytes, values: _Bytes, count: int, flags: int = 0) -> int: ...
+def map_lookup_batch(fd: int) -> tuple[bytes, bytes]:
+    """The whole map: (keys, values), each packed without gaps."""
+
+def map_delete_batch(fd: int, keys: _Bytes, count: int) -> int:
+    """How many were removed; keys that are not there are no error."""
+
+def obj_pin(fd: int, path: _Path) -> None: ...
+def obj_get(path: _Path, flags: int = 0) -> int: ...
+def link_create_xdp(prog_fd: int, ifindex: int, flags: int = 0) -> int: ...
+def link_update(link_fd: int, new_prog_fd: int, old_prog_fd: int = -1) -> None: ...
+def link_detach(link_fd: int) -> None: ...
+def link_info(link_fd: int) -> dict[str, int]:
+    """type, id, prog_id, ifindex (0 once the interface is gone or the link detached)."""
+
+def prog_info(prog_fd: int) -> dict[str, int | str | bytes]:
+    """type, id, tag, name, xlated_bytes, jited_bytes, run_time_ns, run_count."""
+
+def prog_test_run(
+    prog_fd: int,
+    data: _Bytes,
+    ctx: _Bytes | None = None,
+    repeat: int = 1,
+    flags: int = 0,
+    batch_size: int = 0,
+    cpu: int = 0,
+) -> tuple[int, bytes, int, bytes]:
+    """BPF_PROG_TEST_RUN, without the GIL: (retval, data_out, mean duration in ns, ctx_out).
+
+    With BPF_F_TEST_XDP_LIVE_FRAMES (2) in `flags` frames really leave and both outputs are empty.
+    """
+
+def load_bgf(**entries: int) -> dict[str, int]:
+    """Load the packet program: descriptors of each map by name, and of the program as `bgf_xdp`.
+
+    `entries` sets a map's size (pinholes=..., stats=..., ...); ValueError for an unknown map.
+    """

@@ -1,0 +1,109 @@
+"""The port pairs of one service group: which are free, whose the others are, which are cooling.
+
+Knows: pair arithmetic (RTP even, RTCP on the next odd port, RFC 3550 section 11) and time as an
+argument. Must not know sessions, sockets or randomness: a choice starts where `entropy` says.
+Imported by the gateway only. One number is used once in a group, whatever the address.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from bgf.errors import Misuse, PortsExhausted
+
+NS_PER_MS = 1_000_000
+PORTS_EXHAUSTED = "Ran out of ports"  # Kamailio compares the whole text to try its next node
+
+_FREE, _USED, _COOLING = 0, 1, 2
+_MASK_64 = (1 << 64) - 1
+
+
+class PortPool:
+    """Pairs of an inclusive port range; a pair is named by its even port."""
+
+    def __init__(self, first: int, last: int, quarantine_ms: int) -> None:
+        """Raises Misuse when the range holds no whole pair."""
+        self._base = first + first % 2
+        self.size = max(0, (last + 1 - self._base) // 2)
+        if self.size == 0:
+            raise Misuse(f"port range {first}-{last} holds no even/odd pair: widen it")
+        self._quarantine_ns = quarantine_ms * NS_PER_MS
+        self._marks = bytearray(self.size)
+        self._owners: dict[int, str] = {}
+        self._cooling: deque[tuple[int, int]] = deque()  # (until_ns, index), in order of release
+
+    @property
+    def used(self) -> int:
+        return len(self._owners)
+
+    @property
+    def quarantined(self) -> int:
+        return len(self._cooling)
+
+    @property
+    def free(self) -> int:
+        return self.size - len(self._owners) - len(self._cooling)
+
+    def owner(self, port: int) -> str | None:
+        """The call that holds the pair of `port` (either of its two ports), None when nobody."""
+        index = self._index(port)
+        return None if index is None else self._owners.get(index)
+
+    def choose(self, count: int, now_ns: int, entropy: int) -> tuple[int, ...]:
+        """Pick `count` free pairs without taking them. Raises PortsExhausted.
+
+        The same pool, time and entropy give the same choice; each pair is searched for from a
+        start of its own, so that neighbouring calls do not get guessable neighbouring ports.
+        """
+        self._thaw(now_ns)
+        if count > self.free:
+            raise PortsExhausted(PORTS_EXHAUSTED)
+        chosen: list[int] = []
+        for turn in range(count):
+            index = self._marks.find(_FREE, _spread(entropy, turn) % self.size)
+            while index < 0 or index in chosen:
+                index = self._marks.find(_FREE, index + 1)  # -1 + 1: wrap to the start
+            chosen.append(index)
+        return tuple(self._base + 2 * index for index in chosen)
+
+    def take(self, port: int, owner: str) -> None:
+        """Give the pair to a call; taking one's own again is harmless. Raises Misuse.
+
+        A pair outside the range (it has been narrowed since) is nobody's to choose: ignored.
+        """
+        index = self._index(port)
+        if index is None:
+            return
+        holder = self._owners.get(index)
+        if holder is not None and holder != owner:
+            raise Misuse(f"port {port} belongs to call {holder}: call {owner} must draw again")
+        if self._marks[index] == _COOLING:  # its release is newer than the claim that we learn of
+            self._cooling = deque(entry for entry in self._cooling if entry[1] != index)
+        self._owners[index] = owner
+        self._marks[index] = _USED
+
+    def release(self, port: int, owner: str, now_ns: int) -> None:
+        """Put the pair into quarantine; a pair that is not `owner`'s is left alone."""
+        index = self._index(port)
+        if index is None or self._owners.get(index) != owner:
+            return
+        del self._owners[index]
+        self._marks[index] = _COOLING
+        self._cooling.append((now_ns + self._quarantine_ns, index))
+        self._thaw(now_ns)
+
+    def _index(self, port: int) -> int | None:
+        index = (port - self._base) // 2
+        return index if 0 <= index < self.size else None
+
+    def _thaw(self, now_ns: int) -> None:
+        while self._cooling and self._cooling[0][0] <= now_ns:
+            self._marks[self._cooling.popleft()[1]] = _FREE
+
+
+def _spread(entropy: int, turn: int) -> int:
+    """One 64-bit mix per turn (the finaliser of splitmix64): starts unrelated to each other."""
+    value = (entropy + (turn + 1) * 0x9E3779B97F4A7C15) & _MASK_64
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK_64
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK_64
+    return value ^ (value >> 31)

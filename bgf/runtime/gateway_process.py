@@ -1,0 +1,425 @@
+"""`bgf gateway`: answers `ng` for the groups this node owns, keeps everybody's pinholes hot.
+
+Wires the machine of each group to sockets, store and packet path. Which group is whose, the
+registry says: roles are read often, and before any command is taken from a stranger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from statestore.errors import StateStoreError
+from statestore.views import EmbeddedViews
+
+import statestore
+from bgf.admin import AdminServer
+from bgf.config import NodeConfig
+from bgf.control import ng
+from bgf.control.server import Incoming, NgServer
+from bgf.errors import Malformed, UnknownCall
+from bgf.events import Reply
+from bgf.gateway import Gateway
+from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
+from bgf.journal import Recorder
+from bgf.media.xdp import XdpDatapath
+from bgf.model import Address, Flow, Group
+from bgf.runtime.feed import Changes, FlowFeed
+from bgf.runtime.process import every, now_ns, retrying, until_signalled
+from bgf.runtime.store_adapters import (
+    Readiness,
+    ReadyMark,
+    StoreFlows,
+    StoreJournal,
+    StoreRegistry,
+)
+from bgf.session import Session
+from failover.registry import Ownership
+
+log = logging.getLogger("bgf.gateway")
+
+FEED_POLL_MS = 5
+ROLE_POLL_MS = 20
+TIMER_MS = 250
+READY_MS = 200
+NEIGHBOURS_MS = 2_000
+ENTROPY_BITS = 32
+SESSIONS_LISTED_MAX = 100_000
+
+
+class Served:
+    """One group on this node: its socket always, its machine while the node owns it."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.epoch = 0
+        self.driver: Driver | None = None
+        self.pending = 0
+        self.restored_in_ms = 0.0
+        self.server: NgServer | None = None
+        self.asked: tuple[Incoming, list[bytes]] | None = None
+        self.outcomes: Counter[str] = Counter()
+
+    @property
+    def role(self) -> str:
+        return "standby" if self.driver is None else "active"
+
+
+class GatewayProcess:
+    """The composition of one node's gateway process."""
+
+    def __init__(self, node: NodeConfig, store: statestore.Store, datapath: XdpDatapath) -> None:
+        self.node = node
+        self.store = store
+        self.datapath = datapath
+        self.registry = StoreRegistry(EmbeddedViews(store))
+        self.readiness = Readiness(store, node.node.id)
+        self.feed = FlowFeed(store)
+        self.standby = StandbyHands(datapath)
+        self.served = {group.id: Served(group) for group in node.groups}
+        self.tally: Counter[str] = Counter()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    # -- start and stop --------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Read the state, make the packet path agree with it, bind the control sockets."""
+        self.feed.load()
+        flows = list(self.feed.everything())
+        held = self.datapath.keys()
+        surplus = held - {flow.key for flow in flows}
+        self.datapath.install(flows)
+        self.datapath.remove(surplus)
+        missing = sum(flow.key not in held for flow in flows)
+        log.info(
+            "reconciled: %d pinholes recorded, %d were missing in the packet path, %d surplus",
+            len(flows), missing, len(surplus),
+        )  # fmt: skip
+        for served in self.served.values():
+            served.server = NgServer(served.group.control, self._handler(served))
+            served.server.start()
+
+    def close(self) -> None:
+        """Sockets close; programs, maps and links stay: media goes on."""
+        for served in self.served.values():
+            if served.server is not None:
+                served.server.close()
+
+    # -- roles -----------------------------------------------------------------------------
+
+    def refresh_roles(self) -> None:
+        """Become what the registry says. Cheap when nothing has changed."""
+        owners = self.registry.view().owners
+        for served in self.served.values():
+            owner = owners.get(served.group.id, Ownership())
+            mine = owner.node == self.node.node.id
+            if served.driver is not None and (
+                not mine or owner.epoch != served.epoch or served.driver.fenced
+            ):
+                self._stand_by(served, owner)
+            if mine and served.driver is None:
+                self._activate(served, owner.epoch)
+
+    def _activate(self, served: Served, epoch: int) -> None:
+        began_ns = now_ns()
+        group = served.group
+        self._apply_feed(self.feed.drain())
+        grant = self.store.grant(group.id, epoch)
+        hands = ActiveHands(
+            StoreJournal(self.store, group.id, grant),
+            StoreFlows(self.store, group.id, grant),
+            self.datapath,
+            _Replier(self, served),
+        )
+        machine = Gateway(group, self.node.control.default_realms)
+        driver = Driver(machine, Recorder(), hands)
+        driver.take_over(list(self.feed.flows(group.id).values()), now_ns())
+        served.epoch, served.driver = epoch, driver
+        log.info(
+            "group %s epoch %d: active here, %d pinholes, ready after %.1f ms",
+            group.id, epoch, len(self.feed.flows(group.id)), (now_ns() - began_ns) / 1e6,
+        )  # fmt: skip
+        task = asyncio.create_task(self._restore(served, driver, began_ns))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _restore(self, served: Served, driver: Driver, began_ns: int) -> None:
+        """The calls that nobody has asked for yet, a batch at a time."""
+        while served.driver is driver and not driver.fenced:
+            served.pending = driver.restore_some(now_ns())
+            if not served.pending:
+                closed = driver.sweep()
+                served.restored_in_ms = (now_ns() - began_ns) / 1e6
+                log.info(
+                    "group %s epoch %d: %d calls restored in %.1f ms, %d surplus pinholes closed",
+                    served.group.id, served.epoch, driver.gateway.usage().sessions,
+                    served.restored_in_ms, closed,
+                )  # fmt: skip
+                return
+            await asyncio.sleep(0)
+
+    def _stand_by(self, served: Served, owner: Ownership) -> None:
+        log.warning(
+            "group %s: no longer active here at epoch %d; %s owns it at epoch %d",
+            served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
+        )  # fmt: skip
+        served.driver, served.epoch, served.pending = None, 0, 0
+        self._apply_feed(self.feed.load())
+        self.standby.perform([])
+
+    # -- the feed --------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Take in what other nodes recorded."""
+        self._apply_feed(self.feed.poll())
+
+    def _apply_feed(self, changes: Changes) -> None:
+        foreign = [change for change in changes if not self._is_active(_group_of(change))]
+        if foreign:
+            self.standby.perform(foreign)
+
+    def _is_active(self, group: str) -> bool:
+        served = self.served.get(group)
+        return served is not None and served.driver is not None
+
+    def publish_ready(self) -> None:
+        sessions = sum(
+            s.driver.gateway.usage().sessions for s in self.served.values() if s.driver is not None
+        )
+        self.readiness.publish(ReadyMark(now_ns(), len(self.datapath.keys()), sessions))
+
+    # -- control ---------------------------------------------------------------------------
+
+    def _handler(self, served: Served) -> Any:
+        def handle(incoming: Incoming) -> bytes | None:
+            if served.driver is None:
+                self.refresh_roles()  # the address may have come a moment before the poll
+            driver = served.driver
+            if driver is None:
+                served.outcomes["not-owner"] += 1
+                return None
+            answer: list[bytes] = []
+            served.asked = (incoming, answer)
+            try:
+                command = incoming.request.command(now_ns())
+                outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
+            finally:
+                served.asked = None
+            served.outcomes[outcome.value] += 1
+            if outcome in (Outcome.FENCED, Outcome.FAILED):
+                log.error("group %s: %s", served.group.id, driver.failures[-1:])
+            return answer[0] if answer else None
+
+        return handle
+
+    def timers(self) -> None:
+        for served in self.served.values():
+            if served.driver is not None:
+                served.driver.tick(now_ns())
+
+    # -- admin -----------------------------------------------------------------------------
+
+    def status(self, _request: dict[str, Any]) -> dict[str, Any]:
+        groups = {}
+        for served in self.served.values():
+            usage = served.driver.gateway.usage() if served.driver is not None else None
+            groups[served.group.id] = {
+                "role": served.role,
+                "epoch": served.epoch,
+                "sessions": usage.sessions if usage else 0,
+                "tombstones": usage.tombstones if usage else 0,
+                "pairs_free": usage.pairs_free if usage else 0,
+                "pending": served.pending,
+                "restored_in_ms": round(served.restored_in_ms, 1),
+                "flows": len(self.feed.flows(served.group.id)),
+                "outcomes": dict(served.outcomes),
+                "failures": served.driver.failures[-5:] if served.driver is not None else [],
+                "ng": dict(served.server.counts) if served.server is not None else {},
+            }
+        total: Counter[str] = Counter()
+        for served in self.served.values():
+            if served.server is not None:
+                total.update(served.server.counts)
+        return {
+            "ready": True,
+            "process": "gateway",
+            "node": self.node.node.id,
+            "groups": groups,
+            "pinholes": len(self.datapath.keys()),
+            "drops": {outcome.value: count for outcome, count in self.datapath.drops().items()},
+            "attachments": {
+                name: str(attachment) for name, attachment in self.datapath.attachments.items()
+            },
+            "feed": dict(self.feed.tally),
+            "ng": dict(total),
+        }
+
+    def sessions(self, _request: dict[str, Any]) -> dict[str, Any]:
+        rows = []
+        for served in self.served.values():
+            if served.driver is None:
+                continue
+            for session in served.driver.gateway.sessions.values():
+                if len(rows) < SESSIONS_LISTED_MAX:
+                    rows.append(_session_row(session, served.driver.gateway))
+        return {"sessions": rows}
+
+    def session(self, request: dict[str, Any]) -> dict[str, Any]:
+        call_id = str(request.get("call_id", ""))
+        for served in self.served.values():
+            driver = served.driver
+            if driver is None:
+                continue
+            driver.restore(call_id, now_ns())
+            session = driver.gateway.session(call_id)
+            if session is None:
+                continue
+            flows = driver.gateway.expected_flows(call_id)
+            counters = self.datapath.counters([flow.key for flow in flows])
+            row = _session_row(session, driver.gateway)
+            row["flow_list"] = [
+                _flow_row(flow) | {"packets": c.packets, "bytes": c.bytes,
+                                   "last_seen_ns": c.last_seen_ns}
+                for flow, c in zip(flows, counters, strict=True)
+            ]  # fmt: skip
+            row["journal_entries"] = len(driver.hands.journal.entries(call_id))
+            return row
+        raise UnknownCall(f"call {call_id[:64]!r} is not on node {self.node.node.id}")
+
+    def trace(self, request: dict[str, Any]) -> dict[str, Any]:
+        for key in ("from", "to", "realm"):
+            if not isinstance(request.get(key), str):
+                raise Malformed(f"trace: '{key}' is missing")
+        verdict = self.datapath.trace(
+            Address.parse(request["from"]), Address.parse(request["to"]), request["realm"],
+            bytes(12),
+        )  # fmt: skip
+        return {
+            "outcome": verdict.outcome.value,
+            "interface": verdict.interface,
+            "source": str(verdict.source) if verdict.source else "",
+            "destination": str(verdict.destination) if verdict.destination else "",
+        }
+
+
+class _Replier:
+    """Renders the machine's reply for whoever is being served at this moment."""
+
+    def __init__(self, process: GatewayProcess, served: Served) -> None:
+        self._process = process
+        self._served = served
+
+    def reply(self, cookie: str, reply: Reply) -> None:
+        if self._served.asked is None:
+            return
+        incoming, answer = self._served.asked
+        if incoming.request.cookie != cookie:
+            return
+        counters = self._process.datapath.counters([flow.key for flow in reply.flows])
+        age_s = (now_ns() - reply.created_ns) / 1e9 if reply.created_ns else 0.0
+        created_s = int(time.time() - age_s)
+        answer.append(ng.render(incoming.request, reply, counters, created_s=created_s))
+
+
+def _group_of(change: Any) -> str:
+    return str(change.flow.group if hasattr(change, "flow") else change.group)
+
+
+def _session_row(session: Session, gateway: Gateway) -> dict[str, Any]:
+    return {
+        "call_id": session.call_id,
+        "group": session.group,
+        "state": session.state.value,
+        "created_age_s": round((now_ns() - session.created_ns) / 1e9, 1),
+        "streams": len(session.streams),
+        "flows": len(gateway.expected_flows(session.call_id)),
+        "tags": list(session.tags),
+        "realms": list(session.realms),
+    }
+
+
+def _flow_row(flow: Flow) -> dict[str, Any]:
+    return {
+        "stream": flow.stream,
+        "component": flow.component.name,
+        "realm_in": flow.realm_in,
+        "local_in": str(flow.local_in),
+        "realm_out": flow.realm_out,
+        "local_out": str(flow.local_out),
+        "remote": str(flow.remote) if flow.remote else "",
+        "source": f"{flow.source.host or 'any'}:{flow.source.port or 'any'}",
+        "gate": flow.gate.name.lower(),
+    }
+
+
+def wake_socket(run_dir: Path) -> Path:
+    """Where the failover process says "look at the registry now"."""
+    return run_dir / "gateway.wake"
+
+
+async def run(node: NodeConfig) -> None:
+    """The process, until it is told to stop."""
+    store = await retrying(
+        "the state segment (is `bgf state` running?)",
+        lambda: statestore.open(node.state.address, create=False),
+        (StateStoreError, OSError),
+    )
+    datapath = XdpDatapath(
+        node.media.pin_dir,
+        {realm.name: realm.interface for realm in node.media_realms},
+        node.groups,
+        discriminator=node.node.discriminator,
+        pinholes_max=node.media.pinholes_max,
+        attach=node.media.attach,
+    )
+    process = GatewayProcess(node, store, datapath)
+    loop = asyncio.get_running_loop()
+    wake_path = wake_socket(node.node.run_dir)
+    wake_path.unlink(missing_ok=True)
+    wake = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        process.open()
+        wake.bind(str(wake_path))
+        loop.add_reader(wake, _woken, wake, process)
+        async with AdminServer(
+            node.node.socket("gateway"),
+            {
+                "status": process.status,
+                "sessions": process.sessions,
+                "session": process.session,
+                "trace": process.trace,
+            },
+        ):
+            process.refresh_roles()
+            process.publish_ready()
+            log.info("ready: %s", {n: str(a) for n, a in datapath.attachments.items()})
+            await until_signalled(
+                [
+                    asyncio.create_task(every(FEED_POLL_MS, process.follow)),
+                    asyncio.create_task(every(ROLE_POLL_MS, process.refresh_roles)),
+                    asyncio.create_task(every(TIMER_MS, process.timers)),
+                    asyncio.create_task(every(READY_MS, process.publish_ready)),
+                ]
+            )
+    finally:
+        loop.remove_reader(wake)
+        wake.close()
+        wake_path.unlink(missing_ok=True)
+        process.close()
+        datapath.close()
+        store.close()
+
+
+def _woken(wake: socket.socket, process: GatewayProcess) -> None:
+    try:
+        while wake.recv(64):
+            pass
+    except BlockingIOError:
+        pass
+    process.refresh_roles()

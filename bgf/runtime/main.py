@@ -1,0 +1,86 @@
+"""`bgf state|gateway|failover --config FILE`: the processes of a node, one command each."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bgf import config
+from bgf.errors import BgfError, ConfigError, EnvironmentProblem
+from bgf.runtime.process import only_one, set_up_logging
+
+EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT = 1, 2, 3
+
+Run = Callable[[config.NodeConfig], Coroutine[Any, Any, None]]
+
+
+def _run(process: str, config_file: Path, main: Run) -> None:
+    try:
+        node = config.load(config_file)
+        set_up_logging(process, node.node.id)
+        with only_one(node.node.run_dir, process):
+            asyncio.run(main(node))
+    except ConfigError as error:
+        _die(process, error, EXIT_USAGE)
+    except (EnvironmentProblem, PermissionError) as error:
+        _die(process, error, EXIT_ENVIRONMENT)
+    except (BgfError, OSError) as error:
+        _die(process, error, EXIT_FAILED)
+
+
+def _die(process: str, error: Exception, code: int) -> None:
+    print(f"bgf {process}: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+CONFIG = click.option(
+    "--config",
+    "config_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The node's TOML file.",
+)
+
+
+@click.group(
+    epilog="Example: bgf gateway --config /etc/bgf/node.toml",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="bgf")
+def main() -> None:
+    """The processes of a border gateway node. They log to standard error and end on SIGTERM.
+
+    Exit codes: 0 asked to stop, 1 failed, 2 configuration, 3 this machine lacks something.
+    """
+
+
+@main.command()
+@CONFIG
+def state(config_file: Path) -> None:
+    """Keep the state segment: create it, expire items, free what dead writers held."""
+    from bgf.runtime import state_process
+
+    _run("state", config_file, state_process.run)
+
+
+@main.command()
+@CONFIG
+def gateway(config_file: Path) -> None:
+    """Answer control (ng) for owned groups; keep every group's pinholes in the packet path."""
+    from bgf.runtime import gateway_process
+
+    _run("gateway", config_file, gateway_process.run)
+
+
+@main.command()
+@CONFIG
+def failover(config_file: Path) -> None:
+    """Watch the peers, hold the lease, take groups over and announce their addresses."""
+    from bgf.runtime import failover_process
+
+    _run("failover", config_file, failover_process.run)

@@ -1,0 +1,103 @@
+"""What the three processes share: start-up, clock, logging, signals, one at a time, the way down.
+
+Knows asyncio and signals; knows nothing of calls, packets or groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from bgf.errors import EnvironmentProblem
+
+log = logging.getLogger("bgf")
+T = TypeVar("T")
+
+OPEN_TRIES_MAX = 100
+OPEN_RETRY_MS = 100
+
+
+def now_ns() -> int:
+    """CLOCK_BOOTTIME in nanoseconds: it counts suspend, so a lease cannot outlive a pause."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def set_up_logging(process: str, node: str) -> None:
+    """One line per event on standard error; journald or the lab's log file takes it from there."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=os.environ.get("BGF_LOG", "INFO").upper(),
+        format=f"%(asctime)s.%(msecs)03d {node} {process} %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+
+
+@contextlib.contextmanager
+def only_one(run_dir: Path, process: str) -> Iterator[None]:
+    """Hold the node's lock for this process kind. Raises EnvironmentProblem when it is taken."""
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = run_dir / f"{process}.lock"
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnvironmentProblem(
+                f"a `bgf {process}` already runs for this node (it holds {path}): stop it first"
+            ) from None
+        yield
+
+
+async def retrying(what: str, attempt: Callable[[], T], errors: tuple[type[Exception], ...]) -> T:
+    """Call `attempt` until it succeeds, at most OPEN_TRIES_MAX times.
+
+    Raises EnvironmentProblem with its last error.
+    """
+    for left in range(OPEN_TRIES_MAX, 0, -1):
+        try:
+            return attempt()
+        except errors as error:
+            if left == 1:
+                raise EnvironmentProblem(f"{what}: {error}") from error
+            if left == OPEN_TRIES_MAX:
+                log.info("waiting for %s: %s", what, error)
+            await asyncio.sleep(OPEN_RETRY_MS / 1000)
+    raise AssertionError("unreachable")
+
+
+async def every(interval_ms: float, work: Callable[[], Awaitable[None] | None]) -> None:
+    """Run `work` every `interval_ms`. A failing round is logged and does not end the process."""
+    while True:
+        try:
+            outcome = work()
+            if outcome is not None:
+                await outcome
+        except Exception:
+            log.exception("a periodic task failed; it is tried again in %g ms", interval_ms)
+        await asyncio.sleep(interval_ms / 1000)
+
+
+async def until_signalled(tasks: list[asyncio.Task[None]]) -> None:
+    """Return on SIGTERM or SIGINT, or raise what a background task died of."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    stopper = asyncio.create_task(stop.wait())
+    try:
+        done, _ = await asyncio.wait([stopper, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if task is not stopper:
+                task.result()
+    finally:
+        for task in (stopper, *tasks):
+            task.cancel()
+        await asyncio.gather(stopper, *tasks, return_exceptions=True)

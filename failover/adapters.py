@@ -1,0 +1,106 @@
+"""What the manager needs from outside, as protocols, with null twins. Nothing is performed here.
+
+The real ones: `addresses.NetlinkAddresses`, `probing.UdpProber`, and for `Armer` the runtime's
+packet path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from failover.config import MovingAddress
+from failover.detector import Probe
+
+
+class Armer(Protocol):
+    """The packet path's dead man's handle."""
+
+    def arm(self, group: str, deadline_ns: int) -> None:
+        """Forward for `group` while CLOCK_BOOTTIME < `deadline_ns`; 0 disarms at once."""
+
+
+class Addresses(Protocol):
+    """The moving addresses of this node. Every call is idempotent. Raises AddressError."""
+
+    def add(self, addresses: Sequence[MovingAddress], lifetime_s: int) -> None:
+        """Be `addresses` within this call; the kernel drops them `lifetime_s` later by itself."""
+
+    def remove(self, addresses: Sequence[MovingAddress]) -> None:
+        """Stop being `addresses`; those that are not here are ignored."""
+
+    def held(self) -> set[str]:
+        """The hosts among all addresses ever configured that the kernel answers for now."""
+
+    def announce(self, addresses: Sequence[MovingAddress]) -> None:
+        """Tell every neighbour, once: gratuitous ARP, unsolicited neighbour advertisement."""
+
+    def conflicts(self, addresses: Sequence[MovingAddress]) -> Mapping[str, str]:
+        """Ask the links whether somebody else is one of `addresses`: host -> its MAC address."""
+
+
+class Prober(Protocol):
+    """Datagrams to and from the peers' reflectors, one socket per path."""
+
+    def send(self, probe: Probe) -> None:
+        """Send or drop; a path that cannot send is a path that hears nothing."""
+
+    def drain(self) -> Iterable[tuple[bytes, str]]:
+        """All that has arrived since: (datagram, path)."""
+
+    def links_down(self) -> Sequence[str]:
+        """Paths whose own interface has no carrier."""
+
+    def watch(self, readable: Callable[[], None]) -> None:
+        """Call `readable` from the running event loop whenever something has arrived."""
+
+    def close(self) -> None:
+        """Give the sockets back."""
+
+
+class NullArmer:
+    """Arms nothing."""
+
+    def arm(self, group: str, deadline_ns: int) -> None:
+        """Nothing to arm."""
+
+
+class NullAddresses:
+    """Remembers, touches no interface: for a node whose addresses somebody else moves."""
+
+    def __init__(self) -> None:
+        self._held: set[str] = set()
+
+    def add(self, addresses: Sequence[MovingAddress], lifetime_s: int) -> None:
+        self._held.update(address.host for address in addresses)
+
+    def remove(self, addresses: Sequence[MovingAddress]) -> None:
+        self._held.difference_update(address.host for address in addresses)
+
+    def held(self) -> set[str]:
+        return set(self._held)
+
+    def announce(self, addresses: Sequence[MovingAddress]) -> None:
+        """Nobody to tell."""
+
+    def conflicts(self, addresses: Sequence[MovingAddress]) -> Mapping[str, str]:
+        return {}
+
+
+class NullProber:
+    """Sends nothing, hears nothing: for a node without peers."""
+
+    def send(self, probe: Probe) -> None:
+        """Nobody to ask."""
+
+    def drain(self) -> Iterable[tuple[bytes, str]]:
+        return ()
+
+    def links_down(self) -> Sequence[str]:
+        return ()
+
+    def watch(self, readable: Callable[[], None]) -> None:
+        """Nothing will arrive."""
+
+    def close(self) -> None:
+        """Nothing to close."""

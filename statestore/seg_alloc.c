@@ -1,0 +1,211 @@
+/* Blocks: type-stable slabs of one size class each, claimed by one compare-and-swap of a label.
+ *
+ * Knows: slabs, classes, labels. Must not know: what is in a block.
+ *
+ * A slab is an array of labels, then the blocks. Once assigned to a class it keeps it for ever,
+ * so a stale reference finds an old block of the same shape, never the middle of another one.
+ * The counters and hints only save time: the labels are the truth.
+ */
+#include "seg_internal.h"
+
+const uint32_t class_bytes[CLASSES] = {
+    sizeof(struct item), 32,    64,    96,    128,   192,   256,   384,   512,
+    768,                 1024,  1536,  2048,  3072,  4096,  6144,  8192,  12288,
+    16384,               24576, 32768, 43584, 52352, SEG_VALUE_BYTES_MAX + 64};
+
+#define CLAIM_ITEM_TRIES_MAX 64u
+
+void seg_geometry(struct geometry *g)
+{
+    for (uint32_t kind = 0; kind < CLASSES; kind++) {
+        uint32_t bytes = class_bytes[kind];
+        uint32_t n = SLAB_BYTES / (bytes + 8);
+        uint32_t first = 0;
+        for (;; n--) {
+            first = (n * 8 + 63) & ~63u;
+            if (first + n * bytes <= SLAB_BYTES) {
+                break;
+            }
+        }
+        g[kind] = (struct geometry){bytes, n, first};
+    }
+}
+
+static bool kind_of(const struct slab *slab, uint32_t *kind)
+{
+    *kind = atomic_load_explicit(&slab->kind, memory_order_acquire) - 1;
+    return *kind < CLASSES;
+}
+
+bool seg_place(const seg *s, uint32_t ref, struct place *out)
+{
+    uint64_t at = (uint64_t)ref << 4;
+    if (at < s->at.heap) {
+        return false;
+    }
+    uint64_t slab = (at - s->at.heap) >> SLAB_SHIFT;
+    if (slab >= s->at.slab_count || !kind_of(&s->slabs[slab], &out->kind)) {
+        return false;
+    }
+    const struct geometry *g = &s->geometry[out->kind];
+    uint32_t inside = (uint32_t)((at - s->at.heap) & (SLAB_BYTES - 1));
+    if (inside < g->first) {
+        return false;
+    }
+    out->index = (inside - g->first) / g->bytes;
+    if (out->index >= g->count || g->first + out->index * g->bytes != inside) {
+        return false;
+    }
+    out->slab = &s->slabs[slab];
+    out->label = seg_label_at(s, (uint32_t)slab, out->index);
+    return true;
+}
+
+struct item *seg_item(const seg *s, uint32_t ref)
+{
+    uint64_t at = (uint64_t)ref << 4;
+    uint32_t kind;
+    if (at < s->at.heap || (at & 63) != 0) {
+        return NULL;
+    }
+    uint64_t slab = (at - s->at.heap) >> SLAB_SHIFT;
+    if (slab >= s->at.slab_count || !kind_of(&s->slabs[slab], &kind) || kind != CLASS_ITEM) {
+        return NULL;
+    }
+    const struct geometry *g = &s->geometry[CLASS_ITEM];
+    uint32_t inside = (uint32_t)((at - s->at.heap) & (SLAB_BYTES - 1));
+    if (inside < g->first || inside >= g->first + g->count * g->bytes) {
+        return NULL;
+    }
+    return (struct item *)(s->base + at);
+}
+
+/* One round through a slab. `label` 0 stands for an item's own label (version, client). */
+static uint32_t claim_in(seg *s, uint32_t number, uint32_t kind, uint64_t label)
+{
+    struct slab *slab = &s->slabs[number];
+    const struct geometry *g = &s->geometry[kind];
+    uint32_t start = atomic_load_explicit(&slab->hint, memory_order_relaxed);
+    uint32_t used = atomic_load_explicit(&slab->used, memory_order_relaxed);
+    if (used == g->count) {
+        return 0;
+    }
+    if (start >= g->count) {
+        start = 0;
+    }
+    for (uint32_t i = 0, index = start; i < g->count; i++, index++) {
+        if (index == g->count) {
+            index = 0;
+        }
+        word *at = seg_label_at(s, number, index);
+        if (peek(at) != 0) {
+            continue;
+        }
+        uint32_t ref = seg_block_ref(s, number, kind, index);
+        uint64_t mine = label;
+        if (kind == CLASS_ITEM) {
+            const struct item *it = at_ref(s, ref);
+            mine = label_word((uint32_t)version_of(get(&it->control)), s->me);
+        }
+        if (!cas(at, 0, mine)) {
+            continue;
+        }
+        POINT("claimed");
+        atomic_fetch_add_explicit(&slab->used, 1, memory_order_relaxed);
+        atomic_store_explicit(&slab->hint, index + 1, memory_order_relaxed);
+        POINT("counted");
+        s->current[kind] = number + 1;
+        return ref;
+    }
+    /* The counter says there is room and there is none: correct it, unless it has moved. */
+    atomic_compare_exchange_strong(&slab->used, &used, g->count);
+    return 0;
+}
+
+static uint32_t claim_class(seg *s, uint32_t kind, uint64_t label)
+{
+    uint32_t ref = 0;
+    uint32_t number;
+    if (s->current[kind] != 0) {
+        ref = claim_in(s, s->current[kind] - 1, kind, label);
+    }
+    uint64_t top = get(&s->header->slab_top);
+    if (top > s->at.slab_count) {
+        top = s->at.slab_count;
+    }
+    for (number = 0; ref == 0 && number < top; number++) {
+        uint32_t found;
+        if (kind_of(&s->slabs[number], &found) && found == kind) {
+            ref = claim_in(s, number, kind, label);
+        }
+    }
+    for (number = (uint32_t)top; ref == 0 && number < s->at.slab_count; number++) {
+        uint32_t free_slab = 0;
+        if (!atomic_compare_exchange_strong(&s->slabs[number].kind, &free_slab, kind + 1) &&
+            free_slab != kind + 1) {
+            continue;
+        }
+        POINT("slab");
+        for (uint64_t seen = get(&s->header->slab_top); seen <= number;
+             seen = get(&s->header->slab_top)) {
+            if (cas(&s->header->slab_top, seen, number + 1ull)) {
+                break;
+            }
+        }
+        POINT("slab top");
+        ref = claim_in(s, number, kind, label);
+    }
+    return ref;
+}
+
+uint32_t seg_claim(seg *s, size_t bytes, uint32_t item)
+{
+    for (uint32_t kind = CLASS_ITEM + 1; kind < CLASSES; kind++) {
+        if (class_bytes[kind] >= bytes) {
+            /* When its own class is full and no slab is left, a larger block will do. */
+            uint32_t ref = claim_class(s, kind, label_word(item, s->me));
+            if (ref != 0) {
+                return ref;
+            }
+        }
+    }
+    return 0;
+}
+
+uint32_t seg_claim_item(seg *s)
+{
+    for (uint32_t tries = 0; tries < CLAIM_ITEM_TRIES_MAX; tries++) {
+        uint32_t ref = claim_class(s, CLASS_ITEM, 0);
+        struct item *it = ref == 0 ? NULL : at_ref(s, ref);
+        if (it == NULL) {
+            return 0;
+        }
+        uint64_t lock = get(&it->lock);
+        /* A holder that died, or stopped, after it had freed the item. */
+        if ((lock == 0 || !seg_client_alive(s, holder_of(lock))) &&
+            cas(&it->lock, lock, lock_word(s->me, 0))) {
+            POINT("item locked");
+            return ref;
+        }
+        struct place p;
+        if (seg_place(s, ref, &p)) {
+            seg_release(s, ref, get(p.label));
+            atomic_store_explicit(&p.slab->hint, p.index + 1, memory_order_relaxed);
+        }
+    }
+    return 0;
+}
+
+bool seg_release(const seg *s, uint32_t ref, uint64_t label)
+{
+    struct place p;
+    if (label == 0 || !seg_place(s, ref, &p) || !cas(p.label, label, 0)) {
+        return false;
+    }
+    POINT("released");
+    atomic_fetch_sub_explicit(&p.slab->used, 1, memory_order_relaxed);
+    if (p.index < atomic_load_explicit(&p.slab->hint, memory_order_relaxed)) {
+        atomic_store_explicit(&p.slab->hint, p.index, memory_order_relaxed);
+    }
+    return true;
+}

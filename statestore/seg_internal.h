@@ -1,0 +1,322 @@
+/* The segment's layout and the words it is made of. Included by the segment's own files only.
+ *
+ * Control word of an item:  version 43 | length 17 | FENCE | TTL | LIVE | active cell.
+ * Monotonic over the slot's life, through deletion and reuse, so a stale compare-and-swap fails.
+ *
+ * Lock word:  victim 32 | holder 32 (client ids). A victim is a client that was robbed while it
+ * lived: it may still write into the item's blocks, so these are replaced before anything else.
+ *
+ * Reference word:  tag 32 | offset/16 32. The tag changes with every store. In `next`, bit 0 of
+ * the reference marks an item that is on its way out of its chain.
+ *
+ * Block label:  item 32 | client 32, 0 = free. A labelled block that its item does not reference
+ * belongs to the labelled client; once that client is dead it is garbage. That one rule covers a
+ * claim, a crash and a quarantine.
+ */
+#ifndef STATESTORE_SEG_INTERNAL_H
+#define STATESTORE_SEG_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "segment.h"
+
+#ifdef SEGMENT_CRASH_POINTS
+void seg_crash_point(const char *where);
+#define POINT(where) seg_crash_point(where)
+#else
+#define POINT(where) ((void)0)
+#endif
+
+typedef _Atomic uint64_t word;
+
+#define MAGIC 0x314c41444653474full
+#define HEADER_BYTES 4096u
+#define SLAB_SHIFT 18u
+#define SLAB_BYTES (1u << SLAB_SHIFT)
+#define CHAIN_STEPS_MAX 100000u
+#define CELL_HEADER_BYTES 8u /* the deadline */
+#define KEY_HEADER_BYTES 16u /* hash, length */
+
+struct header {
+    uint64_t magic;
+    uint32_t layout;
+    uint32_t header_bytes;
+    uint64_t total;
+    uint64_t generation;
+    uint64_t seed[2];
+    uint64_t check; /* of everything above */
+    _Alignas(64) word feed_tail;
+    _Alignas(64) word slab_top; /* slabs that were ever assigned */
+    word sweeps_wanted;
+    word sweeps_done;
+};
+
+enum counter {
+    N_WRITES,
+    N_CREATES,
+    N_DELETES,
+    N_RETRIES,
+    N_AUTH_MISSES,
+    N_TAKEOVERS,
+    N_STEALS,
+    N_FENCED,
+    N_COUNTERS
+};
+
+/* One per open segment. Its OS lock is the byte at this struct's offset in the file. */
+struct client {
+    _Alignas(64) word id; /* slot 8 | generation 24 */
+    word active;          /* 1 from open to an orderly close */
+    word op;              /* odd while an operation is in flight; different every time */
+    word item;            /* the item it works on */
+    word fence;           /* its grant */
+    word epoch;
+    word spare[2];
+    _Alignas(64) word counters[N_COUNTERS];
+    word pad[8];
+};
+
+struct slab {
+    _Atomic uint32_t kind; /* class + 1; 0 = not assigned yet. Never changes back. */
+    _Atomic uint32_t used; /* hints, repaired by the sweep */
+    _Atomic uint32_t hint;
+    _Atomic uint32_t spare;
+};
+
+struct item {
+    word control;
+    word lock;
+    word auth; /* which incarnation; 0 = none */
+    word cell[2];
+    word key;
+    word next;
+    word epoch; /* of a fence; else unused */
+};
+
+#define FEED_KEY_WORDS (SEG_KEY_BYTES_MAX / 8)
+struct entry {
+    word seq;   /* position + 1 once complete */
+    word check; /* of seq, key length and the key's hash */
+    word key_len;
+    word key[FEED_KEY_WORDS];
+};
+
+_Static_assert(sizeof(struct header) <= HEADER_BYTES, "the header is one page");
+_Static_assert(sizeof(struct client) == 192, "layout");
+_Static_assert(sizeof(struct slab) == 16, "layout");
+_Static_assert(sizeof(struct item) == 64, "an item is one cache line");
+_Static_assert(sizeof(struct entry) == 256, "layout");
+
+#define CLASS_ITEM 0u
+#define CLASSES 24u
+extern const uint32_t class_bytes[CLASSES];
+
+struct geometry {
+    uint32_t bytes, count, first; /* of a block; blocks per slab; offset of the first in its slab */
+};
+
+struct places {
+    uint64_t clients, index, feed, slabs, heap;
+    uint64_t buckets, entries, slab_count;
+};
+
+struct seg {
+    uint8_t *base;
+    uint64_t total;
+    struct places at;
+    struct header *header;
+    struct client *clients;
+    struct client *client; /* ours */
+    word *index;
+    struct entry *feed;
+    struct slab *slabs;
+    uint32_t me; /* our client id; 0 when readonly */
+    uint32_t auths;
+    uint64_t ops;
+    int fd;
+    bool readonly;
+    bool owns_mapping;
+    uint64_t expire_cursor;
+    uint64_t *alive_page; /* wiped by fork */
+    uint32_t current[CLASSES]; /* the slab we last allocated from, + 1 */
+    struct geometry geometry[CLASSES];
+    struct client scratch; /* a readonly client's counters */
+};
+
+/* ---- words ---- */
+static inline uint64_t get(const word *p) { return atomic_load_explicit(p, memory_order_acquire); }
+static inline uint64_t peek(const word *p) { return atomic_load_explicit(p, memory_order_relaxed); }
+static inline void put(word *p, uint64_t v) { atomic_store_explicit(p, v, memory_order_release); }
+static inline void poke(word *p, uint64_t v) { atomic_store_explicit(p, v, memory_order_relaxed); }
+static inline bool cas(word *p, uint64_t old, uint64_t new)
+{
+    return atomic_compare_exchange_strong_explicit(p, &old, new, memory_order_acq_rel,
+                                                   memory_order_acquire);
+}
+
+#define ACTIVE 1ull
+#define LIVE 2ull
+#define TTL 4ull
+#define FENCE 8ull
+#define LENGTH_SHIFT 4
+#define VERSION_SHIFT 21
+static inline uint64_t length_of(uint64_t control) { return (control >> LENGTH_SHIFT) & 0x1ffff; }
+static inline uint64_t version_of(uint64_t control) { return control >> VERSION_SHIFT; }
+static inline uint64_t bumped(uint64_t control) { return control + (1ull << VERSION_SHIFT); }
+/* The next control word: one version on, everything else given. */
+static inline uint64_t next_control(uint64_t control, uint64_t length, uint64_t flags)
+{
+    return ((version_of(control) + 1) << VERSION_SHIFT) | (length << LENGTH_SHIFT) | flags;
+}
+
+#define MARK 1u
+static inline uint32_t ref_of(uint64_t w) { return (uint32_t)w; }
+static inline uint64_t ref_word(uint64_t old, uint32_t ref)
+{
+    return (((old >> 32) + 1) << 32) | ref;
+}
+
+static inline uint32_t holder_of(uint64_t lock) { return (uint32_t)lock; }
+static inline uint32_t victim_of(uint64_t lock) { return (uint32_t)(lock >> 32); }
+static inline uint64_t lock_word(uint32_t holder, uint32_t victim)
+{
+    return (uint64_t)victim << 32 | holder;
+}
+static inline uint64_t label_word(uint32_t item, uint32_t client)
+{
+    return (uint64_t)item << 32 | client;
+}
+
+static inline void *at_ref(const seg *s, uint32_t ref) { return s->base + ((uint64_t)ref << 4); }
+static inline uint32_t ref_to(const seg *s, const void *p)
+{
+    return (uint32_t)((uint64_t)((const uint8_t *)p - s->base) >> 4);
+}
+static inline void count(seg *s, enum counter which)
+{
+    poke(&s->client->counters[which], peek(&s->client->counters[which]) + 1);
+}
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Segment memory is copied by relaxed 8-byte words, so that a concurrent writer is a stale or a
+ * mixed copy and not undefined behaviour. */
+static inline void copy_out(void *to, const word *from, size_t len)
+{
+    uint8_t *out = to;
+    size_t i = 0;
+    for (; i + 8 <= len; i += 8) {
+        uint64_t v = peek(from + i / 8);
+        memcpy(out + i, &v, 8);
+    }
+    if (i < len) {
+        uint64_t v = peek(from + i / 8);
+        memcpy(out + i, &v, len - i);
+    }
+}
+/* Writes len bytes at byte offset `at`, keeping the other bytes of the first and last word. */
+static inline void copy_in(word *to, size_t at, const void *from, size_t len)
+{
+    const uint8_t *in = from;
+    word *p = to + at / 8;
+    size_t skew = at % 8;
+    while (len > 0) {
+        size_t n = 8 - skew < len ? 8 - skew : len;
+        uint64_t v = n == 8 ? 0 : peek(p);
+        memcpy((uint8_t *)&v + skew, in, n);
+        poke(p, v);
+        POINT("copy");
+        in += n;
+        len -= n;
+        skew = 0;
+        p++;
+    }
+}
+
+/* ---- segment.c ---- */
+uint64_t seg_now_ns(void);
+bool seg_client_alive(const seg *s, uint32_t id);
+bool seg_slot_lock(const seg *s, uint32_t slot);
+void seg_slot_unlock(const seg *s, uint32_t slot);
+void seg_pause(uint32_t round);
+
+/* ---- seg_alloc.c ---- */
+struct place {
+    struct slab *slab;
+    word *label;
+    uint32_t kind; /* class */
+    uint32_t index;
+};
+void seg_geometry(struct geometry *g);
+/* Where a block is; false when `ref` is no block. */
+bool seg_place(const seg *s, uint32_t ref, struct place *out);
+/* The item at `ref`, or NULL. */
+struct item *seg_item(const seg *s, uint32_t ref);
+/* A free block of at least `bytes`, labelled. 0 when there is none. */
+uint32_t seg_claim(seg *s, size_t bytes, uint32_t item);
+uint32_t seg_claim_item(seg *s);
+/* Free a block whose label is exactly `label`. */
+bool seg_release(const seg *s, uint32_t ref, uint64_t label);
+static inline word *seg_label_at(const seg *s, uint32_t slab, uint32_t index)
+{
+    return (word *)(s->base + s->at.heap + ((uint64_t)slab << SLAB_SHIFT)) + index;
+}
+static inline uint32_t seg_block_ref(const seg *s, uint32_t slab, uint32_t kind, uint32_t index)
+{
+    const struct geometry *g = &s->geometry[kind];
+    uint64_t at = s->at.heap + ((uint64_t)slab << SLAB_SHIFT) + g->first;
+    return (uint32_t)((at + (uint64_t)index * g->bytes) >> 4);
+}
+
+/* ---- seg_index.c ---- */
+enum found { ABSENT, PRESENT, UNSETTLED, BROKEN };
+uint64_t seg_hash(const seg *s, const void *key, size_t len);
+uint64_t seg_mix(const seg *s, uint64_t a, uint64_t b, uint64_t c);
+/* The key of an item: false when it has none (any more) or it makes no sense. */
+bool seg_item_key(const seg *s, const struct item *it, void *key, size_t *len, uint64_t *hash);
+/* As a writer: unlinks what is marked on the way. *head is the bucket as it was at the start. */
+enum found seg_chain_find(seg *s, uint64_t hash, const void *key, size_t len, uint64_t *head,
+                          seg_handle *h);
+bool seg_chain_push(seg *s, uint64_t hash, uint64_t head, uint32_t item);
+/* Take every marked item out of a chain, and let readers know; true when they are surely out. */
+bool seg_chain_clean(seg *s, uint64_t hash);
+
+/* ---- seg_lock.c ---- */
+/* Lock the incarnation `auth` of an item and leave it whole: SEG_OK, SEG_NOT_FOUND when it is not
+ * there any more, SEG_FULL when a robbed item could not be moved. */
+seg_status seg_lock(seg *s, struct item *it, uint64_t auth);
+void seg_unlock(seg *s, struct item *it);
+/* Take over whatever a dead client left in this item; false when there was nothing to do. */
+bool seg_settle(seg *s, struct item *it);
+/* Free a dead item, which we hold, and let it go. */
+void seg_reap(seg *s, struct item *it);
+/* Exchange the reference in `where` (an item's, which we hold) for `new`; the old block is freed.
+ * False when we do not hold the item any more: then `new` was not stored. */
+bool seg_replace(seg *s, struct item *it, word *where, uint32_t new);
+/* Do we still hold it? */
+static inline bool seg_held(const seg *s, const struct item *it)
+{
+    return holder_of(get(&it->lock)) == s->me;
+}
+/* Free a block we wrote to when we were robbed, now that we know. */
+void seg_reclaim(seg *s, const struct item *it, uint32_t ref);
+/* One version on: every publish that was prepared before fails. */
+uint64_t seg_bump(struct item *it);
+
+/* ---- seg_feed.c ---- */
+void seg_feed_push(seg *s, const void *key, size_t len, uint64_t hash);
+
+/* ---- seg_item.c ---- */
+bool seg_fenced(seg *s, const seg_grant *g, uint64_t *seen);
+seg_status seg_make(seg *s, const void *key, size_t len, seg_new *n, uint64_t flags,
+                    seg_handle *out);
+
+#endif

@@ -1,0 +1,113 @@
+"""A group, and the commands of callers: plain ones by hand, wild ones from a random source."""
+
+from __future__ import annotations
+
+from random import Random
+
+from bgf.events import Command, Expired, MediaLine, Verb
+from bgf.model import Address, Group, RealmAddress
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+GROUP = Group(
+    id="g1",
+    control=Address("10.30.0.101", 2223),
+    control_realm="mgmt",
+    control_prefix_len=24,
+    ports=(30000, 30199),
+    addresses=(
+        RealmAddress("access", "fd00:a::101", 64),
+        RealmAddress("access", "10.10.0.101", 24),
+        RealmAddress("core", "10.20.0.101", 24),
+    ),
+)
+REALMS = ("access", "core")
+HOSTS = ("fd00:a::2", "10.10.0.2", "10.20.0.2", "10.20.0.3")
+
+
+def line(
+    host: str,
+    port: int,
+    *,
+    mux: bool = False,
+    kind: str = "audio",
+    direction: str = "sendrecv",
+    rtcp: bool = True,
+) -> MediaLine:
+    """An m-line with RTCP on the next port; port 0 rejects it."""
+    follows = Address(host, port + 1) if rtcp and port else None
+    return MediaLine(kind, "RTP/AVP", Address(host, port), follows, mux, direction)
+
+
+def command(
+    verb: Verb,
+    cookie: str,
+    *media: MediaLine,
+    call: str = "call-1",
+    at_ms: int = 0,
+    **fields: object,
+) -> Command:
+    base: dict[str, object] = {"from_tag": "alice", "media": media}
+    if verb is Verb.ANSWER:
+        base["to_tag"] = "bob"
+    return Command(
+        now_ns=NS_PER_S + at_ms * NS_PER_MS,
+        cookie=cookie,
+        verb=verb,
+        call_id=call,
+        **(base | fields),  # type: ignore[arg-type]
+    )
+
+
+class Callers:
+    """An endless stream of events, sensible more often than not, on a handful of calls."""
+
+    def __init__(self, rng: Random, calls: int = 4) -> None:
+        self._rng = rng
+        self._calls = [f"call-{number}" for number in range(calls)]
+        self._cookies: list[Command] = []
+        self.now_ns = NS_PER_S
+
+    def _line(self, host: str) -> MediaLine:
+        rng = self._rng
+        port = 0 if rng.random() < 0.15 else 2 * rng.randrange(2000, 5000)
+        if rng.random() < 0.1:
+            host = "0.0.0.0" if ":" not in host else "::"
+        return line(
+            host,
+            port,
+            mux=rng.random() < 0.3,
+            direction=rng.choice(("sendrecv", "sendonly", "inactive")),
+            rtcp=rng.random() < 0.9,
+        )
+
+    def next(self) -> Command | Expired:
+        rng = self._rng
+        self.now_ns += rng.choice((1, 5, 50, 2_000, 30_000, 130_000)) * NS_PER_MS
+        call = rng.choice(self._calls)
+        if rng.random() < 0.1:
+            return Expired(self.now_ns, call)
+        if self._cookies and rng.random() < 0.1:
+            return rng.choice(self._cookies)
+        verb = rng.choice((Verb.OFFER, Verb.OFFER, Verb.ANSWER, Verb.ANSWER, Verb.DELETE))
+        swapped = rng.random() < 0.3
+        tags = ("bob", "alice") if swapped else ("alice", "bob")
+        host = rng.choice(HOSTS)
+        media = tuple(self._line(host) for _ in range(rng.choice((1, 1, 1, 2, 2, 3))))
+        made = Command(
+            now_ns=self.now_ns,
+            cookie=f"c{len(self._cookies)}",
+            verb=verb,
+            call_id=call,
+            from_tag=tags[0],
+            to_tag=rng.choice((tags[1], tags[1], "", "carol")),
+            media=() if verb is Verb.DELETE else media,
+            flags=rng.choice(
+                ((), (), ("strict-source",), ("asymmetric", "unheard-of"), ("fatal",))
+            ),
+            realms=rng.choice(((), (), REALMS, REALMS[::-1], ("nowhere", "core"))),
+            family=rng.choice((0, 0, 0, 4, 6)),
+        )
+        self._cookies.append(made)
+        return made

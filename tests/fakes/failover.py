@@ -1,0 +1,428 @@
+"""A cluster of failover managers in one process, under one clock: semantic fakes, no test.
+
+`World` runs the real `Manager` on every node, and stands in for everything around it: links that
+lose, delay and break, reflectors that answer while the machine has power, a packet path that
+forwards until its deadline, addresses that leave when their lifetime ends, one registry that a
+node may or may not reach. Ask what happened (`history`) or what holds (`serving`), never which
+call was made. All randomness comes from one seed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
+from failover.detector import Probe
+from failover.errors import AddressError
+from failover.manager import Manager, TimelineEvent
+from failover.registry import (
+    Member,
+    MemoryRegistry,
+    Ownership,
+    Registry,
+    RegistryUnavailable,
+    View,
+)
+from failover.sbfd import ControlPacket, reflect
+
+MS = 1_000_000
+SECOND = 1_000 * MS
+START_NS = 1_000 * SECOND
+PATHS = ("access", "core")
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A claim that the registry granted."""
+
+    at_ns: int
+    node: str
+    group: str
+    seen: Ownership
+    won: Ownership
+
+
+@dataclass(frozen=True)
+class Armed:
+    """A deadline moved. `lease_ns` is the end of the lease that the registry has confirmed to the
+    node, `owner` what the node last read (or won) about the group."""
+
+    at_ns: int
+    node: str
+    group: str
+    deadline_ns: int
+    lease_ns: int
+    owner: Ownership
+
+
+@dataclass(frozen=True)
+class TurnEnded:
+    """A node has taken a turn: what it forwards for, and whose the group is by its last view."""
+
+    at_ns: int
+    node: str
+    forwards: tuple[str, ...]
+    owners: Mapping[str, Ownership]
+
+
+Happening = Claimed | Armed | TurnEnded
+
+
+class WorldRegistry:
+    """The shared registry as one node reaches it."""
+
+    def __init__(self, world: World, node: Node, shared: Registry) -> None:
+        self._world = world
+        self._node = node
+        self._shared = shared
+
+    def view(self) -> View:
+        self._reach()
+        view = self._shared.view()
+        self._node.last_owners = dict(view.owners)
+        return view
+
+    def publish(self, member: Member) -> None:
+        self._reach()
+        self._shared.publish(member)
+        self._node.lease_ns = member.lease_deadline_ns
+
+    def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
+        self._reach()
+        won = self._shared.claim(group, seen, node)
+        if won is not None:
+            self._node.last_owners[group] = won
+            self._world.history.append(Claimed(self._world.now_ns, node, group, seen, won))
+        return won
+
+    def _reach(self) -> None:
+        if self._node.registry_cut:
+            raise RegistryUnavailable(f"no answer since {self._world.now_ns // MS} ms")
+
+
+class FakeArmer:
+    """A packet path's deadlines: it forwards while they lie ahead."""
+
+    def __init__(self, world: World, node: Node) -> None:
+        self._world = world
+        self._node = node
+        self._deadlines: dict[str, int] = {}
+
+    def arm(self, group: str, deadline_ns: int) -> None:
+        self._deadlines[group] = deadline_ns
+        if deadline_ns:
+            owner = self._node.last_owners.get(group, Ownership())
+            self._world.history.append(
+                Armed(
+                    self._world.now_ns,
+                    self._node.name,
+                    group,
+                    deadline_ns,
+                    self._node.lease_ns,
+                    owner,
+                )
+            )
+
+    def forwards(self, group: str) -> bool:
+        return self._world.now_ns < self._deadlines.get(group, 0)
+
+
+class FakeAddresses:
+    """Addresses with lifetimes, announcements as (time, host), and strangers on the link."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        self._clock = clock
+        self._until: dict[str, int] = {}
+        self.announced: list[tuple[int, str]] = []
+        self.strangers: dict[str, str] = {}
+        self.refuse = ""
+
+    def add(self, addresses: Sequence[MovingAddress], lifetime_s: int) -> None:
+        if self.refuse:
+            raise AddressError(self.refuse)
+        for address in addresses:
+            self._until[address.host] = self._clock() + lifetime_s * SECOND
+
+    def remove(self, addresses: Sequence[MovingAddress]) -> None:
+        for address in addresses:
+            self._until.pop(address.host, None)
+
+    def held(self) -> set[str]:
+        return {host for host, until_ns in self._until.items() if self._clock() < until_ns}
+
+    def announce(self, addresses: Sequence[MovingAddress]) -> None:
+        self.announced += [(self._clock(), address.host) for address in addresses]
+
+    def conflicts(self, addresses: Sequence[MovingAddress]) -> Mapping[str, str]:
+        hosts = {address.host for address in addresses}
+        return {host: mac for host, mac in self.strangers.items() if host in hosts}
+
+
+class FakeProber:
+    """One node's end of all its links."""
+
+    def __init__(self, world: World, node: Node) -> None:
+        self._world = world
+        self._node = node
+        self.inbox: list[tuple[bytes, str]] = []
+
+    def send(self, probe: Probe) -> None:
+        self._world.carry(self._node, probe)
+
+    def drain(self) -> Iterable[tuple[bytes, str]]:
+        waiting, self.inbox = self.inbox, []
+        return waiting
+
+    def links_down(self) -> Sequence[str]:
+        return sorted(self._node.links_cut) if self._world.carrier_is_seen else ()
+
+    def watch(self, readable: Callable[[], None]) -> None:
+        """The world calls `Manager.hear` itself."""
+
+    def close(self) -> None:
+        self.inbox.clear()
+
+
+@dataclass(eq=False)
+class Node:
+    """One machine. `life` counts its agent's restarts, so that a turn of an old life is void."""
+
+    name: str
+    config: FailoverConfig
+    powered: bool = True
+    links_cut: set[str] = field(default_factory=set)
+    registry_cut: bool = False
+    ready: bool = True
+    stopped_until_ns: int = 0
+    frozen_until_ns: int = 0
+    lease_ns: int = 0
+    last_owners: dict[str, Ownership] = field(default_factory=dict)
+    life: int = 0
+    manager: Manager | None = None
+    woken: dict[str, int] = field(default_factory=dict)
+    events: list[TimelineEvent] = field(default_factory=list)
+    armer: FakeArmer = field(init=False)
+    addresses: FakeAddresses = field(init=False)
+    prober: FakeProber = field(init=False)
+
+
+def group_addresses(number: int) -> tuple[MovingAddress, ...]:
+    """The moving addresses of group `number`, as in the lab."""
+    return (
+        MovingAddress(f"fd00:a::10{number}", 64, "access"),
+        MovingAddress(f"10.10.0.10{number}", 24, "access"),
+        MovingAddress(f"10.20.0.10{number}", 24, "core"),
+    )
+
+
+def cluster_configs(
+    nodes: int, groups: int, *, interval_ms: int = 20, lease_ms: int = 1000
+) -> dict[str, FailoverConfig]:
+    """n1..nN, of which the first `groups` are each preferred for one group."""
+    names = [f"n{number}" for number in range(1, nodes + 1)]
+    return {
+        name: FailoverConfig(
+            node=name,
+            discriminator=number,
+            sources={"access": f"10.10.0.{10 + number}", "core": f"10.20.0.{10 + number}"},
+            peers={
+                peer: PeerConfig(
+                    other, {"access": f"10.10.0.{10 + other}", "core": f"10.20.0.{10 + other}"}
+                )
+                for other, peer in enumerate(names, 1)
+                if peer != name
+            },
+            groups={
+                f"g{group}": GroupConfig(group_addresses(group), preferred=f"n{group}")
+                for group in range(1, groups + 1)
+            },
+            interfaces={path: path for path in PATHS},
+            probe_interval_ms=interval_ms,
+            lease_ms=lease_ms,
+            unowned_grace_ms=3000,
+        )
+        for number, name in enumerate(names, 1)
+    }
+
+
+class World:
+    """N nodes under one clock. `loss` is a probability per datagram and direction."""
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        groups: int = 2,
+        *,
+        seed: int = 0,
+        interval_ms: int = 20,
+        lease_ms: int = 1000,
+        registry: Registry | None = None,
+        start: bool = True,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.now_ns = START_NS
+        self.loss = 0.0
+        self.lateness_ns_max = 2 * MS
+        self.carrier_is_seen = True
+        self.history: list[Happening] = []
+        self.shared: Registry = registry if registry is not None else MemoryRegistry()
+        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = 0
+        self.nodes: dict[str, Node] = {}
+        configs = cluster_configs(nodes, groups, interval_ms=interval_ms, lease_ms=lease_ms)
+        for name, config in configs.items():
+            node = Node(name, config)
+            node.prober = FakeProber(self, node)
+            self._blank(node)
+            self.nodes[name] = node
+        if start:
+            for name in self.nodes:
+                self.start(name)
+
+    # -- what a test does ------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """(Re)start the agent of a powered node."""
+        node = self.nodes[name]
+        node.life += 1
+        node.prober.inbox.clear()
+        node.last_owners = {}
+        node.manager = Manager(
+            node.config,
+            registry=WorldRegistry(self, node, self.shared),
+            armer=node.armer,
+            addresses=node.addresses,
+            prober=node.prober,
+            clock=lambda: self.now_ns,
+            ready=lambda: node.ready,
+            wake_gateway=node.woken.__setitem__,
+            on_event=node.events.append,
+        )
+        self._turn_later(node, self.now_ns)
+
+    def kill_agent(self, name: str) -> None:
+        """The process dies; machine, packet path and addresses stay as they are."""
+        self.nodes[name].manager = None
+        self.nodes[name].life += 1
+
+    def power_off(self, name: str) -> None:
+        self.kill_agent(name)
+        self.nodes[name].powered = False
+        self._blank(self.nodes[name])
+
+    def power_on(self, name: str) -> None:
+        self.nodes[name].powered = True
+        self.start(name)
+
+    def stop_agent(self, name: str, for_ms: int) -> None:
+        """SIGSTOP, then SIGCONT: its packet path goes on answering."""
+        self.nodes[name].stopped_until_ns = self.now_ns + for_ms * MS
+
+    def freeze(self, name: str, for_ms: int) -> None:
+        """The whole machine stands still, its reflector too."""
+        self.stop_agent(name, for_ms)
+        self.nodes[name].frozen_until_ns = self.now_ns + for_ms * MS
+
+    def run(self, for_ms: int) -> None:
+        """Let time pass."""
+        end_ns = self.now_ns + for_ms * MS
+        while self._queue and self._queue[0][0] <= end_ns:
+            at_ns, _, what = heapq.heappop(self._queue)
+            self.now_ns = max(self.now_ns, at_ns)
+            what()
+        self.now_ns = end_ns
+
+    def run_until(self, holds: Callable[[], bool], within_ms: int) -> int:
+        """Let time pass until `holds`; how many ms it took. AssertionError when it never does."""
+        for passed_ms in range(within_ms + 1):
+            if holds():
+                return passed_ms
+            self.run(1)
+        raise AssertionError(f"did not hold within {within_ms} ms: {self.describe()}")
+
+    # -- what a test asks ------------------------------------------------------------------
+
+    def serving(self, group: str) -> list[str]:
+        """Nodes that would forward a packet sent to the group now: powered, armed, addressed."""
+        number = int(group[1:])
+        hosts = {address.host for address in group_addresses(number)}
+        return [
+            name
+            for name, node in self.nodes.items()
+            if node.powered and node.armer.forwards(group) and hosts <= node.addresses.held()
+        ]
+
+    def owner(self, group: str) -> Ownership:
+        return self.shared.view().owners.get(group, Ownership())
+
+    def manager(self, name: str) -> Manager:
+        manager = self.nodes[name].manager
+        assert manager is not None, f"{name} has no agent now"
+        return manager
+
+    def describe(self) -> str:
+        lines = [f"t={(self.now_ns - START_NS) // MS} ms"]
+        for name, node in self.nodes.items():
+            said = node.manager.status()["sentence"] if node.manager else "(no agent)"
+            lines.append(
+                f"{name} powered={node.powered} cut={sorted(node.links_cut)}"
+                f" held={sorted(node.addresses.held())}: {said}"
+            )
+        return "\n".join(lines)
+
+    # -- the machinery ---------------------------------------------------------------------
+
+    def carry(self, sender: Node, probe: Probe) -> None:
+        """A probe to a reflector, and its answer back."""
+        target = self.nodes[probe.peer]
+        delay_ns = self.random.randrange(50_000, 1_500_000)
+        if probe.path in sender.links_cut or self.random.random() < self.loss:
+            return
+        self._later(self.now_ns + delay_ns, lambda: self._reflect(sender, target, probe))
+
+    def _reflect(self, sender: Node, target: Node, probe: Probe) -> None:
+        working = target.powered and self.now_ns >= target.frozen_until_ns
+        if not working or probe.path in target.links_cut or self.random.random() < self.loss:
+            return
+        request = ControlPacket.parse(probe.datagram)
+        if request.your_discriminator != target.config.discriminator:
+            return
+        answer = reflect(request).encode()
+        delay_ns = self.random.randrange(50_000, 1_500_000)
+        self._later(self.now_ns + delay_ns, lambda: self._arrive(sender, answer, probe.path))
+
+    def _arrive(self, node: Node, datagram: bytes, path: str) -> None:
+        if not node.powered or path in node.links_cut or self.now_ns < node.frozen_until_ns:
+            return
+        node.prober.inbox.append((datagram, path))
+        if node.manager is not None and self.now_ns >= node.stopped_until_ns:
+            node.manager.hear()
+
+    def _blank(self, node: Node) -> None:
+        """What a machine knows after its power was off: nothing."""
+        node.armer = FakeArmer(self, node)
+        node.addresses = FakeAddresses(lambda: self.now_ns)
+
+    def _later(self, at_ns: int, what: Callable[[], None]) -> None:
+        self._order += 1
+        heapq.heappush(self._queue, (at_ns, self._order, what))
+
+    def _turn_later(self, node: Node, due_ns: int) -> None:
+        life = node.life
+        late_ns = self.random.randrange(0, self.lateness_ns_max + 1)
+        self._later(max(due_ns, self.now_ns) + late_ns, lambda: self._turn(node, life))
+
+    def _turn(self, node: Node, life: int) -> None:
+        if life != node.life or node.manager is None:
+            return
+        if self.now_ns < node.stopped_until_ns:
+            self._later(node.stopped_until_ns, lambda: self._turn(node, life))
+            return
+        due_ns = node.manager.wake()
+        groups = node.config.groups
+        forwards = tuple(group for group in groups if node.armer.forwards(group))
+        self.history.append(TurnEnded(self.now_ns, node.name, forwards, dict(node.last_owners)))
+        self._turn_later(node, due_ns)

@@ -1,0 +1,95 @@
+"""A journal and a flow store in memory, shared by nodes, with epochs and a place to crash.
+
+`Shared` is what survives a node. `NodeJournal` and `NodeFlows` are one node's view of it at the
+epoch of its ownership: writes under an older epoch are refused, as every DAL replica does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from bgf.errors import Fenced, StateError
+from bgf.model import Flow, FlowKey
+
+
+class Crash(BaseException):
+    """The machine lost its power. Not an Exception: nothing may catch it and go on."""
+
+
+class Fuse:
+    """Counts steps and crashes, or refuses, at a chosen one."""
+
+    def __init__(self, crash_at: int | None = None) -> None:
+        self.crash_at = crash_at
+        self.steps: list[str] = []
+
+    def step(self, name: str) -> None:
+        if self.crash_at is not None and len(self.steps) == self.crash_at:
+            raise Crash(f"before step {self.crash_at}, {name}")
+        self.steps.append(name)
+
+
+class Shared:
+    """What every node sees, and what outlives them."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.mark = ""
+        self.journals: dict[str, list[bytes]] = {}
+        self.flows: dict[FlowKey, Flow] = {}
+        self.refuse: Callable[[str], bool] = lambda operation: False
+
+    def fence(self) -> int:
+        self.epoch += 1
+        return self.epoch
+
+
+class _Node:
+    def __init__(self, shared: Shared, epoch: int, fuse: Fuse | None = None) -> None:
+        self.shared = shared
+        self.epoch = epoch
+        self.fuse = fuse or Fuse()
+
+    def _write(self, operation: str) -> None:
+        self.fuse.step(operation)
+        if self.epoch < self.shared.epoch:
+            raise Fenced(f"{operation}: epoch {self.epoch} is older than {self.shared.epoch}")
+        if self.shared.refuse(operation):
+            raise StateError(f"{operation}: the store is full")
+
+
+class NodeJournal(_Node):
+    def mark(self, call_id: str) -> None:
+        self._write("mark")
+        self.shared.mark = call_id
+
+    def marked(self) -> str:
+        return self.shared.mark
+
+    def append(self, call_id: str, entry: bytes) -> None:
+        self._write("append")
+        self.shared.journals.setdefault(call_id, []).append(entry)
+
+    def replace(self, call_id: str, entry: bytes) -> None:
+        self._write("replace")
+        self.shared.journals[call_id] = [entry]
+
+    def entries(self, call_id: str) -> Sequence[bytes]:
+        return tuple(self.shared.journals.get(call_id, ()))
+
+    def forget(self, call_id: str) -> None:
+        self._write("forget")
+        self.shared.journals.pop(call_id, None)
+
+    def calls(self) -> Iterable[str]:
+        return tuple(self.shared.journals)
+
+
+class NodeFlows(_Node):
+    def put(self, flow: Flow) -> None:
+        self._write("put")
+        self.shared.flows[flow.key] = flow
+
+    def drop(self, group: str, key: FlowKey) -> None:
+        self._write("drop")
+        self.shared.flows.pop(key, None)

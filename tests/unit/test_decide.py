@@ -1,0 +1,225 @@
+"""The decision core: transcripts a reader can follow, and every interrupted state.
+
+To write the answers of a changed transcript anew: UPDATE_GOLDEN=1 pytest tests/unit/test_decide.py
+and read the difference.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from failover.decide import (
+    Action,
+    AddAddresses,
+    Announce,
+    Arm,
+    Claim,
+    Evidence,
+    Held,
+    Local,
+    Policy,
+    Publish,
+    Rule,
+    StepDown,
+    WakeGateway,
+    decide,
+    done,
+)
+from failover.registry import Member, MemoryRegistry, Ownership, View
+from tests.fakes.transcript import replay
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "failover"
+TRANSCRIPTS = sorted(GOLDEN.glob("*.txt"))
+NODES = ("n1", "n2", "n3")
+PATHS = ("access", "core")
+LEASE = 1_000
+POLICY = Policy({"g1": "n1", "g2": "n2"}, PATHS, LEASE, unowned_grace_ns=10_000, patience_ns=150)
+NOW = 100_000
+
+
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+def test_transcript(path: Path) -> None:
+    written = path.read_text()
+    replayed, _ = replay(written)
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(replayed)
+        written = replayed
+    assert replayed == written
+
+
+def test_every_rule_is_shown_in_a_transcript() -> None:
+    shown = {rule for path in TRANSCRIPTS for rule in replay(path.read_text())[1].rules}
+    assert shown == set(Rule)
+
+
+def _member(node: str, *, ready: bool = True, deaf_to: tuple[str, ...] = ()) -> Member:
+    peers = {peer: PATHS for peer in NODES if peer != node}
+    suspects = {peer: PATHS for peer in deaf_to if peer != node}
+    return Member(node, 1, NOW + LEASE, ready, suspects, peers)
+
+
+def _n1_is_dead() -> dict[str, Member]:
+    return {node: _member(node, deaf_to=("n1",) if node != "n1" else ()) for node in NODES}
+
+
+def _perform(action: Action, owners: dict[str, Ownership], held: dict[str, Held]) -> None:
+    if isinstance(action, Claim):
+        assert owners[action.group] == action.seen
+        owners[action.group] = Ownership("n3", action.seen.epoch + 1)
+    held[action.group] = done(held.get(action.group, Held()), action)
+
+
+STEP_FIELDS = ("armed", "addressed", "announced", "woken", "published")
+EPOCHS = (0, 1, 2)
+
+
+@pytest.mark.parametrize("owner", [Ownership("n1", 1), Ownership("n3", 2), Ownership("n2", 2)])
+@pytest.mark.parametrize("doubtful", [False, True])
+@pytest.mark.parametrize("deadline", [0, NOW + LEASE // 2, NOW + LEASE])
+def test_from_every_interrupted_state_the_same_end_is_reached(
+    owner: Ownership, doubtful: bool, deadline: int
+) -> None:
+    """All 3^5 combinations of steps done for no, an old, or this epoch; any number of steps of
+    each plan are performed before the next interruption."""
+    for epochs in itertools.product(EPOCHS, repeat=len(STEP_FIELDS)):
+        state = dict(zip(STEP_FIELDS, epochs, strict=True))
+        for performed_per_turn in (1, 2, len(STEP_FIELDS) + 1):
+            owners = {"g1": owner, "g2": Ownership("n2", 1)}
+            held = {"g1": Held(**state, armed_until_ns=deadline, doubtful=doubtful)}
+            for _ in range(16):
+                view = View(_n1_is_dead(), owners)
+                local = Local(held, NOW + LEASE, 0)
+                plan = decide("n3", POLICY, view, local, NOW)
+                if not plan.actions:
+                    break
+                for action in plan.actions[:performed_per_turn]:
+                    _perform(action, owners, held)
+            else:
+                raise AssertionError(f"no end from {state}: {plan}")
+            if owner.node == "n2":  # somebody else's, and it lives
+                assert held["g1"] == Held() or not held["g1"].anything
+                assert owners["g1"] == owner
+            else:
+                assert owners["g1"] == Ownership("n3", 2)
+                assert held["g1"] == Held(2, NOW + LEASE, 2, 2, 2, 2)
+
+
+def test_steps_come_in_the_order_that_ends_the_outage_first() -> None:
+    view = View(_n1_is_dead(), {"g1": Ownership("n3", 2)})
+    plan = decide("n3", POLICY, view, Local({}, NOW + LEASE, 0), NOW)
+    kinds = [type(action) for action in plan.actions]
+    assert kinds == [Arm, AddAddresses, Announce, WakeGateway, Publish]
+
+
+PATH_SETS = st.sampled_from([(), ("access",), ("core",), PATHS])
+MEMBERS = st.fixed_dictionaries(
+    {
+        node: st.builds(
+            Member,
+            node=st.just(node),
+            incarnation=st.just(1),
+            lease_deadline_ns=st.sampled_from([0, NOW, NOW + 1, NOW + LEASE]),
+            ready=st.booleans(),
+            suspects=st.fixed_dictionaries({}, optional=dict.fromkeys(NODES, PATH_SETS)),
+            observing=st.fixed_dictionaries({}, optional=dict.fromkeys(NODES, PATH_SETS)),
+        )
+        for node in NODES
+    }
+)
+OWNERS = st.fixed_dictionaries(
+    {},
+    optional={
+        group: st.builds(Ownership, st.sampled_from(NODES), st.integers(1, 3))
+        for group in ("g1", "g2", "g3")
+    },
+)
+HELD = st.builds(
+    Held,
+    armed=st.integers(0, 3),
+    armed_until_ns=st.sampled_from([0, NOW, NOW + LEASE]),
+    addressed=st.integers(0, 3),
+    announced=st.integers(0, 3),
+    woken=st.integers(0, 3),
+    published=st.integers(0, 3),
+    doubtful=st.booleans(),
+)
+LOCALS = st.builds(
+    Local,
+    groups=st.fixed_dictionaries({}, optional={"g1": HELD, "g2": HELD}),
+    lease_deadline_ns=st.sampled_from([0, NOW, NOW + 1, NOW + LEASE]),
+    watching_since_ns=st.sampled_from([0, NOW]),
+    vacant_since=st.fixed_dictionaries({}, optional={"g1": st.sampled_from([0, NOW - 200])}),
+)
+
+
+@settings(max_examples=300)
+@given(MEMBERS, OWNERS, LOCALS, st.booleans())
+def test_whatever_the_view_says_safety_holds(
+    members: dict[str, Member], owners: dict[str, Ownership], local: Local, blind: bool
+) -> None:
+    view = None if blind else View(members, owners)
+    claimants: dict[str, list[str]] = {"g1": [], "g2": []}
+    for me in NODES:
+        plan = decide(me, POLICY, view, local, NOW)
+        assert plan.sentence.startswith(me)
+        assert plan.sentence.endswith(".")
+        assert "\n" not in plan.sentence
+        assert [group for group, _ in plan.rules] == ["g1", "g2"]
+        alive = local.lease_deadline_ns > NOW
+        for action in plan.actions:
+            owner = owners.get(action.group, Ownership())
+            match action:
+                case StepDown():
+                    assert not alive or owner.node != me
+                    assert local.groups[action.group].anything
+                case Claim(group, seen):
+                    assert alive
+                    assert not blind
+                    assert seen == owner
+                    assert owner.node != me
+                    assert members[me].ready
+                    assert members[me].lease_deadline_ns > NOW
+                    claimants[group].append(me)
+                case Arm(_, epoch, until_ns):
+                    assert alive
+                    assert until_ns == local.lease_deadline_ns
+                    assert owner == Ownership(me, epoch)
+                case AddAddresses() | Announce() | WakeGateway() | Publish():
+                    assert alive
+                    assert owner == Ownership(me, action.epoch)
+    for group, nodes in claimants.items():
+        if not local.vacant_since.get(group) and owners.get(group):
+            assert len(nodes) <= 1, "only the first in line claims what fell vacant just now"
+
+
+@given(MEMBERS, OWNERS)
+def test_who_is_heard_by_a_witness_with_a_lease_is_not_dead(
+    members: dict[str, Member], owners: dict[str, Ownership]
+) -> None:
+    """Only its own word, or its lease, can overrule somebody who is believed and hears it."""
+    evidence = Evidence(View(members, owners), POLICY, NOW, trust_leases=True)
+    for node in NODES:
+        death = evidence.death(node)
+        if death is None or death.lease_over or death.witnesses == (node,):
+            continue
+        for path in death.paths:
+            for name in death.witnesses:
+                witness = members[name]
+                assert witness.lease_deadline_ns > NOW
+                if path in witness.observing.get(node, ()):
+                    assert path in witness.suspects.get(node, ())
+
+
+def test_of_two_claimants_one_wins() -> None:
+    registry = MemoryRegistry()
+    assert registry.claim("g1", Ownership(), "n1") == Ownership("n1", 1)
+    seen = registry.view().owners["g1"]
+    assert registry.claim("g1", seen, "n2") == Ownership("n2", 2)
+    assert registry.claim("g1", seen, "n3") is None
+    assert registry.view().owners["g1"] == Ownership("n2", 2)

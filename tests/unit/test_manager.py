@@ -1,0 +1,301 @@
+"""The manager under a clock of our own, with semantic fakes: what holds after what happens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from failover.adapters import NullAddresses, NullArmer, NullProber
+from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
+from failover.errors import FailoverConfigError
+from failover.manager import ANNOUNCE_BURST_MS, TIMELINE_MAX, Manager, TimelineEvent
+from failover.registry import MemoryRegistry, Ownership
+from tests.fakes.failover import MS, World, cluster_configs, group_addresses
+
+
+def settled() -> World:
+    """Three nodes: n1 serves g1, n2 serves g2, n3 stands by; a second has passed."""
+    world = World(3, 2, seed=7)
+    world.run(1000)
+    assert world.serving("g1") == ["n1"]
+    assert world.serving("g2") == ["n2"]
+    return world
+
+
+def names(events: list[TimelineEvent], group: str = "g1") -> list[str]:
+    return [event["event"] for event in events if event["group"] == group]
+
+
+def test_preferred_nodes_bring_their_groups_up() -> None:
+    world = settled()
+    assert world.owner("g1") == Ownership("n1", 1)
+    assert world.owner("g2") == Ownership("n2", 1)
+    assert world.nodes["n1"].woken == {"g1": 1, "g2": 0}
+    assert world.manager("n3").status()["sentence"] == "n3 sees n1 serve g1; sees n2 serve g2."
+
+
+def test_nothing_moves_while_nothing_happens() -> None:
+    world = settled()
+    world.loss = 0.02
+    world.run(20_000)
+    assert world.owner("g1") == Ownership("n1", 1)
+    assert world.owner("g2") == Ownership("n2", 1)
+    assert world.serving("g1") == ["n1"]
+
+
+def test_the_standby_takes_over_from_a_machine_without_power() -> None:
+    world = settled()
+    world.power_off("n1")
+    took_ms = world.run_until(lambda: world.serving("g1") == ["n3"], within_ms=150)
+    assert took_ms >= 30  # three intervals of silence, less what had passed before the cut
+    assert world.owner("g1") == Ownership("n3", 2)
+    assert world.serving("g2") == ["n2"]
+    assert world.nodes["n3"].woken["g1"] == 2
+    told = names(world.nodes["n3"].events)
+    assert told[-7:] == [
+        "detected",
+        "decided",
+        "armed",
+        "addressed",
+        "announced",
+        "woken",
+        "published",
+    ]
+    decided = [e for e in world.nodes["n3"].events if e["event"] == "decided"][-1]
+    assert (decided["node"], decided["epoch"]) == ("n3", 2)
+    assert "n2 and n3 hear nothing from n1 on" in decided["sentence"]
+
+
+def test_a_node_that_returns_is_a_standby() -> None:
+    world = settled()
+    world.power_off("n1")
+    world.run(500)
+    world.power_on("n1")
+    world.run(5_000)
+    assert world.owner("g1") == Ownership("n3", 2)
+    assert world.serving("g1") == ["n3"]
+    assert not world.nodes["n1"].addresses.held()
+    world.power_off("n3")
+    world.run_until(lambda: world.serving("g1") == ["n1"], within_ms=150)
+
+
+def test_a_cut_media_link_moves_the_group_and_the_old_owner_lets_go() -> None:
+    world = settled()
+    world.carrier_is_seen = False  # the observers alone find out
+    world.nodes["n2"].links_cut.add("access")
+    world.run_until(lambda: world.serving("g2") == ["n3"], within_ms=200)
+    assert not world.nodes["n2"].addresses.held()
+    assert world.serving("g1") == ["n1"]
+    assert "stepped-down" in names(world.nodes["n2"].events, "g2")
+
+
+def test_an_observer_with_a_dead_link_accuses_nobody() -> None:
+    world = settled()
+    world.carrier_is_seen = False
+    world.nodes["n3"].links_cut |= {"access", "core"}
+    world.run(3_000)
+    assert world.owner("g1") == Ownership("n1", 1)
+    assert world.owner("g2") == Ownership("n2", 1)
+
+
+def test_of_two_nodes_the_one_that_sees_its_link_down_gives_the_group_away() -> None:
+    world = World(2, 1, seed=3)
+    world.run(1000)
+    world.nodes["n1"].links_cut.add("core")
+    world.run_until(lambda: world.serving("g1") == ["n2"], within_ms=200)
+    assert any(event["event"] == "links" for event in world.nodes["n1"].events)
+
+
+def test_a_stopped_agent_is_no_dead_node_within_its_lease() -> None:
+    world = settled()
+    world.stop_agent("n1", 600)
+    world.run(600)
+    assert world.serving("g1") == ["n1"]
+    world.run(1_000)
+    assert world.owner("g1") == Ownership("n1", 1)
+
+
+def test_a_dead_agent_loses_its_groups_with_its_lease_and_its_addresses_leave() -> None:
+    world = settled()
+    world.kill_agent("n1")
+    world.run(500)
+    assert world.serving("g1") == ["n1"]  # media goes on within the lease
+    world.run_until(lambda: world.serving("g1") == ["n3"], within_ms=700)
+    assert not world.nodes["n1"].armer.forwards("g1")
+    world.run(2_000)
+    assert not world.nodes["n1"].addresses.held()
+
+
+def test_a_restarted_agent_goes_on_without_a_new_epoch() -> None:
+    world = settled()
+    world.kill_agent("n1")
+    world.run(300)
+    world.start("n1")
+    world.run(3_000)
+    assert world.owner("g1") == Ownership("n1", 1)
+    assert world.serving("g1") == ["n1"]
+
+
+def test_registry_trouble_waits_and_says_so_and_ends() -> None:
+    world = settled()
+    for node in world.nodes.values():
+        node.registry_cut = True
+    world.run(500)
+    assert world.serving("g1") == ["n1"]
+    status = world.manager("n1").status()
+    assert "the registry does not answer" in status["sentence"]
+    assert status["registry"].startswith("no answer since")
+    world.power_off("n2")
+    world.run(1_500)
+    assert world.serving("g1") == world.serving("g2") == []  # every lease has run out
+    assert not world.nodes["n1"].addresses.held()
+    for node in world.nodes.values():
+        node.registry_cut = False
+    world.run_until(lambda: world.serving("g1") == ["n1"], within_ms=500)
+    world.run_until(lambda: world.serving("g2") == ["n3"], within_ms=2_500)
+    assert {"registry-lost", "registry-back"} <= set(names(world.nodes["n1"].events, ""))
+    assert world.manager("n1").status()["registry"] == "ok"
+
+
+def test_a_node_that_is_not_ready_takes_nothing() -> None:
+    world = settled()
+    world.nodes["n3"].ready = False
+    world.run(100)
+    world.power_off("n1")
+    world.run_until(lambda: world.serving("g1") == ["n2"], within_ms=200)
+    decided = [e for e in world.nodes["n2"].events if e["event"] == "decided"][-1]
+    assert "warning: no standby is ready, n2 already owns 1" in decided["sentence"]
+
+
+def test_announcements_come_in_a_burst_and_then_again_and_again() -> None:
+    world = settled()
+    world.power_off("n1")
+    world.run_until(lambda: world.serving("g1") == ["n3"], within_ms=200)
+    took_ns = world.now_ns
+    world.run(12_000)
+    addresses = world.nodes["n3"].addresses
+    for host in (address.host for address in group_addresses(1)):
+        times = [at_ns for at_ns, announced in addresses.announced if announced == host]
+        soon = [at_ns for at_ns in times if at_ns - took_ns < 1_000 * MS]
+        assert len(soon) == 1 + len(ANNOUNCE_BURST_MS)
+        assert len(times) - len(soon) == 2  # 5 s and 10 s later
+    world.nodes["n3"].links_cut.add("core")
+    world.run(1_000)
+    count = len(addresses.announced)
+    world.run(6_000)
+    assert len(addresses.announced) == count  # who has stepped down is silent
+
+
+def test_an_address_that_a_stranger_has_is_not_brought_up() -> None:
+    world = World(3, 2, seed=1, start=False)
+    for node in world.nodes.values():
+        node.addresses.strangers["10.10.0.101"] = "02:00:00:00:00:99"
+    for name in world.nodes:
+        world.start(name)
+    world.run(1_000)
+    assert world.owner("g1") == Ownership()
+    assert "02:00:00:00:00:99" in world.manager("n1").status()["sentence"]
+    assert names(world.nodes["n1"].events).count("conflict") == 1
+    world.run(4_000)
+    for node in world.nodes.values():
+        node.addresses.strangers.clear()
+    world.run(8_000)
+    assert len(world.serving("g1")) == 1
+    world.nodes["n3"].addresses.strangers["10.10.0.101"] = "the old owner, still answering"
+    victim = world.owner("g1").node
+    world.power_off(victim)
+    world.run(300)
+    assert world.serving("g1") not in ([], [victim])  # a takeover asks nobody
+
+
+def test_a_failing_step_is_told_once_and_tried_until_it_works() -> None:
+    world = settled()
+    addresses = world.nodes["n3"].addresses
+    addresses.refuse = "cannot add 10.10.0.101/24 on access: the interface is gone"
+    world.power_off("n1")
+    world.run(1_000)
+    status = world.manager("n3").status()
+    assert status["trouble"]["AddAddresses g1"] == addresses.refuse
+    assert names(world.nodes["n3"].events).count("failed") == 1
+    assert addresses.announced == []  # what follows waits for it
+    addresses.refuse = ""
+    world.run_until(lambda: world.serving("g1") == ["n3"], within_ms=100)
+    assert world.manager("n3").status()["trouble"] == {}
+
+
+def test_status_and_timeline_are_plain_and_bounded() -> None:
+    world = settled()
+    status = world.manager("n1").status()
+    assert json.loads(json.dumps(status)) == status
+    assert status["groups"]["g1"]["epoch"] == 1
+    assert status["probes"]["heard"] > 0
+    timeline = world.manager("n1").timeline()
+    assert json.loads(json.dumps(timeline)) == timeline
+    assert timeline == world.nodes["n1"].events
+    for _ in range(TIMELINE_MAX):
+        world.nodes["n1"].links_cut ^= {"core"}
+        world.run(70)
+    assert len(world.manager("n1").timeline()) <= TIMELINE_MAX
+
+
+def test_the_loop_runs_and_stops() -> None:
+    """The one test with a real clock: it asserts what happens, not when."""
+    registry = MemoryRegistry()
+    addresses = NullAddresses()
+    config = FailoverConfig(
+        node="n1",
+        discriminator=1,
+        sources={},
+        peers={},
+        groups={"g1": GroupConfig(group_addresses(1), "n1")},
+    )
+    stop: asyncio.Event
+
+    async def scenario() -> Manager:
+        nonlocal stop
+        stop = asyncio.Event()
+        manager = Manager(
+            config,
+            registry=registry,
+            armer=NullArmer(),
+            addresses=addresses,
+            prober=NullProber(),
+            clock=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+            ready=lambda: True,
+            wake_gateway=lambda group, epoch: stop.set() if epoch else None,
+        )
+        await asyncio.wait_for(manager.run(stop), 30)
+        manager.close()
+        return manager
+
+    manager = asyncio.run(scenario())
+    assert registry.view().owners["g1"] == Ownership("n1", 1)
+    assert addresses.held() == {address.host for address in group_addresses(1)}
+    assert manager.status()["groups"]["g1"]["steps"]["published"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"probe_interval_ms": 0}, "probe_interval_ms is 0"),
+        ({"detect_multiplier": 256}, "detect_multiplier is 256"),
+        ({"lease_ms": 1}, "lease_ms is 1"),
+        ({"sources": {"access": "10.10.0.300"}}, "not an IP address"),
+        ({"sources": {}}, "no own address there"),
+        ({"sources": {"access": "fd00::1", "core": "10.20.0.11"}}, "one IP version"),
+        ({"peers": {"n1": PeerConfig(2, {})}}, "this node itself"),
+        ({"groups": {"g1": GroupConfig((MovingAddress("10.0.0.1", 33, "x"),))}}, "prefix length"),
+        ({"groups": {f"g{n}": GroupConfig(()) for n in range(65)}}, "number of groups is 65"),
+    ],
+)
+def test_a_configuration_that_cannot_work_says_what_is_wrong(
+    change: dict[str, object], word: str
+) -> None:
+    good = cluster_configs(3, 2)["n1"]
+    values = {name: getattr(good, name) for name in FailoverConfig.__dataclass_fields__}
+    with pytest.raises(FailoverConfigError, match=word) as caught:
+        FailoverConfig(**{**values, **change})
+    assert "\n" not in str(caught.value)
