@@ -134,7 +134,8 @@ class ActiveHands:
     def sweep(self, hosts: Collection[str], wanted: Collection[FlowKey]) -> int:
         """Close pinholes on `hosts` that are not `wanted`. Returns how many."""
         surplus = [k for k in self._datapath.keys() if k.host in hosts and k not in wanted]  # noqa: SIM118
-        self._datapath.remove(surplus)
+        if surplus:
+            self._datapath.remove(surplus)
         return len(surplus)
 
 

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import socket
 import struct
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
@@ -21,10 +22,10 @@ from failover.detector import Probe
 from failover.errors import ProbeError
 from failover.sbfd import HOP_LIMIT, PORT
 
-IP_MINTTL: Final = 21  # linux/in.h; not in the socket module
-IPV6_MINHOPCOUNT: Final = 73  # linux/in6.h
+IP_RECVTTL: Final = 12  # linux/in.h; these are not in the socket module
 IP_FREEBIND: Final = 15
-IPV6_FREEBIND: Final = 78
+IPV6_FREEBIND: Final = 78  # linux/in6.h
+ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4)  # one int: the hop limit
 SIOCGIFFLAGS: Final = 0x8913
 IFF_UP: Final = 0x1
 IFF_RUNNING: Final = 0x40
@@ -72,7 +73,9 @@ class UdpProber:
         for path, opened in self._sockets.items():
             for _ in range(DRAIN_MAX):
                 try:
-                    datagram, sender = opened.recvfrom(DATAGRAM_BYTES_MAX)
+                    datagram, ancillary, _, sender = opened.recvmsg(
+                        DATAGRAM_BYTES_MAX, ANCILLARY_BYTES
+                    )
                 except BlockingIOError:
                     break
                 except OSError:  # an ICMP error that came back: nothing was heard
@@ -80,6 +83,9 @@ class UdpProber:
                     continue
                 if sender[1] != PORT or sender[0] not in self._known[path]:
                     self.tally["strangers"] += 1
+                    continue
+                if _hop_limit(ancillary) != HOP_LIMIT:
+                    self.tally["routed"] += 1
                     continue
                 yield datagram, path
 
@@ -111,6 +117,20 @@ class UdpProber:
         return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
 
 
+def _hop_limit(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+    """Of a received datagram; the kernel was asked to say it, so 0 means that it did not."""
+    for level, kind, data in ancillary:
+        if (level, kind) in _HOP_LIMIT_KINDS and len(data) == 4:
+            return int.from_bytes(data, sys.byteorder)
+    return 0
+
+
+_HOP_LIMIT_KINDS: Final = (
+    (socket.IPPROTO_IP, socket.IP_TTL),
+    (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT),
+)
+
+
 def _open(path: str, source: str, interface: str | None) -> socket.socket:
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -123,11 +143,11 @@ def _open(path: str, source: str, interface: str | None) -> socket.socket:
         if family == socket.AF_INET:
             opened.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
             opened.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, HOP_LIMIT)
-            opened.setsockopt(socket.IPPROTO_IP, IP_MINTTL, HOP_LIMIT)
+            opened.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
         else:
             opened.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
-            opened.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, HOP_LIMIT)
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
         opened.bind((source, 0))
     except OSError as error:
         opened.close()

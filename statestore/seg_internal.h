@@ -51,6 +51,7 @@ struct header {
     _Alignas(64) word slab_top; /* slabs that were ever assigned */
     word sweeps_wanted;
     word sweeps_done;
+    word robberies;
 };
 
 enum counter {
@@ -135,6 +136,7 @@ struct seg {
     uint32_t me; /* our client id; 0 when readonly */
     uint32_t auths;
     uint64_t ops;
+    uint64_t robberies; /* as they stood when we opened */
     int fd;
     bool readonly;
     bool owns_mapping;

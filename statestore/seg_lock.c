@@ -207,6 +207,9 @@ static bool take(seg *s, struct item *it, uint64_t lock, bool robbing, uint32_t 
         return false;
     }
     POINT("taken");
+    if (robbing) {
+        atomic_fetch_add(&s->header->robberies, 1);
+    }
     count(s, robbing ? N_STEALS : N_TAKEOVERS);
     return true;
 }

@@ -64,7 +64,11 @@ static uint64_t power_of_two(uint64_t at_least)
 /* Everything's place follows from the size alone, so a header cannot lie about it. */
 static void lay_out(uint64_t total, struct places *p)
 {
+#ifdef SEGMENT_CRASH_POINTS
+    p->buckets = 4; /* tests want long chains */
+#else
     p->buckets = power_of_two(total / 512);
+#endif
     p->entries = power_of_two(total / 4096);
     if (p->entries > 65536) {
         p->entries = 65536;
@@ -249,6 +253,7 @@ static bool sign_in(seg *s)
         put(&c->fence, 0);
         put(&c->active, 1);
         s->ops = get(&c->op);
+        s->robberies = get(&s->header->robberies);
         return true;
     }
     return false;
@@ -393,6 +398,10 @@ void seg_close(seg *s)
         return;
     }
     if (s->me != 0 && seg_usable(s)) {
+        if (get(&s->header->robberies) != s->robberies) {
+            /* Blocks may be kept for as long as we live. */
+            atomic_fetch_add(&s->header->sweeps_wanted, 1);
+        }
         put(&s->client->active, 0);
     }
     if (s->owns_mapping && s->base != MAP_FAILED && (s->alive_page == MAP_FAILED || seg_usable(s))) {

@@ -28,7 +28,9 @@
 #define SEG_CLIENTS_MAX 256u                 /* open segments at one time, over all processes */
 #define SEG_SIZE_BYTES_MIN (4ull << 20)      /* smallest segment */
 #define SEG_SIZE_BYTES_MAX (64ull << 30)     /* references are 32 bits of 16 bytes */
+#ifndef SEG_STEAL_AFTER_NS
 #define SEG_STEAL_AFTER_NS 20000000ull       /* a live holder is robbed after this long */
+#endif
 #define SEG_FENCE_WAIT_NS 2000000ull         /* a raise waits this long for a write in flight */
 #define SEG_HOLE_WAIT_NS 10000000ull         /* a feed entry may stay unfinished this long */
 #define SEG_READ_TRIES_MAX 10000u            /* torn copies before a read gives up */

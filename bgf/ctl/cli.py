@@ -53,16 +53,26 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 def show(value: object, table: RenderableType, as_json: bool) -> None:
     """Print an answer on standard output: `value` as JSON, or `table` for a person."""
     if as_json:
-        print(json.dumps(value, indent=2))
+        try:
+            print(json.dumps(value, indent=2), flush=True)
+        except BrokenPipeError:
+            raise BrokenPipeError from None  # without errno: click would end the process at EPIPE
         return
     console().print(table)
+
+
+class _Console(Console):
+    """One that leaves a broken pipe to the guard, where others would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def console() -> Console:
     """Standard output; a file or a pipe gets room enough for whole lines."""
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() and int(columns) else WIDTH_WITHOUT_TERMINAL
-    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else width)
+    return _Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else width)
 
 
 def warn(lines: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ before: a missing or odd field is a zero or a blank, never a crash.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,13 +147,7 @@ def cluster(nodes: Sequence[Node], answers: Sequence[Answer]) -> Json:
     by_node: dict[str, dict[str, Answer]] = {node.id: {} for node in nodes}
     for answer in answers:
         by_node[answer.node][answer.process] = answer
-    problems = [
-        f"{a.node} {a.process}: {a.error}"
-        if a.value is None
-        else f"{a.node} {a.process}: not ready: {text(a.value.get('why')) or 'it does not say why'}"
-        for a in answers
-        if not a.ready
-    ]
+    problems = [line for node in nodes for line in _complaints(node, by_node[node.id])]
     groups, disputes = _groups(by_node)
     return {
         "ready": not problems and not disputes,
@@ -169,6 +163,19 @@ def cluster(nodes: Sequence[Node], answers: Sequence[Answer]) -> Json:
         "groups": groups,
         "problems": problems + disputes,
     }
+
+
+def _complaints(node: Node, answers: Mapping[str, Answer]) -> list[str]:
+    """A line per process that is not ready; one for all when the whole node is silent."""
+    if answers and all(a.code == "unreachable" for a in answers.values()):
+        return [f"{node.id}: none of its processes answers in {node.run_dir}"]
+    return [
+        f"{node.id} {process}: {a.error}"
+        if a.value is None
+        else f"{node.id} {process}: not ready: {text(a.value.get('why')) or 'it does not say why'}"
+        for process, a in answers.items()
+        if not a.ready
+    ]
 
 
 def _groups(by_node: dict[str, dict[str, Answer]]) -> tuple[list[Json], list[str]]:

@@ -33,7 +33,7 @@ from bgf.ctl.cli import (
     warn,
 )
 from bgf.ctl.lab_commands import drill, lab, rtpload
-from bgf.errors import BgfError, ConfigError, EnvironmentProblem, Malformed
+from bgf.errors import BgfError, EnvironmentProblem, Malformed, Misuse
 from bgf.model import Address
 from bgf.preflight import PreflightFailed
 
@@ -62,15 +62,16 @@ def run(arguments: Sequence[str]) -> int:
         command = where.command_path if where is not None else "bgfctl"
         warn([f"{error.format_message()} (see '{command} --help')"])
         return USAGE
-    except ConfigError as error:
-        warn([str(error)])
-        return USAGE
     except PreflightFailed as error:
         warn([problem.line for problem in error.problems])
         return ENVIRONMENT
     except (EnvironmentProblem, PermissionError) as error:
         warn([str(error)])
         return ENVIRONMENT
+    except (Misuse, Malformed) as error:
+        # Whatever is misused or malformed here was typed, or stands in a file that was named.
+        warn([str(error)])
+        return USAGE
     except BgfError as error:
         warn([str(error)])
         return FAILED
@@ -247,16 +248,15 @@ def trace(
     Nothing is sent. Exits with 1 when no node could tell.
     """
     question = {"from": str(sender), "to": str(receiver), "realm": realm}
-    answers = client.ask(nodes, ("gateway",), "trace", **question)
-    _require_any(answers)
+    answers = _gateways(nodes, "trace", **question)
     found = {**question, "traces": [{"node": a.node, **a.as_json()} for a in answers]}
     show(found, render.trace(answers), as_json)
     return OK if any(a.value is not None for a in answers) else FAILED
 
 
-def _gateways(nodes: Sequence[client.Node], command: str) -> list[client.Answer]:
-    """The gateways' answers; those that do not answer are named on standard error."""
-    answers = client.ask(nodes, ("gateway",), command)
+def _gateways(nodes: Sequence[client.Node], command: str, **more: object) -> list[client.Answer]:
+    """The gateways' answers; those that give none are named on standard error."""
+    answers = client.ask(nodes, ("gateway",), command, **more)
     _require_any(answers)
     warn([f"{a.node} gateway: {a.error}" for a in answers if a.value is None])
     return answers

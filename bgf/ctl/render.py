@@ -103,18 +103,13 @@ def status(cluster: Json) -> Group:
             cell(drops(gateway) if known else "-"),
             cell(" ".join(modes) or "-"),
         )
-        sentence = text(processes.get("failover", {}).get("sentence"))
-        if sentence:
-            said.append(cell(f"{text(node.get('node'))}: {sentence}", QUIET))
-        for interface, mode in sorted(attached.items()):
-            if mode == "generic":
-                said.append(
-                    cell(
-                        f"{text(node.get('node'))}: {interface} has no native XDP: the packet "
-                        "program runs in generic mode there, and slower",
-                        "yellow",
-                    )
-                )
+        name = text(node.get("node"))
+        said += _remarks(name, processes.get("failover", {}))
+        said += [
+            cell(f"{name}: no native XDP on {interface}: generic mode there, and slower", "yellow")
+            for interface, mode in sorted(attached.items())
+            if mode == "generic"
+        ]
     groups_table = grid(
         "Groups",
         ("group", "owner", "epoch", "sessions", "restored", "pending", "standby"),
@@ -131,6 +126,24 @@ def status(cluster: Json) -> Group:
     problems = [cell(f"problem: {p}", BAD) for p in cluster.get("problems") or []]
     verdict = [cell("ready", GOOD)] if cluster.get("ready") is True else problems
     return Group(nodes, Text(), groups_table, Text(), *said, *verdict)
+
+
+def _remarks(node: str, failover: Json) -> list[Text]:
+    """What a failover process says of itself, then whom it does not hear and what troubles it."""
+    sentence = text(failover.get("sentence"))
+    lines = [cell(f"{node}: {sentence}", QUIET)] if sentence else []
+    for peer, paths in sorted(table(failover.get("suspects")).items()):
+        if paths:
+            lines.append(cell(f"{node}: does not hear {peer} on {_listed(paths)}", "yellow"))
+    if failover.get("links_down"):
+        lines.append(cell(f"{node}: its link is down on {_listed(failover['links_down'])}", BAD))
+    for what, why in sorted(table(failover.get("trouble")).items()):
+        lines.append(cell(f"{node}: trouble with {what}: {text(why)}", "yellow"))
+    return lines
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(text, value)) if isinstance(value, list) else text(value)
 
 
 def sessions(found: Sequence[Json], shown_max: int, now_ns: int) -> Group:
@@ -200,7 +213,8 @@ def trace(answers: Sequence[Answer]) -> Table:
     made = grid("Trace", ("node", "outcome", "interface", "source", "destination"))
     for answer in answers:
         if answer.value is None:
-            made.add_row(cell(answer.node, "bold"), cell(answer.error, BAD), "", "", "")
+            said = "no answer" if answer.code == "unreachable" else answer.error
+            made.add_row(cell(answer.node, "bold"), cell(said, BAD), "-", "-", "-")
             continue
         value = answer.value
         outcome = text(value.get("outcome"))

@@ -215,12 +215,15 @@ class _Run:
         client = stack.enter_context(self._client())
         self._open(client)
         generators = [stack.enter_context(g) for g in self._generators(meters)]
-        for generator in generators:
-            generator.start()
         if options.calls:
             self._progress(f"SIP: {options.calls} calls through Kamailio, RTP both ways")
             lab.sip.start_calls(options.calls)
-        self._wait_heard(meters)
+            self._wait_heard(meters, 0)
+        if generators:
+            self._progress(f"load: {2 * len(self._sessions)} RTP flows, 50 packets/s each")
+            for generator in generators:
+                generator.start()
+            self._wait_heard(meters, len(self._sessions))
         pinholes_before = self._pinholes([victim])
         self._progress(f"steady: {pinholes_before} pinholes on {victim}")
         _sleep_ms(STEADY_MS + self._phase_ms)
@@ -245,6 +248,8 @@ class _Run:
             self._complain("a meter's table was full: its figures are incomplete")
 
         started, completed = self._hang_up(owner)
+        # Hung up properly, yet mute since the kill: that caller was dropped.
+        completed = max(0, min(completed, started - measure.mute_calls([*flows, *others])))
         self._close(client, owner)
         left = self._drained(survivors)
         return RunResult(
@@ -303,12 +308,14 @@ class _Run:
         meters[TO_ACCESS].expect(
             [Expected(s.caller, s.access, 2 * s.number + 2) for s in self._sessions]
         )
-        self._progress(f"load: {len(up) + len(down)} RTP flows, 50 packets/s each")
         yield Generator(self._lab.plan.access, "access", up)
         yield Generator(self._lab.plan.core, "core", down)
 
-    def _wait_heard(self, meters: dict[str, Meter]) -> None:
-        """Until every flow of every call has been heard. Raises EnvironmentProblem."""
+    def _wait_heard(self, meters: dict[str, Meter], sessions: int) -> None:
+        """Until both flows of every SIP call and of `sessions` have been heard.
+
+        Raises EnvironmentProblem saying what is missing, and what the parts say of it.
+        """
         options = self._options
         told = _Paced(self._progress)
         deadline = _deadline(HEARD_TIMEOUT_MS)
@@ -318,8 +325,8 @@ class _Run:
                 reports = meter.flows()
                 heard = sum(r.generated and r.packets >= HEARD_PACKETS_MIN for r in reports)
                 sip = sum(not r.generated and r.packets >= HEARD_PACKETS_MIN for r in reports)
-                if heard < len(self._sessions):
-                    missing.append(f"{len(self._sessions) - heard} generated flows {direction}")
+                if heard < sessions:
+                    missing.append(f"{sessions - heard} generated flows {direction}")
                 if sip < options.calls:
                     missing.append(f"{options.calls - sip} SIP flows {direction}")
             if not missing:
@@ -403,10 +410,12 @@ class _Run:
             stats = lab.sip.stats()
             told(f"{stats.completed} of {stats.started} calls have ended")
             _sleep_ms(POLL_MS)
-        for line in lab.sip.errors():
-            self._complain(line)
         stats = lab.sip.stats()
-        return max(stats.started, self._options.calls), stats.completed
+        started = max(stats.started, self._options.calls)
+        if stats.completed < started:
+            for line in lab.sip.errors():
+                self._complain(line)
+        return started, stats.completed
 
     def _close(self, client: NgClient, owner: str) -> None:
         if self._sessions:
@@ -430,17 +439,15 @@ class _Run:
 
     def _owner(self, among: list[str] | None = None) -> str:
         """Who owns the group, as the failover processes have it. Raises EnvironmentProblem."""
-        nodes = among or [node.id for node in self._lab.plan.nodes]
-        for node in nodes:
-            status = self._lab.nodes.ask(node, "failover")
-            held = status.get("owners", {}).get(self._group.id)
-            owner = held.get("node") if isinstance(held, dict) else held
-            if owner in nodes:
-                return str(owner)
-        raise EnvironmentProblem(
-            f"group {self._group.id} has no owner among {', '.join(nodes)}: see the failover logs "
-            f"in {self._lab.processes.log_dir}"
-        )
+        names = among or [node.id for node in self._lab.plan.nodes]
+        nodes = [self._lab.plan.node(name) for name in names]
+        owner = self._lab.nodes.owners(nodes).get(self._group.id, "")
+        if owner not in names:
+            raise EnvironmentProblem(
+                f"group {self._group.id} is owned by '{owner}', which is none of "
+                f"{', '.join(names)}: see the failover logs in {self._lab.processes.log_dir}"
+            )
+        return owner
 
     def _events(self, survivors: list[str]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

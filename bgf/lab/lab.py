@@ -7,6 +7,7 @@ Each operation holds the lab's lock; `exclusive` holds it over several.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -100,6 +101,9 @@ class Lab:
         if self.topology.exists() and not self.topology.complete():
             progress("cleaning what an earlier lab has left")
             self.processes.stop_all()
+        if not self.topology.complete():
+            # A lab that failed has left its logs; they would be taken for those of this one.
+            shutil.rmtree(self.processes.log_dir, ignore_errors=True)
         progress(f"networks: {len(self.plan.namespaces)} namespaces, {len(self.plan.ports)} cables")
         self.topology.up(progress)
         progress(f"nodes: {', '.join(node.id for node in self.plan.nodes)}")

@@ -102,6 +102,12 @@ def strangers(reports: Iterable[FlowReport], hosts: frozenset[str]) -> int:
     return sum(report.packets for report in reports if report.source.host not in hosts)
 
 
+def mute_calls(flows: Iterable[FlowOutage]) -> int:
+    """SIP calls that lost their media for good, in at least one direction (at least so many)."""
+    silent = [flow.direction for flow in flows if flow.kind == SIP and not flow.recovered]
+    return max(silent.count(TO_ACCESS), silent.count(TO_CORE))
+
+
 def timeline(
     events: Iterable[Mapping[str, object]], t0_ns: int, group: str
 ) -> dict[str, float | None]:
@@ -127,6 +133,7 @@ def timeline(
 class RunResult:
     """One run. Times in ms after the kill; packets where a name says nothing else.
 
+    `calls_completed` had media until they were hung up, and a 200 to their BYE.
     `others_max_ms` is the largest gap among flows of the groups that were not killed.
     `late_ms` is how far the load generator itself was behind: what the instrument adds.
     """

@@ -21,6 +21,7 @@ from bgf.lab.processes import Process, Processes
 from bgf.model import Address, Group, RealmAddress
 
 KINDS = ("state", "gateway", "failover")
+MEDIA_PATHS = ("access", "core")
 READY_TIMEOUT_MS = 60_000
 POLL_MS = 50
 ADMIN_TIMEOUT_S = 5.0
@@ -140,8 +141,40 @@ class Nodes:
                     waiting.append(f"{node.id} {kind}: {status.get('why', 'says it is not ready')}")
         return waiting
 
+    def owners(self, nodes: Sequence[NodePlan]) -> dict[str, str]:
+        """Group -> owner, as the first of these nodes that answers has it."""
+        for node in nodes:
+            try:
+                owners = self.ask(node.id, "failover").get("owners", {})
+            except (AdminUnreachable, AdminRefused):
+                continue
+            return {group: str(held.get("node", "")) for group, held in owners.items()}
+        return {}
+
+    def not_settled(self, nodes: Sequence[NodePlan]) -> list[str]:
+        """What keeps a cluster of ready nodes from being one that can lose a node.
+
+        Every group has an owner that forwards for it, and every node hears every other on all
+        paths: a peer never heard is a peer whose death goes unnoticed.
+        """
+        waiting = []
+        served: set[str] = set()
+        for node in nodes:
+            status = self.ask(node.id, "failover")
+            served |= {
+                group
+                for group, held in status.get("groups", {}).items()
+                if held.get("steps", {}).get("announced")
+            }
+            for peer in nodes:
+                missing = set(MEDIA_PATHS) - set(status.get("hears", {}).get(peer.id, ()))
+                if peer.id != node.id and missing:
+                    waiting.append(f"{node.id} does not hear {peer.id} on {min(missing)}")
+        waiting += [f"nobody serves {g.id}" for g in self._plan.groups if g.id not in served]
+        return waiting
+
     def wait_ready(self, progress: Progress, nodes: Sequence[NodePlan] | None = None) -> None:
-        """Wait until every process is ready.
+        """Wait until every process is ready, every group served, every peer heard.
 
         Raises EnvironmentProblem with the last words of a process that has ended, or after
         READY_TIMEOUT_MS with the one that is still waited for.
@@ -151,7 +184,7 @@ class Nodes:
         told = time.monotonic()
         while True:
             self._check_alive(nodes)
-            waiting = self.not_ready(nodes)
+            waiting = self.not_ready(nodes) or self.not_settled(nodes)
             if not waiting:
                 return
             if time.monotonic() > deadline:
@@ -161,7 +194,7 @@ class Nodes:
                 )
             if time.monotonic() - told > 1.0:
                 told = time.monotonic()
-                progress(f"waiting for {len(waiting)} processes, first {waiting[0]}")
+                progress(f"waiting: {waiting[0]}{f' (of {len(waiting)})' * (len(waiting) > 1)}")
             time.sleep(POLL_MS / 1000)
 
     def _check_alive(self, nodes: Sequence[NodePlan]) -> None:

@@ -50,6 +50,7 @@ XDP_FLAGS_SKB_MODE = 1 << 1
 BPF_F_TEST_XDP_LIVE_FRAMES = 2
 FIRST = rtpwire.pack_index(0)
 COMMAND_OCTETS_MAX = 65_536
+EXIT_FAILED = 3
 SEQUENCE_FACTOR = 0x9E37
 """Spreads the first sequence numbers, so that wraps of 16 bits do not happen all at once."""
 
@@ -231,6 +232,16 @@ def _streams(rows: list[list[Any]]) -> list[rtpwire.StreamSpec]:
     ]
 
 
+def _enter(name: str) -> None:
+    """Move this process, single-threaded so far, into a namespace. Raises EnvironmentProblem."""
+    try:
+        netns.setns(str(namespaces.path_of(name)), flags=0)
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"cannot enter network namespace '{name}': {problem.strerror}"
+        ) from None
+
+
 def _serve(worker: Worker, commands: int) -> None:
     """Alternate between sending, neighbour changes and commands until the input ends."""
     pending = b""
@@ -259,7 +270,7 @@ def _serve(worker: Worker, commands: int) -> None:
 
 
 def main() -> int:
-    """Read the task, resolve, say `ready` or `error`, serve. Exit code 0, or 3 on an error."""
+    """Read the task, resolve, say `ready` or `error`, serve. Exit code 0, or EXIT_FAILED."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; its end is our end
     commands = sys.stdin.fileno()
     task = b""
@@ -270,20 +281,23 @@ def main() -> int:
         task += data
     try:
         request = json.loads(task)
-        netns.setns(str(namespaces.path_of(request["netns"])), flags=0)
+        _enter(request["netns"])
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
         worker = Worker(request["interface"], _streams(request["streams"]), request["rate"])
         worker.resolve()
     except (BgfError, OSError) as problem:
         _say({"error": str(problem)})
-        return 3
+        return EXIT_FAILED
     gc.collect()
     gc.freeze()
     gc.disable()  # the loop makes no cycles; a collection would only make a burst late
     _say({"ready": True})
     try:
         _serve(worker, commands)
+    except OSError as problem:  # the interface was deleted, say: the parent sees our end
+        print(f"RTP generator on '{request['interface']}': {problem}", file=sys.stderr)
+        return EXIT_FAILED
     finally:
         worker.close()
     return 0

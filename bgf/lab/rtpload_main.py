@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bgf.errors import BgfError, Misuse
+from bgf.lab import report
 from bgf.lab.rtpclock import SECOND_NS
 from bgf.lab.rtpload import FlowReport, Generator, Meter, StreamSpec
 from bgf.lab.rtpsegment import INTERFACE, Segment
@@ -60,6 +60,7 @@ def rtpload() -> None:
 @_seconds
 @_json
 def send(
+    *,
     netns: str,
     interface: str,
     source: str,
@@ -107,7 +108,7 @@ def bench(count: int, rate: int, seconds: float, json_file: Path | None) -> None
         *_streams(Address("10.9.0.1", 4000), Address("10.9.0.2", 4000), half, 1),
         *_streams(Address("fd00:9::1", 4000), Address("fd00:9::2", 4000), count - half, half + 1),
     ]
-    streams = [s for pair in zip(streams[:half], streams[half:], strict=False) for s in pair]
+    streams.sort(key=lambda stream: stream.destination.port)  # the families by turns
     hosts = {"a": ("10.9.0.1/24", "fd00:9::1/64"), "b": ("10.9.0.2/24", "fd00:9::2/64")}
     prefix = f"{BENCH_PREFIX}-{os.getpid()}"
     with (
@@ -119,36 +120,38 @@ def bench(count: int, rate: int, seconds: float, json_file: Path | None) -> None
         generator.start()
         time.sleep(SETTLE_S)
         attached.reset_gaps()
-        before, busy_before, at = generator.counts(), _busy_s(), time.monotonic()
+        before, busy_before_s, before_s = generator.counts(), _busy_s(), time.monotonic()
         time.sleep(seconds)
-        elapsed, busy, after = time.monotonic() - at, _busy_s() - busy_before, generator.counts()
+        after, busy_after_s, after_s = generator.counts(), _busy_s(), time.monotonic()
+        busy = (busy_after_s - busy_before_s) / (after_s - before_s)
+        cpu = (after.cpu_ns - before.cpu_ns) / SECOND_NS / (after_s - before_s)
         counts = generator.stop()
         time.sleep(SETTLE_S)
         flows, totals = attached.flows(), attached.totals()
+    asked = len(streams) * rate * (after_s - before_s)
     rows = [
-        _row("rtpload-rate", (after.sent - before.sent) / elapsed / 1_000, "kpps"),
-        _row("rtpload-lost", counts.sent - totals.generated, "packets"),
-        _row("rtpload-bad", totals.bad_checksum + totals.wrong_destination, "packets"),
-        _row("rtpload-skipped", counts.skipped, "packets"),
-        _row("rtpload-late-max", counts.late_max_ns / 1e6, "ms"),
-        _row("rtpload-gap-max", max(f.max_gap_ns for f in flows) / 1e6, "ms"),
-        _row(
-            "rtpload-cpu-generator", (after.cpu_ns - before.cpu_ns) / SECOND_NS / elapsed, "cores"
+        report.row(
+            "rtpload sent", after.sent - before.sent, "packets", f">= {asked * 0.95:.0f}", asked
         ),
-        _row("rtpload-cpu-machine", busy / elapsed, "cores"),
+        report.row("rtpload lost", counts.sent - totals.generated, "packets", "== 0", None),
+        report.row("rtpload bad UDP checksums", totals.bad_checksum, "packets", "== 0", None),
+        report.row("rtpload generator", cpu, "cores", "<= 1", None),  # and all its packets' way
     ]
-    _tell({row["name"]: f"{row['value']:.3f} {row['unit']}" for row in rows}, None)
+    instrument = {
+        "machine_busy_cores": busy,
+        "skipped": counts.skipped,
+        "late_max_ms": counts.late_max_ns / 1e6,
+        "largest_gap_ms": max(f.max_gap_ns for f in flows) / 1e6,
+        "mean_delay_us": totals.delay_sum_ns / max(1, totals.generated) / 1e3,
+    }
+    _tell({r["name"]: f"{r['value']} {r['unit']}" for r in rows} | instrument, None)
     if json_file:
-        machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "arch": platform.machine()}
-        json_file.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
-
-
-def _row(name: str, value: float, unit: str) -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit}
+        head = {"machine": report.machine(), "commit": report.commit(), "seed": 0}
+        json_file.write_text(json.dumps({**head, "rows": rows, **instrument}, indent=1) + "\n")
 
 
 def _busy_s() -> float:
-    """CPU seconds that the whole machine has spent on anything but idling."""
+    """CPU seconds that the whole machine, others' work too, has spent on anything but idling."""
     fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     idle = fields[3] + fields[4]
     return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK")

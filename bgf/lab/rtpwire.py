@@ -38,7 +38,7 @@ _TOTALS = struct.Struct("=8Q")
 _KEY = struct.Struct("=16s16s2s2s")
 _ENDPOINT = struct.Struct("=16s2s2x")
 _EXPECTED = struct.Struct("=16s2s2xI")
-_REPORT = struct.Struct("=12QIIHHBB2x")
+_REPORT = struct.Struct("=12QIIIHHBB6x")
 
 KEY_OCTETS = _KEY.size
 ENDPOINT_OCTETS = _ENDPOINT.size
@@ -54,7 +54,7 @@ for _layout, _octets in (
     (_KEY, 36),
     (_ENDPOINT, 20),
     (_EXPECTED, 24),
-    (_REPORT, 112),
+    (_REPORT, 120),
 ):
     if _layout.size != _octets:
         raise AssertionError(
@@ -91,11 +91,13 @@ class FlowReport:
     """One received flow. Times are CLOCK_BOOTTIME in ns; 0 means never.
 
     `max_gap_ns` is the largest time between two of its packets since the gaps were last reset,
-    `gap_end_ns` the arrival that ended it. `lost`, `reordered` and `duplicates` are counted from
-    RTP sequence numbers; a late packet that arrives after all is not lost. `wrong_destination`
-    counts generated packets of another stream that arrived here: they touch no other field.
-    `wrong_source` counts packets of the right stream from a source that was not expected: such a
-    source is a flow of its own. An expected flow that never had a packet has zeros.
+    `gap_end_ns` the arrival that ended it, `gap_lost` the packets missing in it: none means that
+    the sender paused (a late generator) or a queue held them. `lost`, `reordered` and
+    `duplicates` are counted from RTP sequence numbers; a late packet that arrives after all is
+    not lost. `wrong_destination` counts generated packets of another stream that arrived here:
+    they touch no other field. `wrong_source` counts packets of the right stream from a source
+    that was not expected: such a source is a flow of its own. An expected flow that never had a
+    packet has zeros. `bytes` are of UDP payload.
     """
 
     destination: Address
@@ -113,6 +115,7 @@ class FlowReport:
     wrong_destination: int
     generated: bool
     bytes: int = 0
+    gap_lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ def unpack_report(key: bytes, value: bytes, gap_epoch: int) -> FlowReport:
     numbers = _REPORT.unpack(value)
     packets, octets, first_ns, last_ns, max_gap_ns, gap_end_ns = numbers[:6]
     lost, reordered, duplicates, wrong_source, wrong_destination = numbers[6:11]
-    ssrc, epoch, generated = numbers[12], numbers[13], numbers[17]
+    ssrc, epoch, gap_lost, generated = numbers[12], numbers[13], numbers[14], numbers[18]
     current = epoch == gap_epoch
     return FlowReport(
         destination=_address(destination, destination_port),
@@ -282,6 +285,7 @@ def unpack_report(key: bytes, value: bytes, gap_epoch: int) -> FlowReport:
         wrong_destination=wrong_destination,
         generated=bool(generated),
         bytes=octets,
+        gap_lost=gap_lost if current else 0,
     )
 
 

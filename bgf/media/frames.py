@@ -32,6 +32,7 @@ def build(
     sender: Address,
     receiver: Address,
     payload: bytes,
+    *,
     destination_mac: bytes,
     source_mac: bytes,
     hops: int = HOPS_DEFAULT,

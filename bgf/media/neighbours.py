@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from bgf.errors import DatapathError
 from bgf.media import netlink
-from bgf.media.netlink import Link, Netlink, Neighbour, Route
+from bgf.media.netlink import Link, Neighbour, Netlink, Route
 
 _NEXTHOP = struct.Struct("=6s6sIIxxxx")
 _GROUPS = (
@@ -86,6 +86,10 @@ class NextHops:
     def links(self) -> Mapping[int, Link]:
         """The realms' interfaces by ifindex."""
         return self._links
+
+    def read_links(self) -> list[Link]:
+        """All interfaces, as the kernel has them now."""
+        return self._netlink.links()
 
     @property
     def unresolved(self) -> list[str]:

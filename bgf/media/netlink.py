@@ -188,7 +188,7 @@ def _neighbour(body: bytes, gone: bool) -> Neighbour | None:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, Message | int | None]]:
-    """Each message of a datagram as (type, sequence, value); for an error its errno (0 is an ack)."""
+    """Each message of a datagram as (type, sequence, value); of an error the errno (0: an ack)."""
     at = 0
     while at + _HEADER.size <= len(data):
         size, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
@@ -215,7 +215,7 @@ class Netlink:
         self._ask = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._ask.settimeout(ANSWER_TIMEOUT_S)
         self._ask.bind((0, 0))
-        # A socket of its own for what waits for no answer: refusals must not fill the other's buffer.
+        # Its own socket for what waits for no answer: refusals must not fill the other's buffer.
         self._tell = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._tell.setblocking(False)
         self._tell.bind((0, 0))

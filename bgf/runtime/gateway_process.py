@@ -22,7 +22,7 @@ import statestore
 from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.control import ng
-from bgf.control.server import Incoming, NgServer
+from bgf.control.server import Handler, Incoming, NgServer
 from bgf.errors import Malformed, UnknownCall
 from bgf.events import Reply
 from bgf.gateway import Gateway
@@ -196,7 +196,7 @@ class GatewayProcess:
 
     # -- control ---------------------------------------------------------------------------
 
-    def _handler(self, served: Served) -> Any:
+    def _handler(self, served: Served) -> Handler:
         def handle(incoming: Incoming) -> bytes | None:
             if served.driver is None:
                 self.refresh_roles()  # the address may have come a moment before the poll
@@ -252,6 +252,7 @@ class GatewayProcess:
             "node": self.node.node.id,
             "groups": groups,
             "pinholes": len(self.datapath.keys()),
+            "unresolved": self.datapath.unresolved,
             "drops": {outcome.value: count for outcome, count in self.datapath.drops().items()},
             "attachments": {
                 name: str(attachment) for name, attachment in self.datapath.attachments.items()
@@ -261,7 +262,7 @@ class GatewayProcess:
         }
 
     def sessions(self, _request: dict[str, Any]) -> dict[str, Any]:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for served in self.served.values():
             if served.driver is None:
                 continue
@@ -387,6 +388,7 @@ async def run(node: NodeConfig) -> None:
         process.open()
         wake.bind(str(wake_path))
         loop.add_reader(wake, _woken, wake, process)
+        loop.add_reader(datapath.fileno(), datapath.process)
         async with AdminServer(
             node.node.socket("gateway"),
             {
@@ -405,10 +407,12 @@ async def run(node: NodeConfig) -> None:
                     asyncio.create_task(every(ROLE_POLL_MS, process.refresh_roles)),
                     asyncio.create_task(every(TIMER_MS, process.timers)),
                     asyncio.create_task(every(READY_MS, process.publish_ready)),
+                    asyncio.create_task(every(NEIGHBOURS_MS, datapath.refresh)),
                 ]
             )
     finally:
         loop.remove_reader(wake)
+        loop.remove_reader(datapath.fileno())
         wake.close()
         wake_path.unlink(missing_ok=True)
         process.close()

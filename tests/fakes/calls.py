@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
+from hypothesis import HealthCheck, settings
+
 from bgf.events import Command, Expired, MediaLine, Verb
 from bgf.model import Address, Group, RealmAddress
+
+# A busy machine is no failure: property tests are never judged by their speed.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000

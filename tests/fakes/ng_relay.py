@@ -84,10 +84,11 @@ class NgRelay:
         while not self._stop.is_set():
             wires = [self._control, *self._forward]
             for wire in select.select(wires, [], [], POLL_S)[0]:
-                data, sender = wire.recvfrom(DATAGRAM_MAX)
                 if wire is self._control:
+                    data, sender = wire.recvfrom(DATAGRAM_MAX)
                     self._control.sendto(self._answer(data), sender)
-                elif wire in self._forward:
+                elif wire in self._forward:  # a delete may have closed it since select
+                    data = wire.recv(DATAGRAM_MAX)
                     out, _ = self._forward[wire]
                     out.wire.sendto(data, (out.remote.host, out.remote.port))
 

@@ -160,7 +160,7 @@ def test_a_cut_link_is_a_gap_of_every_flow(segment: Segment) -> None:
             for flow in flows:
                 assert flow.max_gap_ns >= restored - cut
                 assert flow.gap_end_ns >= restored
-                assert flow.lost > 0
+                assert flow.lost >= flow.gap_lost > 0
                 silence = outage(flow, t0, read)
                 # A loaded machine may have been late again by the time of reading: still no less.
                 assert silence.duration_ns >= restored - cut or not silence.recovered
@@ -339,6 +339,8 @@ def test_problems_are_named(segment: Segment) -> None:
         pytest.raises(EnvironmentProblem, match="another XDP program"),
     ):
         Meter(segment.namespace("b"), INTERFACE)
+    with pytest.raises(EnvironmentProblem, match="enter network namespace 'bgf-t-rtp-none'"):
+        Generator("bgf-t-rtp-none", INTERFACE, streams)
     with pytest.raises(EnvironmentProblem, match="no interface 'eth9'"):
         Generator(segment.namespace("a"), "eth9", streams)
     nobody = StreamSpec(Address("10.9.0.1", 1), Address("10.9.0.99", 2), 5)
@@ -524,17 +526,19 @@ def test_a_packet_of_another_stream_neither_ends_nor_hides_a_silence(bench: Benc
 
 
 def test_gaps_of_an_older_window_are_forgotten_and_an_open_one_is_kept(bench: Bench) -> None:
-    for number in (1, 2):
+    for number in (1, 4):
         bench.run(_frame(_rtp(number)))
     (report,) = bench.reports()
     assert report.max_gap_ns > 0 and report.gap_end_ns == report.last_ns
+    assert report.gap_lost == 2
     bench.configure(gap_epoch=1)
     (report,) = bench.reports()
-    assert (report.max_gap_ns, report.gap_end_ns) == (0, 0)
+    assert (report.max_gap_ns, report.gap_end_ns, report.gap_lost) == (0, 0, 0)
     silent_since = report.last_ns
-    bench.run(_frame(_rtp(3)))
+    bench.run(_frame(_rtp(5)))
     (report,) = bench.reports()
     assert report.max_gap_ns == report.last_ns - silent_since
+    assert report.gap_lost == 0
     assert report.gap_end_ns == report.last_ns
 
 

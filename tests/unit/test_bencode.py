@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgf.control import bencode
@@ -17,13 +17,17 @@ values = st.recursive(
     max_leaves=20,
 )
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+
+@unhurried
 @given(st.dictionaries(st.text(max_size=8), values, max_size=6))
 def test_what_is_written_is_read_back(message: dict[str, Encodable]) -> None:
     encoded = bencode.encode(message)
     assert bencode.encode(bencode.text(bencode.decode(encoded))) == encoded
 
 
+@unhurried
 @given(st.binary(max_size=200))
 def test_noise_raises_bad_bencode_or_nothing(noise: bytes) -> None:
     for data in (noise, b"d" + noise, b"d1:a" + noise):
@@ -33,6 +37,7 @@ def test_noise_raises_bad_bencode_or_nothing(noise: bytes) -> None:
             assert error.reason
 
 
+@unhurried
 @given(st.dictionaries(st.text(max_size=8), values, max_size=6), st.data())
 def test_a_damaged_message_raises_bad_bencode_or_nothing(
     message: dict[str, Encodable], data: st.DataObject

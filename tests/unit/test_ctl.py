@@ -23,6 +23,7 @@ from bgf.errors import (
     ConfigError,
     DatapathError,
     EnvironmentProblem,
+    Malformed,
     Misuse,
 )
 from bgf.preflight import PreflightFailed, Problem
@@ -129,8 +130,11 @@ ANYTHING = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                "ready groups owners g1 role sessions flows node epoch drops attachments "
-                "sentence created_ns call_id nodes error".split()
+                [
+                    *("ready", "groups", "owners", "g1", "role", "sessions", "flows", "node"),
+                    *("epoch", "drops", "attachments", "sentence", "created_ns", "call_id"),
+                    *("nodes", "error", "suspects", "trouble", "links_down", "problems"),
+                ]
             ),
             inner,
             max_size=6,
@@ -190,6 +194,27 @@ def test_durations(seconds: float, shown: str) -> None:
     assert render.duration(seconds) == shown
 
 
+def test_ages_of_a_call_and_its_packets() -> None:
+    now_ns = 10**15
+    details = {
+        "call_id": "c",
+        "created_ns": now_ns - 9_000_000_000_000,
+        "flows": [{"stream": 1, "component": 2, "last_seen_ns": now_ns - 3_000_000_000}],
+    }
+    shown = drawn(render.session(details, now_ns))
+    assert "age      2 h 30 min" in shown
+    assert "1 RTCP" in shown
+    assert shown.endswith("3 s")
+    listed = drawn(render.sessions([details], 5, now_ns))
+    assert listed.splitlines()[2].split() == ["c", "1", "2", "h", "30", "min"]
+
+
+def test_a_node_that_is_silent_is_one_problem() -> None:
+    silent = [Answer("n2", p, None, "no such socket", "unreachable") for p in client.PROCESSES]
+    found = client.cluster(NODES, with_changes(*silent))
+    assert found["problems"] == ["n2: none of its processes answers in /r/n2"]
+
+
 def test_never_seen_is_a_dash() -> None:
     assert render.since(0, 10**9) == "-"
     assert render.since(None, 10**9) == "-"
@@ -244,7 +269,8 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         (AdminUnreachable("/x.sock: dead"), cli.ENVIRONMENT, "/x.sock: dead"),
         (AdminRefused("no such call", "unknown-call"), cli.FAILED, "no such call"),
         (DatapathError("table\nfull"), cli.FAILED, "table full"),
-        (Misuse("ssrc 0"), cli.FAILED, "ssrc 0"),
+        (Malformed("'1' is not an IP address"), cli.USAGE, "'1' is not an IP address"),
+        (Misuse("ssrc 0"), cli.USAGE, "ssrc 0"),
         (BgfError("odd"), cli.FAILED, "odd"),
         (PermissionError(13, "Permission denied", "/run/x"), cli.ENVIRONMENT, "[Errno 13]"),
         (KeyboardInterrupt(), cli.INTERRUPTED, "interrupted"),

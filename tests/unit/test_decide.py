@@ -32,7 +32,7 @@ from failover.decide import (
     done,
 )
 from failover.registry import Member, MemoryRegistry, Ownership, View
-from tests.fakes.transcript import replay
+from tests.fakes.failover_transcript import replay
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "failover"
 TRANSCRIPTS = sorted(GOLDEN.glob("*.txt"))

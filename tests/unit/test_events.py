@@ -8,15 +8,16 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgf.errors import PortsExhausted
 from bgf.events import Command, Effect, Event, Expired, Forget, Verb
 from bgf.gateway import Gateway
-from bgf.errors import PortsExhausted
-from tests.fakes.calls import GROUP, REALMS, Callers
+from tests.fakes.calls import GROUP, REALMS, Callers, unhurried
 
 EVENTS: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 EFFECTS: msgspec.msgpack.Decoder[list[Effect]] = msgspec.msgpack.Decoder(list[Effect])
 
 
+@unhurried
 @given(st.randoms(use_true_random=False))
 def test_every_event_and_effect_survives_its_encoding(rng: Random) -> None:
     callers, gateway = Callers(rng), Gateway(GROUP, REALMS)

@@ -109,6 +109,16 @@ def test_flows_of_other_groups_are_left_out_and_strangers_counted() -> None:
     assert measure.strangers([flow_report(), other, stranger], ours | {"10.20.0.102"}) == 3
 
 
+def test_a_call_that_is_mute_both_ways_is_one_call() -> None:
+    mute = [
+        replace(flow(100.0, direction=direction, kind=SIP), end_ms=None)
+        for direction in (TO_ACCESS, TO_CORE, TO_CORE)
+    ]
+    generated = replace(flow(100.0), end_ms=None)
+    assert measure.mute_calls([*mute, generated, flow(90.0, kind=SIP)]) == 2
+    assert measure.mute_calls([flow(90.0, kind=SIP)]) == 0
+
+
 def test_the_timeline_takes_the_first_event_after_the_kill_of_this_group() -> None:
     def event(name: str, at_ms: float, group: str = "g1") -> dict[str, object]:
         return {"event": name, "group": group, "at_ns": T0 + round(at_ms * MS)}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bgf.errors import Malformed
 from bgf.model import Address, Component, Family, Flow, FlowKey, Gate, Source
-from tests.fakes.calls import GROUP
+from tests.fakes.calls import GROUP, unhurried
 
 HOSTS = st.one_of(
     st.ip_addresses(v=4).map(str),
@@ -19,6 +19,7 @@ HOSTS = st.one_of(
 )
 
 
+@unhurried
 @given(HOSTS, st.integers(0, 65535))
 def test_an_address_prints_and_parses_back(host: str, port: int) -> None:
     address = Address.of(host, port)
@@ -36,8 +37,20 @@ def test_one_address_has_one_text(host: str, canonical: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "10.0.0.1", "10.0.0.1:", "10.0.0.1:70000", "10.0.0.1:+5", "10.0.0.1:٣", "fd00::1:5", "x:1"]
-    + ["[fd00::1]", "[fd00::1]:-1", "010.0.0.1:5", "10.0.0.1:123456"],
+    [
+        "",
+        "10.0.0.1",
+        "10.0.0.1:",
+        "10.0.0.1:70000",
+        "10.0.0.1:+5",
+        "10.0.0.1:٣",
+        "fd00::1:5",
+        "x:1",
+        "[fd00::1]",
+        "[fd00::1]:-1",
+        "010.0.0.1:5",
+        "10.0.0.1:123456",
+    ],
 )
 def test_bad_addresses_are_named(text: str) -> None:
     with pytest.raises(Malformed) as caught:

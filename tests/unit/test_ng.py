@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgf import errors
@@ -28,6 +28,8 @@ SDP = (
     "v=0\r\no=u 1 1 IN IP4 10.10.0.2\r\ns=-\r\nc=IN IP4 10.10.0.2\r\nt=0 0\r\n"
     "m=audio 6000 RTP/AVP 8\r\n"
 )
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 OFFER: dict[str, Any] = {"command": "offer", "call-id": "c", "from-tag": "f", "sdp": SDP}
 
 
@@ -372,22 +374,26 @@ def survives(datagram: bytes) -> None:
     ng.render(decoded, Reply(decoded.cookie, Result.ERROR, reason="x"))
 
 
+@unhurried
 @given(st.binary(max_size=400))
 def test_noise_raises_peer_errors_only(noise: bytes) -> None:
     for datagram in (noise, b"k " + noise, b"k d" + noise, b"k {" + noise):
         survives(datagram)
 
 
+@unhurried
 @given(commands, st.dictionaries(keys, bencode_values, max_size=6))
 def test_odd_bencode_raises_peer_errors_only(command: str, odd: dict[str, Any]) -> None:
     survives(encode_request("k", OFFER | {"command": command, "to-tag": "t"} | odd))
 
 
+@unhurried
 @given(commands, st.dictionaries(keys, json_values, max_size=6))
 def test_odd_json_raises_peer_errors_only(command: str, odd: dict[str, Any]) -> None:
     survives(b"k " + json.dumps(OFFER | {"command": command, "to-tag": "t"} | odd).encode())
 
 
+@unhurried
 @given(st.sampled_from(GOLDEN), st.data())
 def test_damaged_transcripts_raise_peer_errors_only(path: Path, data: st.DataObject) -> None:
     datagram = bytearray("".join(json.loads(path.read_text())["request"]).encode())

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from bgf.errors import Misuse, PortsExhausted
 from bgf.ports import NS_PER_MS, PortPool
+from tests.fakes.calls import unhurried
 
 RANGES = st.tuples(st.integers(1024, 60000), st.integers(1, 60)).map(lambda r: (r[0], r[0] + r[1]))
 
 
+@unhurried
 @given(RANGES, st.integers(0, 2**70))
 def test_a_whole_range_can_be_drawn_and_no_more(ports: tuple[int, int], entropy: int) -> None:
     first, last = ports
@@ -44,7 +46,7 @@ def test_a_released_pair_rests() -> None:
     assert pool.owner(30001) == "a"
     pool.release(30000, "a", 0)
     assert (pool.used, pool.quarantined, pool.free) == (0, 1, 0)
-    with pytest.raises(PortsExhausted, match="^Ran out of ports$"):
+    with pytest.raises(PortsExhausted, match=r"^Ran out of ports$"):
         pool.choose(1, 5 * NS_PER_MS - 1, 0)
     assert pool.choose(1, 5 * NS_PER_MS, 0) == (30000,)
 
@@ -74,12 +76,15 @@ def test_ports_outside_the_range_are_nobodys() -> None:
     assert pool.free == pool.size
 
 
+@unhurried
 @given(st.data())
 def test_the_pool_agrees_with_a_plain_model(data: st.DataObject) -> None:
-    pool, held, resting, now_ns = PortPool(30000, 30031, 3), dict[int, str](), dict[int, int](), 0
+    pool, now_ns = PortPool(30000, 30031, 3), 0
+    held: dict[int, str] = {}
+    resting: dict[int, int] = {}
     for _ in range(data.draw(st.integers(1, 40))):
         now_ns += data.draw(st.sampled_from((0, NS_PER_MS)))
-        if held and data.draw(st.booleans()):
+        if data.draw(st.booleans()) and held:
             port = data.draw(st.sampled_from(sorted(held)))
             pool.release(port, held.pop(port), now_ns)
             resting[port] = now_ns + 3 * NS_PER_MS

@@ -78,11 +78,17 @@ def test_a_short_packet_is_refused() -> None:
         ControlPacket.parse(BY_HAND[:-1])
 
 
-@pytest.mark.parametrize("field", ["my_discriminator", "desired_min_tx_us", "multiplier"])
-def test_what_does_not_fit_is_not_sent(field: str) -> None:
-    values = {"my_discriminator": 1, "your_discriminator": 2, field: 1 << 32}
-    with pytest.raises(MalformedPacket):
-        ControlPacket(**values).encode()
+@pytest.mark.parametrize(
+    "packet",
+    [
+        ControlPacket(1 << 32, 2),
+        ControlPacket(1, 2, desired_min_tx_us=1 << 32),
+        ControlPacket(1, 2, multiplier=256),
+    ],
+)
+def test_what_does_not_fit_is_not_sent(packet: ControlPacket) -> None:
+    with pytest.raises(MalformedPacket, match="does not fit"):
+        packet.encode()
 
 
 def test_the_reflector_swaps_and_clears_demand() -> None:

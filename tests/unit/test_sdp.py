@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bgf.control.sdp import (
@@ -43,6 +43,8 @@ BROWSER = (
     "a=rtcp-mux\r\na=rtcp-rsize\r\na=rtcp-fb:111 transport-cc\r\na=end-of-candidates\r\n"
     "m=video 0 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 192.0.2.4\r\na=bundle-only\r\na=mid:1\r\n"
 )
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 REAL = (SIPP, VOLTE, BROWSER)
 
 
@@ -333,6 +335,7 @@ def descriptions(draw: st.DrawFn) -> str:
     return end.join(lines) + draw(st.sampled_from([end, ""]))
 
 
+@unhurried
 @given(descriptions(), st.sampled_from(["10.20.0.101", "fd00:a::101"]), st.booleans())
 def test_a_rewrite_changes_only_the_lines_it_must(text: str, host: str, origin: bool) -> None:
     sdp = Sdp(text)
@@ -356,6 +359,7 @@ def test_a_rewrite_changes_only_the_lines_it_must(text: str, host: str, origin: 
     assert rewrite(out, wanted, replace_origin=origin) == out
 
 
+@unhurried
 @given(st.sampled_from(REAL))
 def test_a_rewrite_to_what_it_says_is_the_identity(text: str) -> None:
     if text is BROWSER:
@@ -364,6 +368,7 @@ def test_a_rewrite_to_what_it_says_is_the_identity(text: str) -> None:
     assert rewrite(text, own) == text
 
 
+@unhurried
 @given(
     st.text(max_size=300)
     | st.binary(max_size=300).map(lambda b: b.decode("utf-8", "surrogateescape"))
@@ -373,6 +378,7 @@ def test_noise_raises_bad_sdp_or_nothing(noise: str) -> None:
         consume(text)
 
 
+@unhurried
 @given(st.sampled_from(REAL), st.data())
 def test_a_damaged_description_raises_bad_sdp_or_nothing(text: str, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):

@@ -24,7 +24,7 @@ from bgf.session import (
     State,
     Trigger,
 )
-from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, REALMS, Callers, command, line
+from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, REALMS, Callers, command, line, unhurried
 
 SITE = Site(GROUP, REALMS)
 ALICE, ALICE4, BOB = "fd00:a::2", "10.10.0.2", "10.20.0.2"
@@ -57,6 +57,9 @@ class Call:
     def state(self) -> State:
         return self.session.state if self.session else State.NEW
 
+    def stands_at(self, state: State) -> bool:
+        return self.state is state
+
     @property
     def flows(self) -> list[Flow]:
         return list(sessions.flows(self.session).values())
@@ -83,6 +86,7 @@ def test_the_table_is_complete() -> None:
     assert set(TABLE) == {(state, trigger) for state in State for trigger in Trigger}
 
 
+@unhurried
 @given(st.randoms(use_true_random=False))
 def test_random_walks_stay_inside_the_table(rng: Random) -> None:
     callers, call = Callers(rng, calls=1), Call()
@@ -172,7 +176,7 @@ def test_family_towards_the_receiver(
 def test_reoffers_from_either_side_keep_the_ports(call: Call) -> None:
     before = call.flows
     reply = call.do(OFFER, line(BOB, 6000), from_tag="bob", to_tag="alice")
-    assert call.state is State.REOFFERED
+    assert call.stands_at(State.REOFFERED)
     assert reply.media[0].rtp == Address("fd00:a::101", 30000)
     reply = call.do(ANSWER, line(ALICE, 4000), from_tag="bob", to_tag="alice")
     assert reply.media[0].rtp == Address("10.20.0.101", 30002)
@@ -223,9 +227,9 @@ def test_a_branch_offered_again_gets_the_same_ports() -> None:
 def test_a_late_answer_to_an_older_offer_does_not_take_the_newer_ones_place(call: Call) -> None:
     call.do(OFFER, line(BOB, 6666), from_tag="bob", to_tag="alice")
     call.do(ANSWER, line(BOB, 6000))  # the INVITE's 200, after bob's UPDATE
-    assert call.state is State.REOFFERED
+    assert call.stands_at(State.REOFFERED)
     call.do(ANSWER, line(ALICE, 4000), from_tag="bob", to_tag="alice")
-    assert call.state is State.ESTABLISHED
+    assert call.stands_at(State.ESTABLISHED)
     assert call.towards("core").remote == Address(BOB, 6666)
 
 
@@ -265,7 +269,8 @@ def test_rejected_and_reactivated_lines(call: Call) -> None:
     call.do(OFFER, line(ALICE, 4000), line(ALICE, 4002), to_tag="bob")
     call.do(ANSWER, line(BOB, 6000), line(BOB, 0))
     assert {flow.gate for flow in call.flows if flow.stream == 1} == {Gate.CLOSED}
-    kept = call.session and call.session.streams[1].ports
+    assert call.session
+    kept = call.session.streams[1].ports
     call.do(OFFER, line(ALICE, 4000), line(ALICE, 4002), to_tag="bob")
     call.do(ANSWER, line(BOB, 6000), line(BOB, 6002))
     assert call.session
@@ -277,7 +282,7 @@ def test_rejected_and_reactivated_lines(call: Call) -> None:
     call.do(ANSWER, line(BOB, 6000), line(BOB, 0))
     assert {flow.stream for flow in call.flows} == {0}
     reply = call.do(OFFER, line(ALICE, 4000), line(ALICE, 4004), to_tag="bob")
-    assert reply.media[1].rtp.port not in (0, *(kept or ()))
+    assert reply.media[1].rtp.port not in (0, *kept)
 
 
 def test_lines_that_vanish_are_released_with_the_answer(call: Call) -> None:
@@ -341,7 +346,7 @@ def test_a_tombstone_lasts_as_long_as_its_last_reply(call: Call) -> None:
     assert call.session
     assert call.session.deadline_ns() == end_ns
     call.apply(Expired(end_ns - 1, "call-1"))
-    assert call.state is State.DELETED
+    assert call.stands_at(State.DELETED)
     call.apply(Expired(end_ns, "call-1"))
     assert call.session is None
 
@@ -351,9 +356,9 @@ def test_a_half_open_call_ends_by_itself_and_an_answered_one_does_not(call: Call
     half.do(OFFER, line(ALICE, 4000))
     late = Expired(NS_PER_S + HALF_OPEN_MAX_MS * NS_PER_MS, "call-1")
     half.apply(late)
-    assert half.state is State.DELETED
+    assert half.stands_at(State.DELETED)
     call.apply(late)
-    assert call.state is State.ESTABLISHED
+    assert call.stands_at(State.ESTABLISHED)
 
 
 def test_the_reply_cache_is_bounded_in_number_and_time(call: Call) -> None:

@@ -314,6 +314,7 @@ static __always_inline void count_arrival(struct rtpload_report *report, const s
 	if (report->gap_epoch != gap_epoch) {
 		report->max_gap_ns = 0;
 		report->gap_end_ns = 0;
+		report->gap_lost = 0;
 		report->gap_epoch = gap_epoch;
 	}
 	if (!report->packets) {
@@ -322,6 +323,9 @@ static __always_inline void count_arrival(struct rtpload_report *report, const s
 		__u64 gap_ns = seen->now_ns - report->last_ns;
 
 		if (gap_ns > report->max_gap_ns) {
+			__u16 missing = seen->sequence - report->sequence - 1;
+
+			report->gap_lost = missing < RTPLOAD_DROPOUT_MAX ? missing : 0;
 			*(volatile __u64 *)&report->gap_end_ns = seen->now_ns;
 			*(volatile __u64 *)&report->max_gap_ns = gap_ns;
 		}

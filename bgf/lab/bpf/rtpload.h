@@ -107,7 +107,7 @@ struct rtpload_expected {
 };
 
 /* One received flow. A reader copies it while packets arrive; the writer stores `gap_end_ns`
- * before `max_gap_ns` and the copy runs the other way, so a gap is never seen without its end. */
+ * and `gap_lost` before `max_gap_ns` and the copy runs the other way: no gap without its end. */
 struct rtpload_report {
 	__u64 packets;
 	__u64 bytes; /* of UDP payload */
@@ -123,11 +123,12 @@ struct rtpload_report {
 	__u64 window; /* bit n: sequence - n has arrived */
 	__u32 ssrc;
 	__u32 gap_epoch;
+	__u32 gap_lost; /* sequence numbers missing in the largest gap: 0 if only time passed */
 	__u16 sequence; /* the newest */
 	__u16 restart;	/* the sequence number that would confirm a restart */
 	__u8 restarting;
 	__u8 generated;
-	__u8 pad[2];
+	__u8 pad[6];
 };
 
 _Static_assert(sizeof(struct rtpload_stamp) == 24, "stamp");
@@ -139,6 +140,6 @@ _Static_assert(sizeof(struct rtpload_totals) == 64, "totals");
 _Static_assert(sizeof(struct rtpload_key) == 36, "key");
 _Static_assert(sizeof(struct rtpload_endpoint) == 20, "endpoint");
 _Static_assert(sizeof(struct rtpload_expected) == 24, "expected");
-_Static_assert(sizeof(struct rtpload_report) == 112, "report");
+_Static_assert(sizeof(struct rtpload_report) == 120, "report");
 
 #endif

@@ -1,0 +1,337 @@
+/* Housekeeping and inspection: expiry, what the dead left behind, figures, a full check.
+ *
+ * Knows: every structure. Must not know: Python, clocks (now is an argument).
+ */
+#include <stdlib.h>
+
+#include "seg_internal.h"
+
+static uint64_t slab_top(const seg *s)
+{
+    uint64_t top = get(&s->header->slab_top);
+    return top < s->at.slab_count ? top : s->at.slab_count;
+}
+
+static bool slab_kind(const seg *s, uint64_t slab, uint32_t *kind)
+{
+    *kind = atomic_load_explicit(&s->slabs[slab].kind, memory_order_acquire) - 1;
+    return *kind < CLASSES;
+}
+
+static bool referenced(const seg *s, uint64_t label, uint32_t ref)
+{
+    const struct item *it = seg_item(s, (uint32_t)(label >> 32));
+    return it != NULL && (ref_of(get(&it->cell[0])) == ref || ref_of(get(&it->cell[1])) == ref ||
+                          ref_of(get(&it->key)) == ref);
+}
+
+/* One slab: settle what the dead hold, free what they claimed, correct the counter. */
+static void sweep_slab(seg *s, uint32_t slab, uint32_t kind, const uint32_t *alive, seg_kept *kept)
+{
+    uint32_t counted = 0;
+    uint32_t was = atomic_load(&s->slabs[slab].used);
+    for (uint32_t i = 0; i < s->geometry[kind].count; i++) {
+        word *at = seg_label_at(s, slab, i);
+        uint64_t label = get(at);
+        if (label == 0) {
+            continue;
+        }
+        counted++;
+        uint32_t ref = seg_block_ref(s, slab, kind, i);
+        if (kind == CLASS_ITEM) {
+            struct item *it = at_ref(s, ref);
+            uint64_t lock = get(&it->lock);
+            if (lock != 0 || (get(&it->control) & LIVE) == 0) {
+                bool settled = seg_settle(s, it);
+                kept->locks_recovered += settled && lock != 0;
+                kept->items_reaped += settled && get(at) == 0;
+            }
+        } else {
+            uint32_t client = (uint32_t)label;
+            if (alive[client >> 24] != client && !referenced(s, label, ref) &&
+                seg_release(s, ref, label)) {
+                kept->blocks_freed++;
+            }
+        }
+    }
+    uint32_t after = 0;
+    for (uint32_t i = 0; i < s->geometry[kind].count; i++) {
+        after += get(seg_label_at(s, slab, i)) != 0;
+    }
+    /* Only if nothing happened in this slab meanwhile; else another sweep will. */
+    if (counted == after) {
+        atomic_compare_exchange_strong(&s->slabs[slab].used, &was, after);
+    } else {
+        was = atomic_load(&s->slabs[slab].used);
+        atomic_compare_exchange_strong(&s->slabs[slab].used, &was, after);
+    }
+}
+
+static void sweep(seg *s, seg_kept *kept)
+{
+    uint32_t alive[SEG_CLIENTS_MAX];
+    uint32_t kind;
+    for (uint32_t slot = 0; slot < SEG_CLIENTS_MAX; slot++) {
+        uint32_t id = (uint32_t)get(&s->clients[slot].id);
+        alive[slot] = seg_client_alive(s, id) ? id : 0;
+    }
+    for (int items = 1; items >= 0; items--) { /* items first: they hold on to blocks */
+        for (uint32_t slab = 0; slab < slab_top(s); slab++) {
+            if (slab_kind(s, slab, &kind) && (kind == CLASS_ITEM) == (items == 1)) {
+                sweep_slab(s, slab, kind, alive, kept);
+            }
+        }
+    }
+}
+
+/* Clients that went without a word: recover the item they were at. */
+static void bury(seg *s, seg_kept *kept)
+{
+    for (uint32_t slot = 0; slot < SEG_CLIENTS_MAX; slot++) {
+        struct client *c = &s->clients[slot];
+        if (c == s->client || get(&c->active) == 0 || !seg_slot_lock(s, slot)) {
+            continue;
+        }
+        if (get(&c->active) != 0) {
+            /* We hold its OS lock; its id must not look alive to our own probe, nor does it:
+             * a probe never sees locks of its own descriptor. */
+            struct item *it = seg_item(s, (uint32_t)get(&c->item));
+            if (it != NULL && seg_settle(s, it)) {
+                kept->locks_recovered++;
+            }
+            put(&c->op, (get(&c->op) | 1) + 1);
+            put(&c->active, 0);
+            atomic_fetch_add(&s->header->sweeps_wanted, 1);
+            kept->dead_clients++;
+        }
+        seg_slot_unlock(s, slot);
+    }
+}
+
+static void expire(seg *s, uint64_t now_ns, seg_kept *kept)
+{
+    uint8_t key[SEG_KEY_BYTES_MAX];
+    const struct geometry *g = &s->geometry[CLASS_ITEM];
+    uint64_t total = slab_top(s) * g->count;
+    uint64_t budget = total < SEG_HOUSEKEEP_ITEMS_MAX ? total : SEG_HOUSEKEEP_ITEMS_MAX;
+    uint32_t kind;
+    while (budget > 0) {
+        s->expire_cursor = s->expire_cursor < total ? s->expire_cursor : 0;
+        uint32_t slab = (uint32_t)(s->expire_cursor / g->count);
+        uint32_t index = (uint32_t)(s->expire_cursor % g->count);
+        if (!slab_kind(s, slab, &kind) || kind != CLASS_ITEM) {
+            uint64_t rest = g->count - index;
+            s->expire_cursor += rest;
+            budget -= rest < budget ? rest : budget;
+            continue;
+        }
+        budget--;
+        s->expire_cursor++;
+        uint32_t ref = seg_block_ref(s, slab, kind, index);
+        struct item *it = at_ref(s, ref);
+        uint64_t control = get(&it->control);
+        if ((control & (LIVE | TTL)) != (LIVE | TTL)) {
+            continue;
+        }
+        size_t len;
+        seg_handle h = {get(&it->auth), 0, ref};
+        seg_op op = {.verb = SEG_EXPIRE, .deadline_ns = now_ns};
+        uint64_t at = (uint64_t)ref_of(get(&it->cell[control & ACTIVE])) << 4;
+        if (at < s->at.heap || at + CELL_HEADER_BYTES > s->total ||
+            get((const word *)(s->base + at)) > now_ns ||
+            !seg_item_key(s, it, key, &len, &h.hash) || get(&it->control) != control) {
+            continue;
+        }
+        kept->expired += seg_update(s, key, len, &h, &op) == SEG_OK;
+    }
+}
+
+seg_status seg_housekeep(seg *s, uint64_t now_ns, seg_kept *kept)
+{
+    *kept = (seg_kept){0};
+    if (!seg_usable(s) || s->readonly) {
+        return SEG_UNAVAILABLE;
+    }
+    bury(s, kept);
+    uint64_t wanted = get(&s->header->sweeps_wanted);
+    if (wanted != get(&s->header->sweeps_done)) {
+        sweep(s, kept);
+        put(&s->header->sweeps_done, wanted);
+    }
+    expire(s, now_ns, kept);
+    return SEG_OK;
+}
+
+seg_status seg_scan(seg *s, uint64_t *cursor, const void *prefix, size_t prefix_len, void *key,
+                    size_t *key_len, seg_handle *out)
+{
+    const struct geometry *g = &s->geometry[CLASS_ITEM];
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
+    uint64_t total = slab_top(s) * g->count;
+    uint32_t kind;
+    while (*cursor < total) {
+        uint32_t slab = (uint32_t)(*cursor / g->count);
+        uint32_t index = (uint32_t)(*cursor % g->count);
+        if (!slab_kind(s, slab, &kind) || kind != CLASS_ITEM) {
+            *cursor += g->count - index;
+            continue;
+        }
+        ++*cursor;
+        uint32_t ref = seg_block_ref(s, slab, kind, index);
+        const struct item *it = at_ref(s, ref);
+        for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
+            uint64_t control = get(&it->control);
+            if ((control & (LIVE | FENCE)) != LIVE) {
+                break;
+            }
+            *out = (seg_handle){peek(&it->auth), 0, ref};
+            bool good = seg_item_key(s, it, key, key_len, &out->hash);
+            atomic_thread_fence(memory_order_acquire);
+            if (peek(&it->control) != control) {
+                continue;
+            }
+            if (good && *key_len >= prefix_len && memcmp(key, prefix, prefix_len) == 0) {
+                return SEG_OK;
+            }
+            break;
+        }
+    }
+    return SEG_NOT_FOUND;
+}
+
+void seg_stats_read(seg *s, seg_stats *out)
+{
+    uint64_t counters[N_COUNTERS] = {0};
+    uint32_t kind;
+    *out = (seg_stats){0};
+    if (!seg_usable(s)) {
+        return;
+    }
+    out->generation = s->header->generation;
+    out->total_bytes = s->at.slab_count * SLAB_BYTES;
+    out->feed_sequence = get(&s->header->feed_tail);
+    out->feed_capacity = s->at.entries;
+    for (uint32_t slab = 0; slab < slab_top(s); slab++) {
+        if (slab_kind(s, slab, &kind)) {
+            const struct geometry *g = &s->geometry[kind];
+            uint32_t used = atomic_load_explicit(&s->slabs[slab].used, memory_order_relaxed);
+            used = used > g->count ? 0 : used;
+            out->items += kind == CLASS_ITEM ? used : 0;
+            out->bytes += (uint64_t)used * g->bytes;
+            out->free_bytes += (uint64_t)(g->count - used) * g->bytes;
+        }
+    }
+    out->free_bytes += (s->at.slab_count - slab_top(s)) * SLAB_BYTES;
+    for (uint32_t slot = 0; slot < SEG_CLIENTS_MAX; slot++) {
+        const struct client *c = &s->clients[slot];
+        out->clients += get(&c->active) != 0;
+        for (int i = 0; i < N_COUNTERS; i++) {
+            counters[i] += peek(&c->counters[i]);
+        }
+    }
+    out->writes = counters[N_WRITES];
+    out->creates = counters[N_CREATES];
+    out->deletes = counters[N_DELETES];
+    out->retries = counters[N_RETRIES];
+    out->auth_misses = counters[N_AUTH_MISSES];
+    out->takeovers = counters[N_TAKEOVERS];
+    out->steals = counters[N_STEALS];
+    out->fenced = counters[N_FENCED];
+}
+
+/* Each item of each chain has the right bucket, appears once, and is labelled. */
+static uint64_t check_chains(seg *s, seg_verdict *v)
+{
+    uint64_t linked = 0;
+    for (uint64_t bucket = 0; bucket < s->at.buckets; bucket++) {
+        uint32_t steps = 0;
+        uint32_t ref = ref_of(get(&s->index[bucket]));
+        for (; ref != 0 && steps < CHAIN_STEPS_MAX; steps++) {
+            uint8_t key[SEG_KEY_BYTES_MAX];
+            size_t len;
+            uint64_t hash;
+            const struct item *it = seg_item(s, ref);
+            struct place p;
+            if (it == NULL) {
+                v->torn_refs++;
+                break;
+            }
+            bool known = seg_item_key(s, it, key, &len, &hash);
+            if (!known || seg_hash(s, key, len) != hash ||
+                (hash & (s->at.buckets - 1)) != bucket) {
+                v->misplaced++;
+            }
+            if (!seg_place(s, ref, &p) || get(p.label) == 0) {
+                v->torn_refs++;
+            }
+            seg_handle found;
+            if ((get(&it->control) & LIVE) != 0 && known) {
+                linked++;
+                if (seg_lookup(s, key, len, &found) != SEG_OK || found.item != ref) {
+                    v->unreachable++;
+                }
+            }
+            ref = ref_of(get(&it->next)) & ~MARK;
+        }
+        v->misplaced += steps == CHAIN_STEPS_MAX;
+    }
+    return linked;
+}
+
+static void check_ref(seg *s, uint32_t self, uint32_t ref, seg_verdict *v)
+{
+    struct place p;
+    if (ref == 0) {
+        return;
+    }
+    if (!seg_place(s, ref, &p) || p.kind == CLASS_ITEM) {
+        v->torn_refs++;
+    } else if ((uint32_t)(get(p.label) >> 32) != self) {
+        v->shared_blocks++; /* freed, or another item's */
+    }
+}
+
+seg_status seg_verify(seg *s, seg_verdict *v)
+{
+    uint32_t kind;
+    *v = (seg_verdict){0};
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
+    uint64_t linked = check_chains(s, v);
+    for (uint32_t slab = 0; slab < slab_top(s); slab++) {
+        if (!slab_kind(s, slab, &kind)) {
+            continue;
+        }
+        for (uint32_t i = 0; i < s->geometry[kind].count; i++) {
+            uint64_t label = get(seg_label_at(s, slab, i));
+            uint32_t ref = seg_block_ref(s, slab, kind, i);
+            if (kind != CLASS_ITEM) {
+                v->orphans += label != 0 && !referenced(s, label, ref);
+                continue;
+            }
+            const struct item *it = at_ref(s, ref);
+            uint64_t control = get(&it->control);
+            v->locked += get(&it->lock) != 0;
+            if (label == 0) {
+                v->torn_refs += (control & LIVE) != 0;
+                continue;
+            }
+            if ((control & LIVE) == 0) {
+                v->unlocked_dead++;
+                continue;
+            }
+            v->items++;
+            uint32_t a = ref_of(get(&it->cell[0])), b = ref_of(get(&it->cell[1]));
+            v->torn_refs += (control & ACTIVE) != 0 ? b == 0 : a == 0;
+            v->shared_blocks += a != 0 && a == b;
+            check_ref(s, ref, a, v);
+            check_ref(s, ref, b, v);
+            check_ref(s, ref, ref_of(get(&it->key)), v);
+        }
+    }
+    v->unreachable += v->items > linked ? v->items - linked : linked - v->items;
+    return SEG_OK;
+}

@@ -1,0 +1,180 @@
+"""Reads and replays the failover transcripts in tests/golden/failover. No test in here.
+
+Lines that a person writes: what the registry's view says, the clock, who we are; then `decide`,
+or `perform` (do what was decided, semantically). Lines that begin with `=`, `|` or `>` are the
+answer: the sentence, the rule per group, the actions in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from failover.decide import (
+    Action,
+    Arm,
+    Claim,
+    Held,
+    Local,
+    Plan,
+    Policy,
+    Rule,
+    decide,
+    done,
+)
+from failover.registry import Member, Ownership, View
+
+MS = 1_000_000
+ANSWER = ("=", "|", ">")
+
+
+def describe(action: Action) -> str:
+    """One action as a reader sees it, times in ms."""
+    match action:
+        case Claim(group, seen):
+            return f"Claim {group} after {seen.node or 'nobody'}@{seen.epoch}"
+        case Arm(group, epoch, until_ns):
+            return f"Arm {group}@{epoch} until {until_ns // MS}"
+    at: int | None = getattr(action, "epoch", None)
+    return f"{type(action).__name__} {action.group}" + (f"@{at}" if at else "")
+
+
+@dataclass
+class Stage:
+    """The whole input of `decide`, line by line."""
+
+    groups: dict[str, str] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
+    timers: dict[str, int] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
+    owners: dict[str, Ownership] = field(default_factory=dict)
+    held: dict[str, Held] = field(default_factory=dict)
+    barred: dict[str, str] = field(default_factory=dict)
+    vacant: Mapping[str, int] = field(default_factory=dict)
+    me: str = ""
+    lease_ns: int = 0
+    watching_ns: int = 0
+    now_ns: int = 0
+    answers: bool = True
+    plan: Plan | None = None
+    rules: list[Rule] = field(default_factory=list)
+
+    def feed(self, line: str) -> list[str]:
+        """Take one written line; return the lines that answer it."""
+        word, *rest = line.split()
+        match word:
+            case "groups":
+                self.groups = dict(_pair(item) for item in rest)
+            case "paths":
+                self.paths = tuple(rest)
+            case "timers":
+                self.timers = {k: int(v) for k, v in (_pair(item) for item in rest)}
+            case "at":
+                self.now_ns = int(rest[0]) * MS
+            case "member":
+                self.members[rest[0]] = _member(rest)
+            case "gone":
+                del self.members[rest[0]]
+            case "owner":
+                self.owners[rest[0]] = Ownership(rest[1], int(rest[2]))
+            case "registry":
+                self.answers = rest[0] == "answers"
+            case "me":
+                self._become(rest)
+            case "lease":
+                self.lease_ns = int(rest[0]) * MS
+            case "held":
+                self.held[rest[0]] = _held(rest[1:])
+            case "barred":
+                self.barred[rest[0]] = " ".join(rest[1:])
+            case "decide":
+                return self._decide()
+            case "perform":
+                self._perform(int(rest[0]) if rest else None)
+            case _:
+                raise AssertionError(f"transcript line not understood: {line}")
+        return []
+
+    def _become(self, rest: list[str]) -> None:
+        self.me = rest[0]
+        options = dict(_pair(item) for item in rest[1:])
+        self.lease_ns = int(options["lease"]) * MS
+        self.watching_ns = int(options["watching"]) * MS
+        self.held, self.vacant, self.barred = {}, {}, {}
+
+    def _decide(self) -> list[str]:
+        policy = Policy(
+            groups=self.groups,
+            paths=self.paths,
+            lease_ns=self.timers["lease"] * MS,
+            unowned_grace_ns=self.timers["grace"] * MS,
+            patience_ns=self.timers["patience"] * MS,
+        )
+        local = Local(self.held, self.lease_ns, self.watching_ns, self.vacant, self.barred)
+        view = View(self.members, self.owners) if self.answers else None
+        self.plan = decide(self.me, policy, view, local, self.now_ns)
+        assert decide(self.me, policy, view, local, self.now_ns) == self.plan
+        self.vacant = self.plan.vacant_since
+        self.rules += [rule for _, rule in self.plan.rules]
+        lines = [f"= {self.plan.sentence}"]
+        lines += [f"| {group}: {rule.name}" for group, rule in self.plan.rules]
+        lines += [f"> {describe(action)}" for action in self.plan.actions]
+        return lines
+
+    def _perform(self, count: int | None) -> None:
+        assert self.plan is not None
+        for action in self.plan.actions[:count]:
+            if isinstance(action, Claim):
+                assert self.owners.get(action.group, Ownership()) == action.seen
+                self.owners[action.group] = Ownership(self.me, action.seen.epoch + 1)
+            self.held[action.group] = done(self.held.get(action.group, Held()), action)
+
+
+def replay(text: str) -> tuple[str, Stage]:
+    """The transcript with its answers written anew, and the stage as it ended."""
+    stage = Stage()
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith(ANSWER):
+            continue
+        lines.append(line)
+        written = line.partition("#")[0].strip()
+        if written:
+            lines += stage.feed(written)
+    return "\n".join(lines) + "\n", stage
+
+
+def _pair(item: str) -> tuple[str, str]:
+    key, _, value = item.partition("=")
+    return key, value
+
+
+def _member(rest: list[str]) -> Member:
+    """`member n1 lease=5900 [ready] hears n2:a,b ... [silent n3:a ...]`."""
+    member = Member(rest[0], 1, 0)
+    observing: dict[str, tuple[str, ...]] = {}
+    suspects: dict[str, tuple[str, ...]] = {}
+    into: dict[str, tuple[str, ...]] = {}
+    for word in rest[1:]:
+        if word.startswith("lease="):
+            member = replace(member, lease_deadline_ns=int(word[6:]) * MS)
+        elif word == "ready":
+            member = replace(member, ready=True)
+        elif word in ("hears", "silent"):
+            into = observing if word == "hears" else suspects
+        else:
+            peer, _, paths = word.partition(":")
+            into[peer] = tuple(paths.split(","))
+            if into is suspects and peer != member.node:
+                observing.setdefault(peer, ())
+                observing[peer] = tuple(sorted({*observing[peer], *paths.split(",")}))
+    return replace(member, observing=observing, suspects=suspects)
+
+
+def _held(rest: list[str]) -> Held:
+    values = {name: int(value) for name, value in (_pair(item) for item in rest)}
+    names = {f.name for f in fields(Held)}
+    assert set(values) <= names, f"held has {names}"
+    until_ns = values.pop("armed_until_ns", 0) * MS
+    doubtful = bool(values.pop("doubtful", 0))
+    return Held(armed_until_ns=until_ns, doubtful=doubtful, **values)

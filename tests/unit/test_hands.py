@@ -1,0 +1,308 @@
+"""Hands do things in one order, stop where the store refuses, and answer last."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from bgf.errors import DatapathError, Fenced
+from bgf.events import DropFlow, Forget, PutFlow, Reply, Result, Verb
+from bgf.gateway import Gateway, Limits
+from bgf.hands import (
+    ActiveHands,
+    Driver,
+    Outcome,
+    ReplayHands,
+    StandbyHands,
+    rehearse,
+)
+from bgf.journal import Mode, Recorder
+from bgf.model import Flow, RealmAddress
+from bgf.session import State
+from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, REALMS, command, line
+from tests.fakes.flows import Pinholes, Replies
+from tests.fakes.journal import Fuse, NodeFlows, NodeJournal, Shared
+
+ALICE, BOB = line("fd00:a::2", 4000), line("10.20.0.2", 6000)
+OFFER, ANSWER, DELETE = Verb.OFFER, Verb.ANSWER, Verb.DELETE
+
+
+class Rig:
+    """A driver with everything that it needs, on one fuse."""
+
+    def __init__(
+        self, shared: Shared | None = None, mode: Mode = Mode.IMPLICIT, pinholes_max: int = 1000
+    ) -> None:
+        self.shared = shared or Shared()
+        self.fuse = Fuse()
+        epoch = self.shared.fence()
+        self.pinholes = Pinholes(self.fuse, pinholes_max)
+        self.replies = Replies(self.fuse)
+        self.hands = ActiveHands(
+            NodeJournal(self.shared, epoch, self.fuse),
+            NodeFlows(self.shared, epoch, self.fuse),
+            self.pinholes,
+            self.replies,
+        )
+        self.gateway = Gateway(GROUP, REALMS, Limits(sessions_max=50))
+        self.driver = Driver(self.gateway, Recorder(mode), self.hands)
+
+    def establish(self, call: str, entropy: int = 0) -> None:
+        made = command(OFFER, f"{call}-o", ALICE, call=call)
+        assert self.driver.handle(made, entropy) is Outcome.ANSWERED
+        made = command(ANSWER, f"{call}-a", BOB, call=call)
+        assert self.driver.handle(made, entropy) is Outcome.ANSWERED
+
+    def refuse(self, *operations: str) -> None:
+        self.shared.refuse = lambda operation: operation in operations
+
+
+def test_the_order_of_an_offer_and_an_end() -> None:
+    rig = Rig()
+    rig.driver.handle(command(OFFER, "o", ALICE), 0)
+    assert rig.fuse.steps == ["mark", "append", *["put"] * 4, "install", "reply"]
+    rig.fuse.steps.clear()
+    rig.driver.handle(command(DELETE, "d"), 0)
+    assert rig.fuse.steps == ["mark", "append", *["drop"] * 4, "remove", "reply"]
+    rig.fuse.steps.clear()
+    assert rig.driver.tick(NS_PER_S + 59_999 * NS_PER_MS) == NS_PER_S + 60_000 * NS_PER_MS
+    assert rig.driver.tick(NS_PER_S + 60_000 * NS_PER_MS) is None
+    assert rig.fuse.steps == ["forget"]
+
+
+@pytest.mark.parametrize("verb", [Verb.PING, Verb.QUERY, Verb.ANSWER, Verb.DELETE], ids=str)
+def test_what_changes_nothing_writes_nothing(verb: Verb) -> None:
+    rig = Rig()
+    assert rig.driver.handle(command(verb, "x", ALICE), 0) is Outcome.ANSWERED
+    assert rig.fuse.steps == ["reply"]
+
+
+def test_a_repeated_cookie_writes_nothing() -> None:
+    rig = Rig()
+    rig.establish("a")
+    rig.fuse.steps.clear()
+    assert rig.driver.handle(command(OFFER, "a-o", ALICE, call="a"), 9) is Outcome.ANSWERED
+    assert rig.fuse.steps == ["reply"]
+    assert rig.replies.sent[-1] == rig.replies.sent[0]
+
+
+def test_explicit_journals_are_replaced() -> None:
+    rig = Rig(mode=Mode.EXPLICIT)
+    rig.establish("a")
+    assert rig.fuse.steps.count("replace") == 2
+    assert len(rig.shared.journals["a"]) == 1
+
+
+def test_a_fenced_owner_does_nothing_and_answers_nobody() -> None:
+    rig = Rig()
+    rig.establish("a")
+    rig.shared.fence()
+    sent, flows = list(rig.replies.sent), dict(rig.shared.flows)
+    before = rig.gateway.digest()
+    assert rig.driver.handle(command(DELETE, "d", call="a"), 0) is Outcome.FENCED
+    assert rig.driver.handle(command(Verb.PING, "p"), 0) is Outcome.FENCED
+    assert rig.driver.tick(10**18) is None
+    assert (rig.replies.sent, rig.shared.flows) == (sent, flows)
+    assert rig.pinholes.flows == flows
+    assert rig.gateway.digest() == before
+    assert rig.driver.failures[-1].startswith("fenced: ")
+
+
+def test_a_full_store_is_an_error_reply_and_no_state() -> None:
+    rig = Rig()
+    rig.refuse("append")
+    made = command(OFFER, "o", ALICE)
+    assert rig.driver.handle(made, 0) is Outcome.REFUSED
+    assert (rig.replies.last.result, rig.gateway.sessions) == (Result.ERROR, {})
+    assert "full" in rig.replies.last.reason
+    rig.refuse()
+    assert rig.driver.handle(made, 0) is Outcome.ANSWERED
+    assert rig.replies.last.result is Result.OK
+
+
+def test_exhausted_ports_are_told_as_kamailio_expects() -> None:
+    rig = Rig()
+    lines = [ALICE] * 10
+    for number in range(5):
+        rig.driver.handle(command(OFFER, f"o{number}", *lines, call=f"c{number}"), number)
+    assert rig.driver.handle(command(OFFER, "x", ALICE, call="more"), 0) is Outcome.REFUSED
+    assert rig.replies.last == Reply("x", Result.ERROR, "Ran out of ports")
+
+
+def test_flows_that_could_not_be_recorded_come_before_anything_new() -> None:
+    rig = Rig()
+    rig.refuse("put")
+    made = command(OFFER, "o", ALICE)
+    assert rig.driver.handle(made, 0) is Outcome.FAILED
+    assert rig.driver.handle(command(OFFER, "p", ALICE, call="other"), 0) is Outcome.FAILED
+    assert (rig.replies.sent, set(rig.gateway.sessions)) == ([], {"call-1"})
+    rig.refuse()
+    assert rig.driver.handle(made, 0) is Outcome.ANSWERED
+    assert rig.replies.last.result is Result.OK
+    assert len(rig.shared.flows) == len(rig.pinholes.flows) == 4
+
+
+def test_what_failed_is_carried_out_by_the_timer_too() -> None:
+    rig = Rig()
+    rig.establish("a")
+    rig.refuse("drop")
+    assert rig.driver.handle(command(DELETE, "d", call="a"), 0) is Outcome.FAILED
+    rig.driver.tick(NS_PER_S)
+    assert len(rig.shared.flows) == 4
+    rig.refuse()
+    rig.driver.tick(NS_PER_S)
+    assert rig.shared.flows == rig.pinholes.flows == {}
+
+
+def test_a_journal_that_could_not_be_forgotten_goes_later() -> None:
+    rig = Rig()
+    rig.establish("a")
+    rig.driver.handle(command(DELETE, "d", call="a"), 0)
+    rig.refuse("forget")
+    rig.driver.tick(NS_PER_S + 60_000 * NS_PER_MS)
+    assert (rig.gateway.sessions, set(rig.shared.journals)) == ({}, {"a"})
+    rig.refuse()
+    rig.establish("a")
+    assert len(rig.shared.journals["a"]) == 2
+
+
+def test_a_full_packet_path_promises_nothing_and_lets_other_calls_pass() -> None:
+    rig = Rig(pinholes_max=6)
+    rig.establish("a")
+    made = command(OFFER, "o", ALICE, call="b")
+    assert rig.driver.handle(made, 0) is Outcome.FAILED
+    assert rig.driver.handle(made, 0) is Outcome.FAILED
+    assert all(cookie != "o" for cookie, _ in rig.replies.sent)
+    assert rig.driver.handle(command(Verb.QUERY, "q", call="a"), 0) is Outcome.ANSWERED
+    assert rig.driver.handle(command(DELETE, "d", call="a"), 0) is Outcome.ANSWERED
+    assert rig.driver.handle(made, 0) is Outcome.ANSWERED
+    assert rig.replies.last.result is Result.OK
+    assert rig.pinholes.flows == rig.shared.flows
+
+
+def test_a_call_that_the_packet_path_refused_can_be_deleted() -> None:
+    rig = Rig(pinholes_max=6)
+    rig.establish("a")
+    assert rig.driver.handle(command(OFFER, "o", ALICE, call="b"), 0) is Outcome.FAILED
+    assert rig.driver.handle(command(DELETE, "d", call="b"), 0) is Outcome.ANSWERED
+    assert {flow.session for flow in rig.shared.flows.values()} == {"a"}
+    assert rig.pinholes.flows == rig.shared.flows
+
+
+# Taking over
+
+
+def test_a_call_is_restored_when_it_is_asked_for() -> None:
+    old = Rig()
+    old.establish("a", 1)
+    old.establish("b", 2)
+    old.driver.handle(command(OFFER, "c-o", ALICE, call="c"), 3)
+    new = Rig(old.shared)
+    new.driver.take_over(list(old.shared.flows.values()), NS_PER_S)
+    assert set(new.gateway.sessions) == {"c"}  # the last one worked on
+    assert new.driver.handle(command(ANSWER, "c-a", BOB, call="c"), 0) is Outcome.ANSWERED
+    assert new.driver.handle(command(OFFER, "a-o", ALICE, call="a"), 0) is Outcome.ANSWERED
+    assert new.replies.last == old.replies.sent[0][1]
+    assert set(new.gateway.sessions) == {"a", "c"}
+    assert new.driver.restore_some(NS_PER_S) == 0
+    assert set(new.gateway.sessions) == {"a", "b", "c"}
+    assert new.pinholes.flows == new.shared.flows
+    assert old.driver.handle(command(DELETE, "d", call="a"), 0) is Outcome.FENCED
+
+
+def test_flows_without_a_journal_and_pinholes_without_a_flow_are_closed() -> None:
+    old = Rig()
+    old.establish("a", 1)
+    old.establish("b", 2)
+    new = Rig(old.shared)
+    new.pinholes.flows = dict(old.shared.flows)
+    stray = next(flow for flow in old.shared.flows.values() if flow.session == "b")
+    del old.shared.flows[stray.key]
+    foreign = _elsewhere(stray)
+    new.pinholes.flows[foreign.key] = foreign
+    del old.shared.journals["b"]
+    new.driver.take_over(list(old.shared.flows.values()), NS_PER_S)
+    assert new.driver.sweep() == 0  # not before all are restored
+    assert new.driver.restore_some(NS_PER_S, batch=1) == 1
+    assert new.driver.restore_some(NS_PER_S, batch=1) == 0
+    assert {flow.session for flow in new.shared.flows.values()} == {"a"}
+    assert new.driver.sweep() == 1
+    assert set(new.pinholes.flows) == {*new.shared.flows, foreign.key}
+    assert new.gateway.usage().pairs_used == 2
+
+
+def _elsewhere(flow: Flow) -> Flow:
+    """The pinhole of another group on the same node."""
+    addresses = (RealmAddress("access", "fd00:a::102", 64), RealmAddress("core", "10.20.0.102", 24))
+    other = Gateway(msgspec.structs.replace(GROUP, id="g2", addresses=addresses), REALMS)
+    effects = other.step(other.draw(command(OFFER, "o", ALICE), 0))
+    return next(effect.flow for effect in effects if isinstance(effect, PutFlow))
+
+
+def test_an_unreadable_journal_is_an_error_and_its_pinholes_stay() -> None:
+    old = Rig()
+    old.establish("a", 1)
+    old.establish("b", 2)
+    old.shared.journals["a"].append(b"\xff\xff")
+    new = Rig(old.shared)
+    new.pinholes.flows = dict(old.shared.flows)
+    new.driver.take_over(list(old.shared.flows.values()), NS_PER_S)
+    assert new.driver.handle(command(DELETE, "d", call="a"), 0) is Outcome.REFUSED
+    assert "schema 255" in new.replies.last.reason
+    assert new.driver.restore_some(NS_PER_S) == 0
+    assert new.driver.sweep() == 0
+    assert len(new.pinholes.flows) == 8
+    assert new.gateway.usage().pairs_used == 4
+
+
+def test_a_restored_journal_goes_on_where_it_was() -> None:
+    old = Rig(mode=Mode.CHECKPOINTED)
+    old.establish("a", 1)
+    new = Rig(old.shared, Mode.CHECKPOINTED)
+    new.driver.take_over(list(old.shared.flows.values()), NS_PER_S)
+    new.driver.handle(command(DELETE, "d", call="a"), 0)
+    third = Rig(old.shared)
+    third.driver.take_over(list(old.shared.flows.values()), NS_PER_S)
+    session = third.gateway.session("a")
+    assert session
+    assert session.state is State.DELETED
+    assert third.gateway.digest() == new.gateway.digest()
+
+
+# The other hands
+
+
+def test_standby_hands_install_and_answer_nobody() -> None:
+    rig, pinholes = Rig(), Pinholes()
+    rig.establish("a")
+    standby = StandbyHands(pinholes)
+    flows = list(rig.shared.flows.values())
+    standby.perform([*map(PutFlow, flows), Reply("x", Result.OK), Forget("a")])
+    assert pinholes.flows == rig.shared.flows
+    standby.perform([DropFlow("g1", flows[0].key)])
+    assert len(pinholes.flows) == 3
+    with pytest.raises(DatapathError):
+        StandbyHands(Pinholes(limit=1)).perform([*map(PutFlow, flows)])
+
+
+def test_replay_hands_repeat_a_life() -> None:
+    rig, hands = Rig(), ReplayHands()
+    again = Gateway(GROUP, REALMS)
+    offer = rig.gateway.draw(command(OFFER, "o", ALICE), 5)
+    answer = command(ANSWER, "a", BOB)
+    for made in (offer, answer):
+        rig.driver.handle(made, 5)
+    rehearse(again, [offer, answer], hands)
+    assert hands.replies == [reply for _, reply in rig.replies.sent]
+    assert hands.flows == rig.pinholes.flows
+    assert again.digest() == rig.gateway.digest()
+    rehearse(again, [command(DELETE, "d")], hands)
+    assert hands.flows == {}
+
+
+def test_fenced_hands_say_so() -> None:
+    rig = Rig()
+    plan = rig.gateway.plan(rig.gateway.draw(command(OFFER, "o", ALICE), 0))
+    rig.shared.fence()
+    with pytest.raises(Fenced, match="older"):
+        rig.hands.commit(Recorder().record(plan))

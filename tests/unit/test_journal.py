@@ -1,0 +1,186 @@
+"""What is written down brings the session back, whichever way it was written."""
+
+from __future__ import annotations
+
+import contextlib
+from random import Random
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bgf import journal
+from bgf.errors import PortsExhausted, StateError, Unreadable
+from bgf.events import SCHEMA, Command, Event, Expired, MediaLine, Verb
+from bgf.gateway import Gateway
+from bgf.journal import COMPACT_AT_BYTES, INPUTS_MAX, ITEM_MAX_BYTES, Kind, Mode, Recorder
+from bgf.model import Address
+from bgf.session import CALL_ID_MAX_BYTES, REPLIES_MAX, STREAMS_MAX, Session
+from tests.fakes.calls import GROUP, REALMS, Callers, command, line, unhurried
+
+ALICE, BOB = line("fd00:a::2", 4000), line("10.20.0.2", 6000)
+MODES = pytest.mark.parametrize("mode", list(Mode))
+
+
+class Keeper:
+    """A machine and the journals that a recorder keeps of it."""
+
+    def __init__(self, mode: Mode) -> None:
+        self.gateway = Gateway(GROUP, REALMS)
+        self.recorder = Recorder(mode)
+        self.journals: dict[str, list[bytes]] = {}
+
+    def step(self, event: Event) -> None:
+        plan = self.gateway.plan(event)
+        if plan.forgets:
+            self.recorder.forget(plan.call_id)
+            del self.journals[plan.call_id]
+        elif plan.changes:
+            record = self.recorder.record(plan)
+            if record.replace:
+                self.journals[record.call_id] = []
+            self.journals.setdefault(record.call_id, []).append(record.entry)
+            self.recorder.done(record)
+        self.gateway.commit(plan)
+
+    def restored(self) -> Gateway:
+        again = Gateway(GROUP, REALMS)
+        for entries in self.journals.values():
+            session = journal.replay(entries, again.site)
+            assert session
+            again.restore(session, 0)
+        return again
+
+
+@MODES
+@unhurried
+@given(rng=st.randoms(use_true_random=False))
+def test_a_machine_restored_from_its_journals_equals_the_lost_one(mode: Mode, rng: Random) -> None:
+    callers, keeper = Callers(rng, calls=3), Keeper(mode)
+    for _ in range(30):
+        event = callers.next()
+        if isinstance(event, Command):
+            try:
+                event = keeper.gateway.draw(event, rng.getrandbits(64))
+            except PortsExhausted:
+                continue
+        keeper.step(event)
+        due = keeper.gateway.due(callers.now_ns)
+        if due:
+            keeper.step(due)
+    again = keeper.restored()
+    assert again.digest() == keeper.gateway.digest()
+    assert again.next_deadline() == keeper.gateway.next_deadline()
+    assert again.usage().pairs_used == keeper.gateway.usage().pairs_used
+    assert set(keeper.journals) == set(keeper.gateway.sessions)
+
+
+@MODES
+def test_a_long_call_keeps_its_journal_bounded(mode: Mode) -> None:
+    keeper = Keeper(mode)
+    keeper.step(keeper.gateway.draw(command(Verb.OFFER, "o", *[ALICE] * 16), 0))
+    longest = 0
+    for number in range(400):
+        keeper.step(command(Verb.ANSWER, f"a{number}", *[BOB] * 16, at_ms=number * 1000))
+        entries = keeper.journals["call-1"]
+        assert sum(map(len, entries)) < ITEM_MAX_BYTES
+        longest = max(longest, len(entries))
+    bound = {Mode.EXPLICIT: 1, Mode.CHECKPOINTED: INPUTS_MAX + 1, Mode.IMPLICIT: 400}[mode]
+    assert longest <= bound
+    assert longest > 1 or mode is Mode.EXPLICIT
+    assert keeper.restored().digest() == keeper.gateway.digest()
+
+
+def test_a_resumed_journal_is_compacted_where_it_would_have_been() -> None:
+    first = Keeper(Mode.CHECKPOINTED)
+    first.step(first.gateway.draw(command(Verb.OFFER, "o", ALICE), 0))
+    for number in range(INPUTS_MAX - 1):
+        first.step(command(Verb.ANSWER, f"a{number}", BOB))
+    assert len(first.journals["call-1"]) == INPUTS_MAX
+    second = Keeper(Mode.CHECKPOINTED)
+    second.gateway, second.journals = first.gateway, first.journals
+    second.recorder.resume("call-1", first.journals["call-1"])
+    second.step(command(Verb.ANSWER, "next", BOB))
+    assert len(second.journals["call-1"]) == 1
+
+
+def test_the_largest_checkpoint_fits_an_item() -> None:
+    keeper = Keeper(Mode.EXPLICIT)
+    host = "2001:db8:1111:2222:3333:4444:5555:6666"
+    long = MediaLine(
+        "application", "UDP/TLS/RTP/SAVPF", Address(host, 65534), Address(host, 65535), True
+    )
+    call = "x" * CALL_ID_MAX_BYTES
+    for number in range(2 * REPLIES_MAX):
+        made = command(
+            Verb.OFFER, f"{number:064}", *[long] * STREAMS_MAX, call=call, from_tag="t" * 256
+        )
+        keeper.step(keeper.gateway.draw(made, number))
+        keeper.step(
+            command(
+                Verb.ANSWER, f"a{number:064}", *[BOB] * STREAMS_MAX, call=call, from_tag="t" * 256
+            )
+        )
+    assert COMPACT_AT_BYTES < ITEM_MAX_BYTES
+    assert len(keeper.journals[call][0]) < COMPACT_AT_BYTES
+
+
+def test_entries_are_read_back_by_kind() -> None:
+    event = Expired(5, "call")
+    session = Session("g1", "call")
+    assert journal.decode(journal.encode(event)) == event
+    assert journal.decode(journal.checkpoint(session)) == session
+    assert journal.replay([], Gateway(GROUP, REALMS).site) is None
+
+
+def test_the_version_before_is_readable_with_fewer_fields() -> None:
+    keeper = Keeper(Mode.EXPLICIT)
+    keeper.step(keeper.gateway.draw(command(Verb.OFFER, "o", ALICE), 0))
+    session = keeper.gateway.session("call-1")
+    assert session
+    poorer = msgspec.msgpack.encode(msgspec.to_builtins(session)[:-1])
+    older = bytes((SCHEMA - 1, Kind.CHECKPOINT)) + poorer
+    assert journal.decode(older) == msgspec.structs.replace(session, replies=())
+    event = command(Verb.OFFER, "o", ALICE)
+    poorer = msgspec.msgpack.encode(msgspec.to_builtins(event)[:-3])
+    assert journal.decode(bytes((SCHEMA - 1, Kind.INPUT)) + poorer) == event
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        (b"", "0 bytes"),
+        (b"\x01", "1 bytes"),
+        (bytes((SCHEMA + 1, 1)) + b"\xc0", f"schema {SCHEMA + 1}"),
+        (bytes((SCHEMA, 9)) + b"\xc0", "kind 9"),
+        (bytes((SCHEMA, 1)) + b"\xc1", "cannot be read"),
+        (bytes((SCHEMA, 2)) + b"\x93\x01\x02\x03", "cannot be read"),
+        (journal.encode(Expired(5, "call"))[:-1], "cannot be read"),
+        (journal.encode(command(Verb.OFFER, "o", ALICE)), "cannot be replayed"),
+    ],
+)
+def test_unreadable_entries_say_why(entry: bytes, named: str) -> None:
+    with pytest.raises(Unreadable, match=named) as caught:
+        journal.replay([entry], Gateway(GROUP, REALMS).site)
+    assert "\n" not in str(caught.value)
+
+
+@unhurried
+@given(st.binary(max_size=200))
+def test_noise_is_refused_and_nothing_else(noise: bytes) -> None:
+    for head in (b"", bytes((SCHEMA, 1)), bytes((SCHEMA, 2))):
+        with contextlib.suppress(Unreadable):
+            journal.replay([head + noise], Gateway(GROUP, REALMS).site)
+
+
+def test_a_call_that_leaves_has_no_record() -> None:
+    gateway = Gateway(GROUP, REALMS)
+    gateway.step(gateway.draw(command(Verb.OFFER, "o", ALICE), 0))
+    gateway.step(command(Verb.DELETE, "d"))
+    deadline_ns = gateway.next_deadline()
+    assert deadline_ns
+    plan = gateway.plan(Expired(deadline_ns, "call-1"))
+    assert plan.forgets
+    with pytest.raises(StateError):
+        Recorder().record(plan)
