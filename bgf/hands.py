@@ -3,9 +3,9 @@
 Knows: the order in which things must happen, and the narrow interfaces of those who do them.
 Decides nothing about calls: `Gateway` does. Must not know sockets, DAL or the XDP program.
 
-The order on an active: mark the call -> journal entry committed -> machine stepped -> flows
-recorded -> packet path -> reply. A crash between any two leaves at most the marked call unsettled:
-whoever takes over restores that one first, then everything else when it is asked for.
+The order on an active: check the epoch -> mark the call -> journal entry committed -> machine
+stepped -> flows recorded -> packet path -> reply. A crash between any two leaves at most the
+marked call unsettled: whoever takes over restores that one first, the rest when asked for.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Journal(Protocol):
     Every write raises Fenced when a newer epoch has been seen, StateError when the store cannot
     take it; then it has had no effect.
     """
+
+    def check(self) -> None:
+        """Raise Fenced when a newer epoch has been seen; one load, before every reply."""
 
     def mark(self, call_id: str) -> None:
         """Remember durably which call is being worked on (one word, overwritten)."""
@@ -199,6 +202,7 @@ class Driver:
         if self.fenced:
             return Outcome.FENCED
         try:
+            self.hands.journal.check()  # what writes nothing would not notice
             self._settle()
             self.restore(command.call_id, command.now_ns)
         except Fenced as error:
@@ -273,7 +277,8 @@ class Driver:
     def restore_some(self, now_ns: int, batch: int = RESTORE_BATCH_MAX) -> int:
         """Restore up to `batch` calls in the background. Returns how many still wait."""
         if self._waiting is None:
-            self._waiting = sorted({*self.hands.journal.calls(), *self._found})
+            known = {*self.hands.journal.calls(), *self._found}
+            self._waiting = sorted(known.difference(self.gateway.sessions))
         for _ in range(min(batch, len(self._waiting))):
             if self.fenced:
                 break

@@ -143,7 +143,8 @@ class Manager:
         """One turn: hear, ask, renew, look, act. Returns when the next one is due at the latest."""
         self.hear()
         now_ns = self._clock()
-        for probe in self._detector.tick(now_ns):
+        probes = self._detector.tick(now_ns)
+        for probe in probes:
             self._prober.send(probe)
         self.hear()
         self._note_links()
@@ -151,7 +152,7 @@ class Manager:
         if changed or self._own_words() != self._published or now_ns >= self._renewal_due_ns():
             self._renew()
             changed = True
-        if changed or now_ns >= self._next_look_ns:
+        if changed or probes or now_ns >= self._next_look_ns:
             self._look_and_act()
         self._keep_up()
         return min(
@@ -308,7 +309,10 @@ class Manager:
                     failed.add(action.group)
             if failed or not self._plan.actions:
                 break
-        pause_ns = self._interval_ns // (URGENT_POLLS if self._plan.urgent else 1)
+        # Usually the next probes come first, and save a turn of their own.
+        pause_ns = self._interval_ns * 5 // 4
+        if self._plan.urgent:
+            pause_ns = self._interval_ns // URGENT_POLLS
         self._next_look_ns = self._clock() + pause_ns
 
     def _look(self) -> View | None:

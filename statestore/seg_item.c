@@ -102,7 +102,9 @@ seg_status seg_read(seg *s, const void *key, size_t key_len, seg_handle *h, void
     return SEG_UNAVAILABLE;
 }
 
-/* A cell of at least `need` bytes of value at `cell[which]`; 0 with *status set otherwise. */
+/* A cell of at least `need` bytes of value at `cell[which]`; 0 with *status set otherwise.
+ * That we hold the item is checked after the reference was loaded: whoever robs us later takes this
+ * very block out of the item, and whoever robbed us before is noticed. */
 static uint32_t prepare_cell(seg *s, struct item *it, uint64_t which, size_t need,
                              seg_status *status)
 {
@@ -110,6 +112,10 @@ static uint32_t prepare_cell(seg *s, struct item *it, uint64_t which, size_t nee
     struct place p;
     if (ref != 0 && seg_place(s, ref, &p) &&
         s->geometry[p.kind].bytes >= CELL_HEADER_BYTES + need) {
+        if (!seg_held(s, it)) {
+            *status = SEG_CHANGED;
+            return 0;
+        }
         return ref;
     }
     uint32_t fresh = seg_claim(s, CELL_HEADER_BYTES + need, ref_to(s, it));
@@ -182,6 +188,8 @@ static seg_status draft_append(seg *s, struct item *it, uint64_t control, const 
         d->retire = &it->cell[active];
         active ^= 1;
         ref = fresh;
+    } else if (!seg_held(s, it)) {
+        return SEG_CHANGED;
     }
     word *value = (word *)at_ref(s, ref) + CELL_HEADER_BYTES / 8;
     d->touched = ref;
@@ -251,7 +259,7 @@ static seg_status draft(seg *s, struct item *it, uint64_t control, seg_op *op, s
     /* fall through */
     case SEG_DELETE:
         d->control = next_control(control, 0, 0);
-        return SEG_OK;
+        return seg_held(s, it) ? SEG_OK : SEG_UNAVAILABLE;
     default:
         return draft_value(s, it, control, op, d);
     }

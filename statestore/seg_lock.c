@@ -70,6 +70,17 @@ static bool detach(seg *s, struct item *it, word *where, uint32_t owner, uint32_
     return true;
 }
 
+/* Give a block of ours back, whoever disturbs; false when the item is not ours any more. */
+static bool give_back(seg *s, struct item *it, word *where)
+{
+    while (!detach(s, it, where, s->me, 0)) {
+        if (!seg_held(s, it)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool seg_replace(seg *s, struct item *it, word *where, uint32_t new)
 {
     return detach(s, it, where, s->me, new);
@@ -92,11 +103,8 @@ void seg_reap(seg *s, struct item *it)
         seg_unlock(s, it); /* its chain is damaged: leave it rather than reuse it */
         return;
     }
-    if (!detach(s, it, &it->key, s->me, 0) || !detach(s, it, &it->cell[0], s->me, 0) ||
-        !detach(s, it, &it->cell[1], s->me, 0)) {
-        if (seg_held(s, it)) {
-            seg_unlock(s, it); /* the sweep goes on from here */
-        }
+    if (!give_back(s, it, &it->key) || !give_back(s, it, &it->cell[0]) ||
+        !give_back(s, it, &it->cell[1])) {
         return;
     }
     uint64_t auth = get(&it->auth);
@@ -221,8 +229,12 @@ bool seg_settle(seg *s, struct item *it)
     if (lock == 0) {
         struct place p;
         uint64_t label = seg_place(s, ref_to(s, it), &p) ? get(p.label) : 0;
-        if (label == 0 || (get(&it->control) & LIVE) != 0 ||
-            seg_client_alive(s, (uint32_t)label) || !cas(&it->lock, 0, lock_word(s->me, 0))) {
+        if (label == 0 || (get(&it->control) & LIVE) != 0) {
+            return false;
+        }
+        /* Without `auth` it may be in the making: claimed, and not locked yet. */
+        if ((get(&it->auth) == 0 && seg_client_alive(s, (uint32_t)label)) ||
+            !cas(&it->lock, 0, lock_word(s->me, 0))) {
             return false;
         }
         if ((get(&it->control) & LIVE) != 0 || get(p.label) != label) {

@@ -134,8 +134,23 @@ def number(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
+def count(value: object) -> int:
+    """How many: a list's length, or a count."""
+    return len(value) if isinstance(value, list) else number(value)
+
+
 def text(value: object) -> str:
     return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def attachments(gateway: Json) -> dict[str, tuple[str, str]]:
+    """Realm -> (mode, why it is not native), whether told as an object or as a bare mode."""
+    return {
+        name: (text(table(told).get("mode")), text(table(told).get("reason")))
+        if isinstance(told, dict)
+        else (text(told), "")
+        for name, told in sorted(table(gateway.get("attachments")).items())
+    }
 
 
 def drops(gateway: Json) -> int:
@@ -213,10 +228,15 @@ def _groups(by_node: dict[str, dict[str, Answer]]) -> tuple[list[Json], list[str
                 "owner": owner,
                 "epoch": epoch,
                 "active": active,
-                "standby": sorted(n for n, role in mine.items() if role.get("role") == "standby"),
-                "sessions": number(carrier.get("sessions")),
-                "restored": number(carrier.get("restored")),
-                "pending": number(carrier.get("pending")),
+                "standby": {
+                    n: count(role.get("flows"))
+                    for n, role in sorted(mine.items())
+                    if role.get("role") == "standby"
+                },
+                "sessions": count(carrier.get("sessions")),
+                "flows": count(carrier.get("flows")),
+                "pending": count(carrier.get("pending")),
+                "restored_in_ms": carrier.get("restored_in_ms") or 0,
             }
         )
     return found, disputes

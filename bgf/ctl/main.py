@@ -194,7 +194,7 @@ def sessions_list(
         for row in client.rows((answer.value or {}).get("sessions"))
         if not groups or row.get("group") in groups
     ]
-    show({"sessions": found}, render.sessions(found, limit, _now_ns()), as_json)
+    show({"sessions": found}, render.sessions(found, limit), as_json)
     return OK
 
 

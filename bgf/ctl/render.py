@@ -8,6 +8,7 @@ escaped: a Call-ID must not be able to colour, or to clear, the operator's scree
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isfinite
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -15,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bgf.admin import Json
-from bgf.ctl.client import Answer, drops, number, rows, table, text
+from bgf.ctl.client import Answer, attachments, count, drops, number, rows, table, text
 
 CELL_CHARS_MAX: Final = 256
 SESSIONS_SHOWN_DEFAULT: Final = 100
 
-GOOD, BAD, QUIET = "green", "bold red", "dim"
+GOOD, ODD, BAD, QUIET = "green", "yellow", "bold red", "dim"
 
 
 def cell(value: object, style: str = "") -> Text:
@@ -91,8 +92,8 @@ def status(cluster: Json) -> Group:
         serving = [g for g, v in sorted(groups.items()) if v.get("role") == "active"]
         waiting = [g for g, v in sorted(groups.items()) if v.get("role") == "standby"]
         known = "error" not in gateway
-        attached = table(gateway.get("attachments"))
-        modes = sorted({text(mode) for mode in attached.values()})
+        attached = attachments(gateway)
+        modes = sorted({mode for mode, _ in attached.values()})
         nodes.add_row(
             cell(node.get("node"), "bold"),
             *(_state_cell(processes.get(p, {})) for p in ("state", "gateway", "failover")),
@@ -104,41 +105,61 @@ def status(cluster: Json) -> Group:
             cell(" ".join(modes) or "-"),
         )
         name = text(node.get("node"))
-        said += _remarks(name, processes.get("failover", {}))
-        said += [
-            cell(f"{name}: no native XDP on {interface}: generic mode there, and slower", "yellow")
-            for interface, mode in sorted(attached.items())
-            if mode == "generic"
-        ]
+        said += _of_failover(name, processes.get("failover", {}))
+        said += _of_gateway(name, gateway)
     groups_table = grid(
         "Groups",
-        ("group", "owner", "epoch", "sessions", "restored", "pending", "standby"),
-        ("epoch", "sessions", "restored", "pending"),
+        (
+            *("group", "owner", "epoch", "sessions", "flows", "pending", "restored in"),
+            "standby (flows held)",
+        ),
+        ("epoch", "sessions", "flows", "pending", "restored in"),
     )
     for group in rows(cluster.get("groups")):
         healthy = group.get("owner") in (group.get("active") or [])
         groups_table.add_row(
             cell(group.get("group"), "bold"),
             cell(group.get("owner") or "nobody", GOOD if healthy else BAD),
-            *(cell(number(group.get(k))) for k in ("epoch", "sessions", "restored", "pending")),
-            cell(" ".join(map(text, group.get("standby") or [])) or "-"),
+            *(cell(number(group.get(k))) for k in ("epoch", "sessions", "flows", "pending")),
+            cell(f"{text(group['restored_in_ms'])} ms" if group.get("restored_in_ms") else "-"),
+            cell(
+                ", ".join(f"{n} ({held})" for n, held in table(group.get("standby")).items()) or "-"
+            ),
         )
     problems = [cell(f"problem: {p}", BAD) for p in cluster.get("problems") or []]
     verdict = [cell("ready", GOOD)] if cluster.get("ready") is True else problems
     return Group(nodes, Text(), groups_table, Text(), *said, *verdict)
 
 
-def _remarks(node: str, failover: Json) -> list[Text]:
-    """What a failover process says of itself, then whom it does not hear and what troubles it."""
+def _of_failover(node: str, failover: Json) -> list[Text]:
+    """What a failover process says of itself, whom it does not hear, what troubles it."""
     sentence = text(failover.get("sentence"))
     lines = [cell(f"{node}: {sentence}", QUIET)] if sentence else []
     for peer, paths in sorted(table(failover.get("suspects")).items()):
         if paths:
-            lines.append(cell(f"{node}: does not hear {peer} on {_listed(paths)}", "yellow"))
+            lines.append(cell(f"{node}: does not hear {peer} on {_listed(paths)}", ODD))
     if failover.get("links_down"):
         lines.append(cell(f"{node}: its link is down on {_listed(failover['links_down'])}", BAD))
     for what, why in sorted(table(failover.get("trouble")).items()):
-        lines.append(cell(f"{node}: trouble with {what}: {text(why)}", "yellow"))
+        lines.append(cell(f"{node}: trouble with {what}: {text(why)}", ODD))
+    return lines
+
+
+def _of_gateway(node: str, gateway: Json) -> list[Text]:
+    """Generic mode, next hops that do not answer, what the groups failed at last."""
+    lines = [
+        cell(
+            f"{node}: {realm} runs in generic mode, which is slower{reason and f': {reason}'}", ODD
+        )
+        for realm, (mode, reason) in attachments(gateway).items()
+        if mode == "generic"
+    ]
+    if gateway.get("unresolved"):
+        lines.append(cell(f"{node}: no answer from next hop {_listed(gateway['unresolved'])}", ODD))
+    for group, told in sorted(table(gateway.get("groups")).items()):
+        failures = table(told).get("failures")
+        for failure in failures if isinstance(failures, list) else []:
+            lines.append(cell(f"{node}: {group}: {text(failure)}", ODD))
     return lines
 
 
@@ -146,7 +167,7 @@ def _listed(value: object) -> str:
     return ", ".join(map(text, value)) if isinstance(value, list) else text(value)
 
 
-def sessions(found: Sequence[Json], shown_max: int, now_ns: int) -> Group:
+def sessions(found: Sequence[Json], shown_max: int) -> Group:
     """One line per call; `found` has the answers' rows with their `node`."""
     made = grid(
         f"Sessions ({len(found)})",
@@ -159,16 +180,18 @@ def sessions(found: Sequence[Json], shown_max: int, now_ns: int) -> Group:
             cell(row.get("group")),
             cell(row.get("node")),
             cell(row.get("state")),
-            cell(_count(row.get("flows"))),
-            cell(since(row.get("created_ns"), now_ns)),
+            cell(count(row.get("flows"))),
+            cell(_age(row.get("created_age_s"))),
         )
     left = len(found) - shown_max
     more = [cell(f"and {left} more: --limit {len(found)} shows all", QUIET)] if left > 0 else []
     return Group(made, *more)
 
 
-def _count(value: object) -> int:
-    return len(value) if isinstance(value, list) else number(value)
+def _age(seconds: object) -> str:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isfinite(seconds):
+        return "-"
+    return duration(seconds)
 
 
 def session(details: Json, now_ns: int) -> Group:
@@ -176,23 +199,24 @@ def session(details: Json, now_ns: int) -> Group:
     facts = grid("Session", ("", " "))
     facts.show_header = False
     for key, value in details.items():
-        if key == "created_ns":
-            facts.add_row(cell("age", QUIET), cell(since(value, now_ns)))
-        elif not isinstance(value, (list, dict)):
-            facts.add_row(cell(key.replace("_", " "), QUIET), cell(value))
+        if key == "created_age_s":
+            facts.add_row(cell("age", QUIET), cell(_age(value)))
+        elif key != "flow_list" and not isinstance(value, dict):
+            shown = _listed(value) or "-" if isinstance(value, list) else value
+            facts.add_row(cell(key.replace("_", " "), QUIET), cell(shown))
     flows = grid(
         "Flows",
         ("stream", "arrives at", "leaves from", "goes to", "gate", "packets", "bytes", "last"),
         ("packets", "bytes", "last"),
     )
-    for flow in rows(details.get("flows")):
+    for flow in rows(details.get("flow_list")):
         open_gate = text(flow.get("gate")).lower() in ("open", "1")
         flows.add_row(
             cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
             cell(_place(flow, "in")),
             cell(_place(flow, "out")),
             cell(flow.get("remote") or "-"),
-            cell("open" if open_gate else "closed", GOOD if open_gate else "yellow"),
+            cell("open" if open_gate else "closed", GOOD if open_gate else ODD),
             cell(number(flow.get("packets"))),
             cell(number(flow.get("bytes"))),
             cell(since(flow.get("last_seen_ns"), now_ns)),
@@ -221,7 +245,7 @@ def trace(answers: Sequence[Answer]) -> Table:
         good = outcome in ("forward", "reflect", "pass")
         made.add_row(
             cell(answer.node, "bold"),
-            cell(outcome, GOOD if good else BAD),
+            cell(outcome, GOOD if good else ODD),
             cell(value.get("interface") or "-"),
             cell(value.get("source") or "-"),
             cell(value.get("destination") or "-"),

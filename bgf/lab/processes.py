@@ -52,7 +52,8 @@ def start_ticks(pid: int) -> int:
 
 
 def is_alive(process: Process) -> bool:
-    return start_ticks(process.pid) == process.start_ticks
+    # One that was gone before its start time could be read has 0, as has one that is gone now.
+    return process.start_ticks != 0 and start_ticks(process.pid) == process.start_ticks
 
 
 def _signal(process: Process, number: int) -> None:

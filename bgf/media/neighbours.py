@@ -20,6 +20,8 @@ from bgf.errors import DatapathError
 from bgf.media import netlink
 from bgf.media.netlink import Link, Neighbour, Netlink, Route
 
+MAC_BYTES = 6
+
 _NEXTHOP = struct.Struct("=6s6sIIxxxx")
 _GROUPS = (
     netlink.RTMGRP_LINK
@@ -51,7 +53,20 @@ class _Hop:
     """A neighbour on the link; `mac` is empty while it is not known."""
 
     mac: bytes = b""
+    static: bool = False
     far_ends: set[tuple[int, str]] = field(default_factory=set)
+
+    def learn(self, neighbour: Neighbour) -> bool:
+        """Take in what the kernel says; whether the MAC address is another one now."""
+        self.static = bool(neighbour.state & netlink.NUD_STATIC) and not neighbour.gone
+        if neighbour.gone or neighbour.state & netlink.NUD_INCOMPLETE:
+            # Collected for want of kernel traffic, or asked for anew: what was known still is.
+            return False
+        mac = neighbour.mac if neighbour.state & netlink.NUD_VALID else b""
+        if mac == self.mac or len(mac) not in (0, MAC_BYTES):
+            return False
+        self.mac = mac
+        return True
 
 
 class NextHops:
@@ -188,7 +203,7 @@ class NextHops:
             self._routes_changed = False
             lost = list(self._far_ends.values())
         self._resolve(lost)
-        self._netlink.use(list(self._hops))
+        self._use(self._hops)
 
     def close(self) -> None:
         self._netlink.close()
@@ -216,12 +231,16 @@ class NextHops:
                     self._hops[key] = _Hop(self._adopted.get((far_end.ifindex, far_end.host), b""))
                     fresh[key] = None
                 self._hops[key].far_ends.add((far_end.ifindex, far_end.host))
-        self._netlink.use(list(fresh))
         for ifindex, via in fresh:
             known = self._netlink.neighbour(via, ifindex)
-            if known and known.state & netlink.NUD_VALID and len(known.mac) == 6:
-                self._hops[ifindex, via].mac = known.mac
+            if known:
+                self._hops[ifindex, via].learn(known)
+        self._use(fresh)
         self._publish(far_ends)
+
+    def _use(self, hops: Iterable[tuple[int, str]]) -> None:
+        # Not the static ones: to be used would make the kernel forget that an operator set them.
+        self._netlink.use([key for key in hops if not self._hops[key].static])
 
     def _leave(self, far_end: _FarEnd) -> None:
         key = (far_end.ifindex, far_end.via)
@@ -260,13 +279,6 @@ class NextHops:
 
     def _neighbour_changed(self, neighbour: Neighbour) -> set[tuple[int, str]]:
         hop = self._hops.get((neighbour.ifindex, neighbour.host))
-        if hop is None:
+        if hop is None or not hop.learn(neighbour):
             return set()
-        if neighbour.gone or neighbour.state & netlink.NUD_INCOMPLETE:
-            # Collected for want of kernel traffic, or asked for anew: what was known still is.
-            return set()
-        mac = neighbour.mac if neighbour.state & netlink.NUD_VALID else b""
-        if mac == hop.mac or len(mac) not in (0, 6):
-            return set()
-        hop.mac = mac
         return set(hop.far_ends)

@@ -98,8 +98,12 @@ class Callers:
         verb = rng.choice((Verb.OFFER, Verb.OFFER, Verb.ANSWER, Verb.ANSWER, Verb.DELETE))
         swapped = rng.random() < 0.3
         tags = ("bob", "alice") if swapped else ("alice", "bob")
-        host = rng.choice(HOSTS)
-        media = tuple(self._line(host) for _ in range(rng.choice((1, 1, 1, 2, 2, 3))))
+        from_access = swapped is (verb is Verb.ANSWER)
+        host = rng.choice(HOSTS[:2] if from_access else HOSTS[2:])
+        realms = REALMS[::-1] if swapped else REALMS
+        if rng.random() < 0.1:
+            host, realms = rng.choice(HOSTS), ("nowhere", "core")
+        media = tuple(self._line(host) for _ in range(rng.choice((1, 1, 1, 1, 2, 3))))
         made = Command(
             now_ns=self.now_ns,
             cookie=f"c{len(self._cookies)}",
@@ -111,8 +115,8 @@ class Callers:
             flags=rng.choice(
                 ((), (), ("strict-source",), ("asymmetric", "unheard-of"), ("fatal",))
             ),
-            realms=rng.choice(((), (), REALMS, REALMS[::-1], ("nowhere", "core"))),
-            family=rng.choice((0, 0, 0, 4, 6)),
+            realms=() if rng.random() < 0.4 else realms,
+            family=rng.choice((0, 0, 0, 0, 0, 4, 6)),
         )
         self._cookies.append(made)
         return made

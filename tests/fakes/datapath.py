@@ -68,7 +68,9 @@ class FakeDatapath:
         self._guarded = {address.host for address in addresses}
         self._flows: dict[FlowKey, Flow] = {}
         self._counters: dict[FlowKey, Counters] = {}
-        self._counts = {outcome: 0 for outcome in Outcome if outcome is not Outcome.PASS}
+        self._counts: dict[Outcome, int] = {
+            outcome: 0 for outcome in Outcome if outcome is not Outcome.PASS
+        }
 
     # ---- Datapath -------------------------------------------------------------------------------
 
@@ -102,7 +104,7 @@ class FakeDatapath:
         return [self._counters.get(key, Counters()) for key in keys]
 
     def drops(self) -> Mapping[Outcome, int]:
-        return dict(self._counts)
+        return self._counts.copy()
 
     def trace(self, sender: Address, receiver: Address, realm: str, payload: bytes) -> Verdict:
         if sender.family is not receiver.family:

@@ -59,6 +59,11 @@ class _Node:
 
 
 class NodeJournal(_Node):
+    def check(self) -> None:
+        self.fuse.step("check")
+        if self.epoch < self.shared.epoch:
+            raise Fenced(f"epoch {self.epoch} is older than {self.shared.epoch}")
+
     def mark(self, call_id: str) -> None:
         self._write("mark")
         self.shared.mark = call_id

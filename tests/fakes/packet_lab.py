@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from pyroute2 import netns
@@ -107,7 +108,7 @@ class PacketLab:
                 "tx", "off", "gro", "on")  # fmt: skip
         for realm in REALMS:
             # Routes of a link that is not up yet lead nowhere.
-            wait_for(f"{realm} is up", lambda realm=realm: self._is_up(realm))
+            wait_for(f"{realm} is up", partial(self._is_up, realm))
         self.macs = {
             (space, realm): bytes.fromhex(self._mac(space, realm))
             for host, (realm, *_) in HOSTS.items()

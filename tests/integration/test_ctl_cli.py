@@ -72,14 +72,22 @@ def gateway_status(node: str, roles: dict[str, str], pinholes: int) -> dict[str,
                 "role": role,
                 "epoch": 4 if group == "g1" else 1,
                 "sessions": 100 if role == "active" else 0,
-                "restored": 60 if role == "active" and group == "g1" else 0,
                 "pending": 40 if role == "active" and group == "g1" else 0,
+                "restored_in_ms": 6.5 if role == "active" and group == "g1" else 0.0,
+                "flows": 800 if group == "g1" else 400,
+                "failures": [],
             }
             for group, role in roles.items()
         },
         "pinholes": pinholes,
         "drops": {"forward": 123456, "reflect": 99, "no-pinhole": 3, "bad-source": 4},
-        "attachments": {"access": "native", "core": "generic" if node == "n2" else "native"},
+        "unresolved": [],
+        "attachments": {
+            "access": {"mode": "native", "reason": ""},
+            "core": {"mode": "generic", "reason": "the driver refuses"}
+            if node == "n2"
+            else {"mode": "native", "reason": ""},
+        },
         "ng": {"requests": 300},
     }
 
@@ -95,13 +103,13 @@ def failover_status(node: str, suspects: dict[str, list[str]]) -> dict[str, Any]
 
 
 SESSIONS = [
-    {"call_id": CALL, "group": "g1", "state": "established", "flows": 8, "created_ns": 0},
+    {"call_id": CALL, "group": "g1", "state": "established", "flows": 8, "created_age_s": 9000.4},
     {
         "call_id": "a-rather-long-call-id-as-some-equipment-makes-them-3f9c1e77b2@[fd00:a::2]",
         "group": "g2",
         "state": "offered",
         "flows": 4,
-        "created_ns": 0,
+        "created_age_s": 12.0,
     },
 ]
 
@@ -109,7 +117,7 @@ SESSIONS = [
 def flow(number: int, **changes: Any) -> dict[str, Any]:
     return {
         "stream": 0,
-        "component": 1 + number,
+        "component": "RTCP" if number else "RTP",
         "realm_in": "access",
         "local_in": f"[fd00:a::101]:{30000 + number}",
         "realm_out": "core",
@@ -163,8 +171,14 @@ def cluster(run_dir: Path, fakes: FakeNodes) -> Cluster:
                 "call_id": CALL,
                 "group": "g1",
                 "state": "established",
-                "created_ns": 0,  # ages are in the unit tests: here the clock is the real one
-                "flows": [flow(0), flow(1, gate="closed", remote=None, packets=0, bytes=0)],
+                "created_age_s": 9000.4,
+                "streams": 1,
+                "flows": 2,
+                "tags": ["caller", "callee"],
+                "realms": ["access", "core"],
+                "journal_entries": 2,
+                # Never seen: the clock of this test is the real one.
+                "flow_list": [flow(0), flow(1, gate="closed", remote="", packets=0, bytes=0)],
             }
 
         def trace(request: dict[str, Any], node: str = node) -> dict[str, Any]:

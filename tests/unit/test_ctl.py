@@ -41,12 +41,20 @@ def status(node: str, process: str, **value: Any) -> Answer:
 
 NODES = [Node("n1", Path("/r/n1")), Node("n2", Path("/r/n2"))]
 OWNERS = {"g1": {"node": "n1", "epoch": 3}}
+ACTIVE = {
+    "role": "active",
+    "epoch": 3,
+    "sessions": 7,
+    "flows": 12,
+    "pending": 1,
+    "restored_in_ms": 6.5,
+}
 HEALTHY = [
     status("n1", "state", keeper=True),
-    status("n1", "gateway", groups={"g1": {"role": "active", "epoch": 3, "sessions": 7}}),
+    status("n1", "gateway", groups={"g1": ACTIVE}),
     status("n1", "failover", owners=OWNERS),
     status("n2", "state"),
-    status("n2", "gateway", groups={"g1": {"role": "standby", "epoch": 3}}),
+    status("n2", "gateway", groups={"g1": {"role": "standby", "epoch": 3, "flows": 12}}),
     status("n2", "failover", owners=OWNERS),
 ]
 
@@ -67,10 +75,11 @@ def test_a_healthy_cluster_is_ready() -> None:
             "owner": "n1",
             "epoch": 3,
             "active": ["n1"],
-            "standby": ["n2"],
+            "standby": {"n2": 12},
             "sessions": 7,
-            "restored": 0,
-            "pending": 0,
+            "flows": 12,
+            "pending": 1,
+            "restored_in_ms": 6.5,
         }
     ]
     assert [n["ready"] for n in found["nodes"]] == [True, True]
@@ -132,8 +141,21 @@ ANYTHING = st.recursive(
             st.sampled_from(
                 [
                     *("ready", "groups", "owners", "g1", "role", "sessions", "flows", "node"),
-                    *("epoch", "drops", "attachments", "sentence", "created_ns", "call_id"),
-                    *("nodes", "error", "suspects", "trouble", "links_down", "problems"),
+                    *("epoch", "drops", "attachments", "sentence", "created_age_s", "call_id"),
+                    *(
+                        "nodes",
+                        "flow_list",
+                        "tags",
+                        "failures",
+                        "unresolved",
+                        "mode",
+                        "pending",
+                        "error",
+                        "suspects",
+                        "trouble",
+                        "links_down",
+                        "problems",
+                    ),
                 ]
             ),
             inner,
@@ -152,7 +174,7 @@ def test_no_answer_can_break_a_table(anything: Any) -> None:
     found = client.cluster(NODES, answers)
     json.dumps(found)
     assert drawn(render.status(found))
-    assert drawn(render.sessions(client.rows([value, anything]), 5, 10**12))
+    assert drawn(render.sessions(client.rows([value, anything]), 5))
     assert drawn(render.session(value, 10**12))
     assert drawn(render.trace(answers))
     assert drawn(render.lab(value))
@@ -161,17 +183,17 @@ def test_no_answer_can_break_a_table(anything: Any) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=60))
 def test_no_call_id_can_reach_the_terminal_raw(call_id: str) -> None:
-    shown = drawn(render.sessions([{"call_id": call_id}], 5, 0), width=2000)
+    shown = drawn(render.sessions([{"call_id": call_id}], 5), width=2000)
     assert all(c.isprintable() for c in shown.replace("\n", ""))
 
 
 def test_markup_in_a_call_id_is_shown_as_it_is() -> None:
-    shown = drawn(render.sessions([{"call_id": "[red]x[/red]\x1b[2J"}], 5, 0))
+    shown = drawn(render.sessions([{"call_id": "[red]x[/red]\x1b[2J"}], 5))
     assert "[red]x[/red]\\x1b[2J" in shown
 
 
 def test_long_lists_say_what_they_leave_out() -> None:
-    shown = drawn(render.sessions([{"call_id": f"c{i}"} for i in range(7)], 3, 0))
+    shown = drawn(render.sessions([{"call_id": f"c{i}"} for i in range(7)], 3))
     assert "Sessions (7)" in shown
     assert "c2" in shown
     assert "c3" not in shown
@@ -198,15 +220,32 @@ def test_ages_of_a_call_and_its_packets() -> None:
     now_ns = 10**15
     details = {
         "call_id": "c",
-        "created_ns": now_ns - 9_000_000_000_000,
-        "flows": [{"stream": 1, "component": 2, "last_seen_ns": now_ns - 3_000_000_000}],
+        "created_age_s": 9_000.5,
+        "tags": ["a", "b"],
+        "flows": 1,
+        "flow_list": [{"stream": 1, "component": 2, "last_seen_ns": now_ns - 3_000_000_000}],
     }
     shown = drawn(render.session(details, now_ns))
     assert "age      2 h 30 min" in shown
+    assert "tags     a, b" in shown
     assert "1 RTCP" in shown
     assert shown.endswith("3 s")
-    listed = drawn(render.sessions([details], 5, now_ns))
+    listed = drawn(render.sessions([details], 5))
     assert listed.splitlines()[2].split() == ["c", "1", "2", "h", "30", "min"]
+
+
+def test_remarks_of_a_gateway() -> None:
+    odd = {
+        "attachments": {"access": {"mode": "generic", "reason": "no native XDP in this driver"}},
+        "unresolved": ["10.20.0.9", "fd00:a::9"],
+        "groups": {"g1": {**ACTIVE, "failures": ["c1: table full"]}},
+    }
+    shown = drawn(
+        render.status(client.cluster(NODES, with_changes(status("n1", "gateway", **odd))))
+    )
+    assert "n1: access runs in generic mode, which is slower: no native XDP in this driver" in shown
+    assert "n1: no answer from next hop 10.20.0.9, fd00:a::9" in shown
+    assert "n1: g1: c1: table full" in shown
 
 
 def test_a_node_that_is_silent_is_one_problem() -> None:

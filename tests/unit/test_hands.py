@@ -60,10 +60,10 @@ class Rig:
 def test_the_order_of_an_offer_and_an_end() -> None:
     rig = Rig()
     rig.driver.handle(command(OFFER, "o", ALICE), 0)
-    assert rig.fuse.steps == ["mark", "append", *["put"] * 4, "install", "reply"]
+    assert rig.fuse.steps == ["check", "mark", "append", *["put"] * 4, "install", "reply"]
     rig.fuse.steps.clear()
     rig.driver.handle(command(DELETE, "d"), 0)
-    assert rig.fuse.steps == ["mark", "append", *["drop"] * 4, "remove", "reply"]
+    assert rig.fuse.steps == ["check", "mark", "append", *["drop"] * 4, "remove", "reply"]
     rig.fuse.steps.clear()
     assert rig.driver.tick(NS_PER_S + 59_999 * NS_PER_MS) == NS_PER_S + 60_000 * NS_PER_MS
     assert rig.driver.tick(NS_PER_S + 60_000 * NS_PER_MS) is None
@@ -74,7 +74,7 @@ def test_the_order_of_an_offer_and_an_end() -> None:
 def test_what_changes_nothing_writes_nothing(verb: Verb) -> None:
     rig = Rig()
     assert rig.driver.handle(command(verb, "x", ALICE), 0) is Outcome.ANSWERED
-    assert rig.fuse.steps == ["reply"]
+    assert rig.fuse.steps == ["check", "reply"]
 
 
 def test_a_repeated_cookie_writes_nothing() -> None:
@@ -82,7 +82,7 @@ def test_a_repeated_cookie_writes_nothing() -> None:
     rig.establish("a")
     rig.fuse.steps.clear()
     assert rig.driver.handle(command(OFFER, "a-o", ALICE, call="a"), 9) is Outcome.ANSWERED
-    assert rig.fuse.steps == ["reply"]
+    assert rig.fuse.steps == ["check", "reply"]
     assert rig.replies.sent[-1] == rig.replies.sent[0]
 
 
@@ -106,6 +106,17 @@ def test_a_fenced_owner_does_nothing_and_answers_nobody() -> None:
     assert rig.pinholes.flows == flows
     assert rig.gateway.digest() == before
     assert rig.driver.failures[-1].startswith("fenced: ")
+
+
+@pytest.mark.parametrize("verb", [Verb.PING, Verb.QUERY, Verb.DELETE, Verb.OFFER], ids=str)
+def test_a_fenced_owner_does_not_even_answer_what_writes_nothing(verb: Verb) -> None:
+    rig = Rig()
+    rig.establish("a")
+    rig.replies.sent.clear()
+    rig.shared.fence()
+    made = command(verb, "a-o", call="a" if verb is Verb.OFFER else "b")
+    assert rig.driver.handle(made, 0) is Outcome.FENCED
+    assert rig.replies.sent == []
 
 
 def test_a_full_store_is_an_error_reply_and_no_state() -> None:
@@ -212,8 +223,8 @@ def test_a_call_is_restored_when_it_is_asked_for() -> None:
 
 def test_flows_without_a_journal_and_pinholes_without_a_flow_are_closed() -> None:
     old = Rig()
-    old.establish("a", 1)
-    old.establish("b", 2)
+    for number, call in enumerate("abc"):
+        old.establish(call, number)
     new = Rig(old.shared)
     new.pinholes.flows = dict(old.shared.flows)
     stray = next(flow for flow in old.shared.flows.values() if flow.session == "b")
@@ -225,10 +236,10 @@ def test_flows_without_a_journal_and_pinholes_without_a_flow_are_closed() -> Non
     assert new.driver.sweep() == 0  # not before all are restored
     assert new.driver.restore_some(NS_PER_S, batch=1) == 1
     assert new.driver.restore_some(NS_PER_S, batch=1) == 0
-    assert {flow.session for flow in new.shared.flows.values()} == {"a"}
+    assert {flow.session for flow in new.shared.flows.values()} == {"a", "c"}
     assert new.driver.sweep() == 1
     assert set(new.pinholes.flows) == {*new.shared.flows, foreign.key}
-    assert new.gateway.usage().pairs_used == 2
+    assert new.gateway.usage().pairs_used == 4
 
 
 def _elsewhere(flow: Flow) -> Flow:
