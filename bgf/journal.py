@@ -114,17 +114,24 @@ class Recorder:
     def record(self, plan: Plan) -> Record:
         """The record of a plan that `changes` and does not forget its call; pure.
 
-        Call `done` when the store has taken it, so that a refused record is not counted.
+        Call `done` when the store has taken it, so that a refused record is not counted. Raises
+        StateError for text that has no encoding (a codec let raw bytes of a peer through).
         """
         if plan.after is None:
             raise StateError(f"call {plan.call_id} leaves the machine: its journal goes with it")
+        try:
+            return self._record(plan, plan.after)
+        except UnicodeEncodeError:
+            raise StateError("the command has text that is not UTF-8: send UTF-8") from None
+
+    def _record(self, plan: Plan, after: Session) -> Record:
         if self.mode is Mode.EXPLICIT:
-            return Record(plan.call_id, checkpoint(plan.after), True)
+            return Record(plan.call_id, checkpoint(after), True)
         size, inputs = self._sizes.get(plan.call_id, (0, 0))
         entry = encode(plan.event)
         full = size + len(entry) + FRAME_BYTES > COMPACT_AT_BYTES
         if full or (self.mode is Mode.CHECKPOINTED and inputs >= INPUTS_MAX):
-            return Record(plan.call_id, checkpoint(plan.after), True)
+            return Record(plan.call_id, checkpoint(after), True)
         return Record(plan.call_id, entry, False)
 
     def done(self, record: Record) -> None:

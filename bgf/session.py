@@ -213,7 +213,7 @@ def apply(session: Session | None, event: Command | Expired, site: Site) -> Step
     try:
         if not event.call_id:
             raise Malformed("the command has no call-id: it names no call")
-        if len(event.call_id.encode()) > CALL_ID_MAX_BYTES:
+        if len(event.call_id.encode("utf-8", "replace")) > CALL_ID_MAX_BYTES:
             raise Malformed(f"call-id is longer than {CALL_ID_MAX_BYTES} bytes")
         after, reply = _ACTIONS[action](current, event, site)
     except PeerError as error:

@@ -43,7 +43,7 @@ ROOMS: dict[str, set[str]] = {
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
     "lab": {"model", "errors", "config", "admin", "preflight", "media._xdp"}
     | {"__init__", "control.client", "control.bencode", "control.sdp"},
-    "ctl": {"model", "errors", "config", "admin", "preflight", "lab"},
+    "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "session", "gateway", "journal", "hands", "control", "media"}

@@ -22,7 +22,7 @@ PROCESSES: Final = ("state", "gateway", "failover")
 
 NODES_MAX: Final = 64
 ASKED_AT_ONCE_MAX: Final = 16
-TIMEOUT_S: Final = 2.0
+TIMEOUT_S: Final = 5.0
 NOT_DROPS: Final = ("forward", "reflect", "pass")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from bgf import __version__
 from bgf.ctl import client, render
 from bgf.ctl.cli import (
     ENVIRONMENT,
@@ -137,7 +138,7 @@ def on_nodes(command: Callable[..., int]) -> Callable[..., int]:
     context_settings=SETTINGS,
     epilog=examples("bgfctl lab up", "bgfctl status", "bgfctl drill power-off --calls 100"),
 )
-@click.version_option(package_name="bgf")
+@click.version_option(__version__)
 def bgfctl() -> None:
     """Ask and drill border gateways: who owns what, which calls, where a packet would go."""
 

@@ -347,8 +347,9 @@ class _Run:
     def _flows(self, meters: dict[str, Meter], t0_ns: int) -> list[FlowOutage]:
         found = []
         for direction, meter in meters.items():
-            reports = meter.flows()
-            found += measure.outages(reports, direction, self._hosts, t0_ns, _now_ns())
+            # The time before the reading: a long one must not look like a silence.
+            now_ns = _now_ns()
+            found += measure.outages(meter.flows(), direction, self._hosts, t0_ns, now_ns)
         return found
 
     def _others(self, meters: dict[str, Meter], t0_ns: int) -> list[FlowOutage]:
@@ -356,7 +357,8 @@ class _Run:
         hosts = self._all_hosts - self._hosts
         found = []
         for direction, meter in meters.items():
-            found += measure.outages(meter.flows(), direction, hosts, t0_ns, _now_ns())
+            now_ns = _now_ns()
+            found += measure.outages(meter.flows(), direction, hosts, t0_ns, now_ns)
         return found
 
     def _wait_back(self, meters: dict[str, Meter], t0_ns: int) -> list[FlowOutage]:

@@ -171,7 +171,12 @@ class Lab:
         No goodbye: what the kernel of the dead node still holds cannot reach anybody either.
         """
         victims = self.processes.running(node_id)
-        return self.cutter(node_id).cut(before=lambda: self.processes.kill_now(victims))
+        cutter = self.cutter(node_id)
+        with self.processes.aimed_at(victims) as kill:
+            at_ns = cutter.cut(kill)
+        # What the victims may have started goes with them.
+        self.processes.kill_now(victims)
+        return at_ns
 
 
 @contextlib.contextmanager

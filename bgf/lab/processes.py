@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -170,6 +170,25 @@ class Processes:
         """SIGKILL, no goodbye. The signals are on their way when this returns."""
         for process in targets:
             _signal(process, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def aimed_at(self, targets: Iterable[Process]) -> Iterator[Callable[[], None]]:
+        """A function that sends SIGKILL to all of `targets` without looking anything up."""
+        with contextlib.ExitStack() as stack:
+            descriptors = []
+            for process in targets:
+                with contextlib.suppress(ProcessLookupError):
+                    descriptor = os.pidfd_open(process.pid)
+                    stack.callback(os.close, descriptor)
+                    if is_alive(process):
+                        descriptors.append(descriptor)
+
+            def kill() -> None:
+                for descriptor in descriptors:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+            yield kill
 
     def stop(self, targets: Sequence[Process]) -> None:
         """SIGTERM, a grace period, SIGKILL; returns when they are gone."""

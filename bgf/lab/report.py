@@ -275,7 +275,7 @@ def plot(run: RunResult, path: Path) -> None:
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), width_ratios=(3, 2))
     colours = {TO_ACCESS: "tab:blue", TO_CORE: "tab:orange"}
-    ordered = sorted(run.flows, key=lambda flow: (flow.outage_ms, flow.start_ms))
+    ordered = sorted(run.flows, key=lambda f: (f.direction, f.outage_ms, f.start_ms))
     horizon_ms = max((f.end_ms or f.start_ms + f.outage_ms for f in ordered), default=1.0)
     for direction, colour in colours.items():
         mine = [(at, flow) for at, flow in enumerate(ordered) if flow.direction == direction]
@@ -292,17 +292,21 @@ def plot(run: RunResult, path: Path) -> None:
         values = sorted(flow.outage_ms for _, flow in mine)
         share = [100 * (at + 1) / len(values) for at in range(len(values))]
         right.step(values, share, where="post", color=colour, label=direction)
-    left.axvline(0, color="black", linewidth=1)
     top = max(1, len(ordered))
-    left.text(0, top, "power off ", rotation=90, ha="right", va="top", fontsize=8)
-    for step in STEPS:
-        at_ms = run.timeline_ms.get(step)
-        if at_ms is not None:
-            left.axvline(at_ms, color="grey", linewidth=0.7, linestyle=":")
-            label = f"{step.replace('_', ' ')} "
-            left.text(at_ms, top, label, rotation=90, ha="right", va="top", fontsize=8)
+    marks = [("power off", 0.0)] + [
+        (step.replace("_", " "), at_ms)
+        for step in STEPS
+        if (at_ms := run.timeline_ms.get(step)) is not None
+    ]
+    for at, (label, at_ms) in enumerate(marks):
+        left.axvline(at_ms, color="black", linewidth=0.8, linestyle=":" if at else "-")
+        # Steps are close together: each label has a height of its own.
+        height = top * (0.97 - 0.07 * at)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+        words = f"{label} {at_ms:.0f} ms"
+        left.text(at_ms, height, words, ha="center", va="center", fontsize=8, bbox=box)
     left.set_xlabel("ms after the power went off")
-    left.set_ylabel("flow, shortest silence first")
+    left.set_ylabel("flow, by direction, shortest silence first")
     left.set_title(f"Every flow's silence: {run.killed} dies, {run.owner} takes over")
     if run.flows:
         left.legend(loc="lower left", fontsize=8)

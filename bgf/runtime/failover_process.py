@@ -17,6 +17,7 @@ from statestore.errors import StateStoreError
 from statestore.views import EmbeddedViews
 
 import statestore
+from bgf import preflight
 from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.errors import BgfError, ConfigError, EnvironmentProblem
@@ -90,6 +91,7 @@ def _log_event(event: TimelineEvent) -> None:
 
 async def run(node: NodeConfig) -> None:
     """The process, until it is told to stop. Addresses and deadlines then run out by themselves."""
+    preflight.require(preflight.node(node))
     store = await retrying(
         "the state segment (is `bgf state` running?)",
         lambda: statestore.open(node.state.address, create=False),

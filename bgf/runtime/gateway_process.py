@@ -19,6 +19,7 @@ from statestore.errors import StateStoreError
 from statestore.views import EmbeddedViews
 
 import statestore
+from bgf import preflight
 from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.control import ng
@@ -255,7 +256,8 @@ class GatewayProcess:
             "unresolved": self.datapath.unresolved,
             "drops": {outcome.value: count for outcome, count in self.datapath.drops().items()},
             "attachments": {
-                name: str(attachment) for name, attachment in self.datapath.attachments.items()
+                name: attachment._asdict()
+                for name, attachment in self.datapath.attachments.items()
             },
             "feed": dict(self.feed.tally),
             "ng": dict(total),
@@ -366,6 +368,7 @@ def wake_socket(run_dir: Path) -> Path:
 
 async def run(node: NodeConfig) -> None:
     """The process, until it is told to stop."""
+    preflight.require(preflight.node(node, binds_control=True))
     store = await retrying(
         "the state segment (is `bgf state` running?)",
         lambda: statestore.open(node.state.address, create=False),
@@ -400,7 +403,7 @@ async def run(node: NodeConfig) -> None:
         ):
             process.refresh_roles()
             process.publish_ready()
-            log.info("ready: %s", {n: str(a) for n, a in datapath.attachments.items()})
+            log.info("ready: XDP %s", {n: a.mode for n, a in datapath.attachments.items()})
             await until_signalled(
                 [
                     asyncio.create_task(every(FEED_POLL_MS, process.follow)),

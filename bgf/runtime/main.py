@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bgf import config
+from bgf import __version__, config
 from bgf.errors import BgfError, ConfigError, EnvironmentProblem
 from bgf.runtime.process import only_one, set_up_logging
 
@@ -51,7 +51,7 @@ CONFIG = click.option(
     epilog="Example: bgf gateway --config /etc/bgf/node.toml",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="bgf")
+@click.version_option(__version__, prog_name="bgf")
 def main() -> None:
     """The processes of a border gateway node. They log to standard error and end on SIGTERM.
 

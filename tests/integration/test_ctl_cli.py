@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from bgf import __version__
 from bgf.errors import UnknownCall
 from tests.fakes.nodes import FakeNodes, says
 
@@ -357,6 +358,12 @@ def test_help_is_on_standard_output(line: str) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     assert "Examples:\n" in outcome.out
     assert "Exit codes: 0 fine; 1 " in " ".join(outcome.out.split())
+
+
+def test_version() -> None:
+    outcome = bgfctl("--version")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == f"bgfctl, version {__version__}\n"
 
 
 @pytest.mark.parametrize("more", [(), ("--json",)], ids=["table", "json"])

@@ -95,7 +95,7 @@ def test_a_cut_node_is_unreachable_and_others_are_not(standing: Topology) -> Non
     assert reaches(plan, plan.access, "fd00:a::11", victim, tries=20)
     cutter = Cutter(plan, victim)
     called: list[int] = []
-    at_ns = cutter.cut(before=lambda: called.append(time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+    at_ns = cutter.cut(lambda: called.append(time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
     assert called and called[0] >= at_ns
     assert not reaches(plan, plan.access, "fd00:a::11", victim, tries=2)
     assert not reaches(plan, victim, "10.20.0.2", plan.core, tries=2)

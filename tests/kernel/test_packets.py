@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -57,7 +58,7 @@ def ether(path: PacketPath, **fields: str) -> Packet:
     return Ether(**{"dst": mac, "src": "02:00:00:00:00:09", **fields})
 
 
-def ip(family: int, destination: str | None = None, **fields: int | str | None) -> Packet:
+def ip(family: int, destination: str = "", **fields: Any) -> Packet:
     if family == 4:
         return IP(src=UE4, dst=destination or GROUP4, **{"ttl": 64, "tos": TOS, **fields})
     if "ttl" in fields:
@@ -228,6 +229,8 @@ REFUSALS: dict[str, tuple[tuple[int, int], Mangle, Outcome]] = {
     "no checksum in v6 to v6": ((6, 6), with_udp(chksum=0), Outcome.MALFORMED),
     "cut short": ((4, 4), lambda p: Ether(bytes(p)[:40]), Outcome.MALFORMED),
     "cut short, v6": ((6, 4), lambda p: Ether(bytes(p)[:60]), Outcome.MALFORMED),
+    "v4-mapped destination": ((6, 4), with_ip(dst=f"::ffff:{GROUP4}"), Outcome.MALFORMED),
+    "v4-mapped source": ((6, 4), with_ip(src=f"::ffff:{UE4}"), Outcome.MALFORMED),
     "TCP": (
         (4, 4),
         lambda p: Ether(src=p.src, dst=p.dst) / IP(src=UE4, dst=GROUP4) / TCP(dport=22),

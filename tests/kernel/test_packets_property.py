@@ -19,7 +19,6 @@ from tests.fakes.packet_path import (
     PacketPath,
     flow,
     packet_path,
-    realm_of,
 )
 
 OURS = {
@@ -111,13 +110,16 @@ def test_program_and_fake_agree(
         datapath.arm("g1", FAR_DEADLINE_NS)
     try:
         # A packet at random seldom meets a pinhole: each flow also gets one made for it.
+        packets_sent = list(sent)
         for made in installed:
             sender = THEIRS[made.realm_in][made.local_in.family == 4]
             host = made.source.host or sender
             if (":" in host) == (":" in made.local_in.host):
                 port = made.source.port or 4_000
-                sent.append(Packet(made.realm_in, Address(host, port), made.local_in, b"media"))
-        for packet in sent:
+                packets_sent.append(
+                    Packet(made.realm_in, Address(host, port), made.local_in, b"media")
+                )
+        for packet in packets_sent:
             frame = frames.build(
                 packet.sender,
                 packet.receiver,
@@ -132,13 +134,3 @@ def test_program_and_fake_agree(
         assert path.datapath.keys() == fake.keys()
     finally:
         path.datapath.remove(path.datapath.keys())
-
-
-def test_the_packets_of_the_property_reach_every_outcome(path: PacketPath) -> None:
-    """The property would be worth little if its packets never came far: see that they can."""
-    good = flow("[fd00:a::101]:30000", "10.20.0.101:30000", f"{CALLEE4}:30000")
-    path.datapath.install([good])
-    path.datapath.arm("g1", FAR_DEADLINE_NS)
-    frame = path.frame(Address(UE6, 30_000), good.local_in, b"media")
-    assert path.run(frame, realm_of(good.local_in.host)).outcome is Outcome.FORWARD
-    path.datapath.remove([good.key])

@@ -131,6 +131,18 @@ def test_a_full_store_is_an_error_reply_and_no_state() -> None:
     assert rig.replies.last.result is Result.OK
 
 
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("field", ["call_id", "from_tag", "cookie", "kind"])
+def test_text_that_is_no_utf8_is_an_error_reply(field: str, mode: Mode) -> None:
+    rig, raw = Rig(mode=mode), "\udcff"
+    made = command(OFFER, "o", msgspec.structs.replace(ALICE, kind=raw if field == "kind" else "x"))
+    if field != "kind":
+        made = msgspec.structs.replace(made, **{field: raw})
+    assert rig.driver.handle(made, 0) is Outcome.REFUSED
+    assert (rig.gateway.sessions, rig.shared.journals) == ({}, {})
+    assert "UTF-8" in rig.replies.last.reason
+
+
 def test_exhausted_ports_are_told_as_kamailio_expects() -> None:
     rig = Rig()
     lines = [ALICE] * 10

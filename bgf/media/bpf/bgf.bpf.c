@@ -522,6 +522,11 @@ static __always_inline __u32 parse_ip4(void *at, void *end, struct packet *packe
 	return BGF_FORWARD;
 }
 
+static __always_inline bool is_mapped(const struct bgf_address *address)
+{
+	return !address->hi && (__u32)address->lo == MAPPED;
+}
+
 static __always_inline __u32 parse_ip6(void *at, void *end, struct packet *packet)
 {
 	struct ipv6hdr *ip = at;
@@ -547,6 +552,9 @@ static __always_inline __u32 parse_ip6(void *at, void *end, struct packet *packe
 	    packet->udp_length > bpf_ntohs(ip->payload_len) || !udp->check)
 		return BGF_MALFORMED;
 	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(ip->saddr));
+	/* Our own way to write IPv4, which nobody may send (RFC 4291 section 2.5.5.2). */
+	if (is_mapped(&packet->source) || is_mapped(&packet->key.local))
+		return BGF_MALFORMED;
 	packet->hops = ip->hop_limit;
 	packet->key.port_be = udp->dest;
 	packet->source_port = udp->source;

@@ -1,0 +1,318 @@
+"""The store as its users see it: addresses, keys, iteration, time. The memory is in `_segment`.
+
+Knows: where a segment lives, CLOCK_BOOTTIME, the keeper's lock. Must not know: what the values
+mean, the segment's layout.
+
+A Store belongs to the process that opened it. After a fork the child opens its own: the
+inherited one answers `Unavailable`.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+import struct
+import time
+import weakref
+from collections.abc import Buffer, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from statestore import _segment
+from statestore._segment import Grant, Handle
+from statestore.errors import Exists, Invalid, NotFound, Unavailable
+
+SCHEME = "dal://"
+SEGMENT_NAME = "segment"
+KEEPER_NAME = "keeper"
+SIZE_BYTES_DEFAULT = 256 << 20
+SCAN_BATCH_MAX = 512  # handles per call into the segment
+POLL_MAX = 4096  # changes per poll, unless told otherwise
+PUT_TRIES_MAX = 100  # an item that appears and disappears this often under a put is in trouble
+OPEN_TRIES_MAX = 10
+
+_open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+class Kind(enum.IntEnum):
+    """What is true of a key now. A key that comes and goes may be reported once."""
+
+    PUT = 0
+    DELETE = 1
+
+
+class Change(NamedTuple):
+    """One entry of a watch."""
+
+    kind: Kind
+    key: bytes
+
+
+class Housekeeping(NamedTuple):
+    """What one round of the keeper did."""
+
+    expired: int = 0
+    dead_clients: int = 0
+    locks_recovered: int = 0
+    items_reaped: int = 0
+    blocks_freed: int = 0
+
+
+def now_ns() -> int:
+    """CLOCK_BOOTTIME: counts suspend, is the same in every process of the host."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def pack_entries(entries: Iterable[bytes]) -> bytes:
+    """The value that appending these one by one would give: to start a journal anew in one write."""
+    return b"".join(struct.pack("<I", len(entry)) + entry for entry in entries)
+
+
+def _key(key: bytes | str) -> bytes:
+    return key.encode() if isinstance(key, str) else key
+
+
+class Watch:
+    """Changes of the keys under a prefix, from the moment it was made.
+
+    Watch first, then scan: nothing falls between. A writer's death may delay its last change until
+    the keeper has recovered its lock.
+    """
+
+    def __init__(self, cursor: _segment.Cursor) -> None:
+        self._cursor = cursor
+
+    @property
+    def sequence(self) -> int:
+        """Position in the feed: how many changes of any key were passed."""
+        return self._cursor.sequence
+
+    def poll(self, max: int = POLL_MAX) -> list[Change]:
+        """Up to `max` changes; empty when there are none. Never waits.
+
+        Raises Overrun when changes were missed: scan the prefix, then poll on.
+        """
+        return [
+            Change(Kind.DELETE if deleted else Kind.PUT, key)
+            for deleted, key in self._cursor.poll(max)
+        ]
+
+
+class Store:
+    """One open segment. Keys are bytes (a str is UTF-8), values bytes of up to 64 KiB.
+
+    A handle outlives its item's deletion and finds the item again if the key returns. Reads and
+    writes through a handle cost one access; through a key, a lookup more.
+    """
+
+    def __init__(self, segment: _segment.Segment, directory: Path) -> None:
+        self._segment = segment
+        self._directory = directory
+        self._keeper_fd = -1
+        _open_stores.add(self)
+
+    def close(self) -> None:
+        """Give the client slot back. Handles answer Unavailable from here on."""
+        _open_stores.discard(self)
+        self._segment.close()
+        if self._keeper_fd >= 0:
+            os.close(self._keeper_fd)
+            self._keeper_fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- fences --
+
+    def grant(self, fence: str, epoch: int) -> Grant:
+        """The right to write under `fence` until it is raised past `epoch`."""
+        return self._segment.grant(_key(fence), epoch)
+
+    def fence(self, fence: str) -> int:
+        """The epoch at which the fence stands; 0 when it was never raised."""
+        return self._segment.fence(_key(fence))
+
+    def raise_fence(self, fence: str, epoch: int) -> bool:
+        """Refuse every grant older than `epoch` from now on. False: it stands past it already.
+
+        After True, no write with an older grant takes effect, ever, whatever its writer does.
+        """
+        return self._segment.raise_fence(_key(fence), epoch)
+
+    # -- items --
+
+    def create(
+        self,
+        key: bytes | str,
+        value: Buffer,
+        *,
+        capacity: int | None = None,
+        ttl_ms: int = 0,
+        grant: Grant | None = None,
+    ) -> Handle:
+        """A new item. `capacity` reserves bytes for appends; `ttl_ms` 0 is for ever.
+
+        Raises Exists, Full, Fenced, TooBig.
+        """
+        deadline_ns = now_ns() + ttl_ms * 1_000_000 if ttl_ms else 0
+        return self._segment.create(_key(key), value, capacity or 0, deadline_ns, grant)
+
+    def lookup(self, key: bytes | str) -> Handle:
+        """The handle of an item. Raises NotFound."""
+        return self._segment.lookup(_key(key))
+
+    def put(
+        self,
+        key: bytes | str,
+        value: Buffer,
+        *,
+        capacity: int | None = None,
+        ttl_ms: int = 0,
+        grant: Grant | None = None,
+    ) -> Handle:
+        """Create the item or replace its value and its time to live. Raises Full, Fenced, TooBig."""
+        name = _key(key)
+        deadline_ns = now_ns() + ttl_ms * 1_000_000 if ttl_ms else 0
+        for _ in range(PUT_TRIES_MAX):
+            try:
+                handle = self._segment.lookup(name)
+                handle.write(value, grant, deadline_ns)
+            except NotFound:
+                try:
+                    return self._segment.create(name, value, capacity or 0, deadline_ns, grant)
+                except Exists:
+                    continue
+            return handle
+        raise Unavailable(f"item {name!r}: appears and disappears too fast to put; try again")
+
+    def append(
+        self, key: bytes | str, entry: Buffer, *, capacity: int = 0, grant: Grant | None = None
+    ) -> Handle:
+        """Append one entry to the item, creating it empty if need be. Keep the handle for the next.
+
+        Raises Full, Fenced, TooBig (the value with all its entries has a limit: checkpoint it).
+        """
+        name = _key(key)
+        for _ in range(PUT_TRIES_MAX):
+            try:
+                handle = self._segment.lookup(name)
+                handle.append(entry, grant)
+            except NotFound:
+                try:
+                    first = pack_entries([bytes(entry)])
+                    return self._segment.create(name, first, capacity, 0, grant)
+                except Exists:
+                    continue
+            return handle
+        raise Unavailable(f"item {name!r}: appears and disappears too fast to append; try again")
+
+    def scan(self, prefix: bytes | str = b"") -> Iterator[Handle]:
+        """Every item under a prefix, in no order. Sees all that live from the first step to the
+        last; an item deleted and made again meanwhile may come twice."""
+        name, cursor, ended = _key(prefix), 0, False
+        while not ended:
+            cursor, handles, ended = self._segment.scan(name, cursor, SCAN_BATCH_MAX)
+            yield from handles
+
+    def watch(self, prefix: bytes | str = b"") -> Watch:
+        """Changes under a prefix from now on."""
+        return Watch(self._segment.watch(_key(prefix)))
+
+    # -- keeping --
+
+    def stats(self) -> dict[str, int]:
+        """Figures of the whole segment: counts, bytes, and what went wrong and was repaired."""
+        return self._segment.stats()
+
+    def verify(self) -> dict[str, int]:
+        """Walk everything; all figures but `items` are 0 in a sound segment while nobody writes."""
+        return self._segment.verify()
+
+    def try_keeper(self) -> bool:
+        """Become the one process that keeps house, or learn that another one lives. Raises
+        Unavailable when the directory cannot be written."""
+        if self._keeper_fd >= 0:
+            return True
+        path = self._directory / KEEPER_NAME
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Unavailable(
+                f"keeper lock {path}: {error.strerror}; check the directory"
+            ) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            return False
+        self._keeper_fd = fd
+        return True
+
+    def housekeep(self, time_ns: int | None = None) -> Housekeeping:
+        """One round of the keeper: expire items, recover what dead processes left. Call it a few
+        times a second. `time_ns` is CLOCK_BOOTTIME."""
+        done = self._segment.housekeep(now_ns() if time_ns is None else time_ns)
+        return Housekeeping(**done)
+
+    def _forget(self) -> None:
+        # In the child of a fork: our copies of the descriptors would keep the parent looking alive.
+        self._segment.forget()
+        if self._keeper_fd >= 0:
+            os.close(self._keeper_fd)
+            self._keeper_fd = -1
+
+
+def _after_fork() -> None:
+    for store in _open_stores:
+        store._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _directory_of(address: str) -> Path:
+    path = address.removeprefix(SCHEME)
+    if not address.startswith(SCHEME) or not path.startswith("/"):
+        raise Invalid(f"state address {address!r}: only dal:///DIRECTORY is known so far")
+    return Path(path)
+
+
+def open(
+    address: str,
+    create: bool = True,
+    size_bytes: int = SIZE_BYTES_DEFAULT,
+    readonly: bool = False,
+) -> Store:
+    """Open the segment of `dal:///DIRECTORY`, making it (and the directory) if `create`.
+
+    Several may race for the making: one wins, all open the same. The size is only of interest to
+    the maker; all of it is reserved at once. `readonly` maps it so, and takes no client slot.
+
+    Raises Unavailable (missing, no permission, too many processes), Full (the file system is too
+    small), WrongVersion, Corrupt, Invalid (address, size).
+    """
+    directory = _directory_of(address)
+    path = str(directory / SEGMENT_NAME)
+    for _ in range(OPEN_TRIES_MAX):
+        try:
+            return Store(_segment.open(path, readonly), directory)
+        except NotFound:
+            if not create or readonly:
+                raise Unavailable(
+                    f"segment {path}: there is none; start the state process first"
+                ) from None
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(
+                f"state directory {directory}: cannot be made: {error.strerror}"
+            ) from error
+        try:
+            _segment.format(path, size_bytes)
+        except Exists:
+            continue  # somebody else was faster: open theirs
+    raise Unavailable(f"segment {path}: is made and removed all the time; stop who does that")
