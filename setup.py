@@ -1,5 +1,7 @@
 """The C11 extensions; everything else is in setup.cfg. Needs gcc and nothing more."""
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 FLAGS = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
@@ -22,8 +24,12 @@ setup(
     ext_modules=[
         extension(
             "statestore._segment",
-            ["statestore/_segment.c", "statestore/segment.c"],
-            ["statestore/segment.h"],
+            [
+                "statestore/_segment.c",
+                "statestore/_segment_items.c",
+                *sorted(glob("statestore/seg*.c")),
+            ],
+            ["statestore/segment.h", "statestore/seg_internal.h", "statestore/_segment.h"],
             ["statestore"],
         ),
         extension(

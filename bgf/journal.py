@@ -81,7 +81,7 @@ def decode(entry: bytes) -> Event | Session:
             return _EVENTS.decode(entry[2:])
         if entry[1] == Kind.CHECKPOINT:
             return _SESSIONS.decode(entry[2:])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # also: text not UTF-8
         raise Unreadable(f"journal entry cannot be read ({error}): drop this journal") from None
     raise Unreadable(f"journal entry is of the unknown kind {entry[1]}: drop this journal")
 

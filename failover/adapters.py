@@ -14,7 +14,7 @@ from failover.detector import Probe
 
 
 class Armer(Protocol):
-    """The packet path's dead man's handle."""
+    """The packet path's dead man's handle. Whatever it raises fails the step, which is retried."""
 
     def arm(self, group: str, deadline_ns: int) -> None:
         """Forward for `group` while CLOCK_BOOTTIME < `deadline_ns`; 0 disarms at once."""

@@ -35,7 +35,6 @@ from failover.decide import (
     done,
 )
 from failover.detector import Detector, Peer, Suspicion
-from failover.errors import FailoverError
 from failover.lease import Lease
 from failover.registry import Member, Ownership, Registry, RegistryUnavailable, View
 
@@ -354,7 +353,9 @@ class Manager:
         except RegistryUnavailable as error:
             self._registry_trouble(error)
             return False
-        except (FailoverError, OSError) as error:
+        except (
+            Exception
+        ) as error:  # the adapters have error trees of their own; this step is undone
             self.tally["failed_actions"] += 1
             name = f"{type(action).__name__} {group}"
             if self._trouble.get(name) != str(error):
@@ -430,7 +431,7 @@ class Manager:
         """Each part is tried whatever becomes of the others; the first failure is raised after."""
         self._announce_at.pop(group, None)
         held = self._held[group]
-        failures: list[FailoverError | OSError] = []
+        failures: list[Exception] = []
         parts: Sequence[Callable[[], None]] = (
             lambda: self._armer.arm(group, 0),
             lambda: self._addresses.remove(self._config.groups[group].addresses),
@@ -439,7 +440,7 @@ class Manager:
         for part in parts:
             try:
                 part()
-            except (FailoverError, OSError) as error:
+            except Exception as error:
                 failures.append(error)
         if failures:
             raise failures[0]
@@ -474,7 +475,7 @@ class Manager:
                 self._addresses.announce(moving)
             else:
                 self._addresses.add(moving, self._lifetime_s)
-        except (FailoverError, OSError) as error:
+        except Exception as error:
             self.tally["failed_upkeep"] += 1
             self._trouble[f"{what} {group}"] = str(error)
         else:

@@ -1,7 +1,8 @@
 """Types of the C extension; its behaviour is described in segment.h and in store.py."""
 
-from collections.abc import Buffer
 from typing import Final, final
+
+_Data = bytes | bytearray | memoryview
 
 VALUE_BYTES_MAX: Final[int]
 KEY_BYTES_MAX: Final[int]
@@ -21,11 +22,11 @@ class Handle:
     def read(self) -> bytes: ...
     def read_versioned(self) -> tuple[int, bytes]: ...
     def write(
-        self, value: Buffer, grant: Grant | None = None, deadline_ns: int | None = None
+        self, value: _Data, grant: Grant | None = None, deadline_ns: int | None = None
     ) -> None: ...
-    def append(self, entry: Buffer, grant: Grant | None = None) -> None: ...
+    def append(self, entry: _Data, grant: Grant | None = None) -> None: ...
     def entries(self) -> list[bytes]: ...
-    def compare_and_swap(self, version: int, value: Buffer, grant: Grant | None = None) -> bool: ...
+    def compare_and_swap(self, version: int, value: _Data, grant: Grant | None = None) -> bool: ...
     def add(self, delta: int, grant: Grant | None = None) -> int: ...
     def delete(self, grant: Grant | None = None) -> None: ...
 
@@ -43,7 +44,7 @@ class Segment:
     def create(
         self,
         key: bytes,
-        value: Buffer,
+        value: _Data,
         capacity: int,
         deadline_ns: int,
         grant: Grant | None,

@@ -15,7 +15,7 @@ import os
 import struct
 import time
 import weakref
-from collections.abc import Buffer, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -31,6 +31,8 @@ SCAN_BATCH_MAX = 512  # handles per call into the segment
 POLL_MAX = 4096  # changes per poll, unless told otherwise
 PUT_TRIES_MAX = 100  # an item that appears and disappears this often under a put is in trouble
 OPEN_TRIES_MAX = 10
+
+Data = bytes | bytearray | memoryview
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
@@ -65,7 +67,7 @@ def now_ns() -> int:
 
 
 def pack_entries(entries: Iterable[bytes]) -> bytes:
-    """The value that appending these one by one would give: to start a journal anew in one write."""
+    """The value that appending these would give: to start a journal anew in one write."""
     return b"".join(struct.pack("<I", len(entry)) + entry for entry in entries)
 
 
@@ -148,7 +150,7 @@ class Store:
     def create(
         self,
         key: bytes | str,
-        value: Buffer,
+        value: Data,
         *,
         capacity: int | None = None,
         ttl_ms: int = 0,
@@ -168,13 +170,13 @@ class Store:
     def put(
         self,
         key: bytes | str,
-        value: Buffer,
+        value: Data,
         *,
         capacity: int | None = None,
         ttl_ms: int = 0,
         grant: Grant | None = None,
     ) -> Handle:
-        """Create the item or replace its value and its time to live. Raises Full, Fenced, TooBig."""
+        """Create the item, or replace its value and time to live. Raises Full, Fenced, TooBig."""
         name = _key(key)
         deadline_ns = now_ns() + ttl_ms * 1_000_000 if ttl_ms else 0
         for _ in range(PUT_TRIES_MAX):
@@ -190,7 +192,7 @@ class Store:
         raise Unavailable(f"item {name!r}: appears and disappears too fast to put; try again")
 
     def append(
-        self, key: bytes | str, entry: Buffer, *, capacity: int = 0, grant: Grant | None = None
+        self, key: bytes | str, entry: Data, *, capacity: int = 0, grant: Grant | None = None
     ) -> Handle:
         """Append one entry to the item, creating it empty if need be. Keep the handle for the next.
 

@@ -880,6 +880,8 @@ static int fill(PyObject *module)
 		{"SOURCE_PORT", BGF_SOURCE_PORT},
 		{"OUT_IP6", BGF_OUT_IP6},
 		{"TRACE_MAGIC", BGF_TRACE_MAGIC},
+		{"INTERFACE_PLACES", BGF_INTERFACE_PLACES},
+		{"PROBES", BGF_PROBES},
 		{"SIZEOF_CONFIG", sizeof(struct bgf_config)},
 		{"SIZEOF_INTERFACE", sizeof(struct bgf_interface)},
 		{"SIZEOF_KEY", sizeof(struct bgf_key)},

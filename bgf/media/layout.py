@@ -9,6 +9,7 @@ import functools
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from bgf.media import _xdp
@@ -19,7 +20,7 @@ OUTCOMES = tuple(Outcome(name) for name in _xdp.OUTCOMES)
 ADDRESS_CACHE_ENTRIES = 65_536
 
 CONFIG = struct.Struct("=II")
-INTERFACE = struct.Struct("=6s2x")
+INTERFACE = struct.Struct("=I6s2x")
 KEY = struct.Struct("=16sIH2x")
 _PINHOLE = struct.Struct("=24s16s16s16s2s2s2sHIIII")
 STATS = struct.Struct("=QQQ")
@@ -78,6 +79,18 @@ def unpack_key(raw: bytes) -> tuple[FlowKey, int]:
     """The key and the ifindex of its realm."""
     host, ifindex, port = KEY.unpack(raw)
     return FlowKey(unpack_address(host), socket.ntohs(port)), ifindex
+
+
+def place_interfaces(ifindexes: Iterable[int]) -> dict[int, int] | None:
+    """Where each interface stands in the table; None when one finds no place near its own."""
+    places: dict[int, int] = {}
+    for ifindex in sorted(ifindexes):
+        near = ((ifindex + n) % _xdp.INTERFACE_PLACES for n in range(_xdp.PROBES))
+        free = next((place for place in near if place not in places.values()), None)
+        if free is None:
+            return None
+        places[ifindex] = free
+    return places
 
 
 def is_open(flow: Flow) -> bool:

@@ -105,6 +105,17 @@ def _open_pinned(directory: Path, names: Iterable[str]) -> dict[str, int]:
     return fds
 
 
+def _has_our_sizes(fds: Mapping[str, int]) -> bool:
+    """Holds between versions of one layout number that was never released, too."""
+    sizes = {
+        "interfaces": _xdp.SIZEOF_INTERFACE,
+        "pinholes": _xdp.SIZEOF_PINHOLE,
+        "stats": _xdp.SIZEOF_STATS,
+        "nexthops": _xdp.SIZEOF_NEXTHOP,
+    }
+    return all(_xdp.map_info(fds[name])["value_size"] == size for name, size in sizes.items())
+
+
 def open_set(pin_dir: Path, sizes: Mapping[str, int]) -> tuple[dict[str, int], bool]:
     """Descriptors of all maps and the program by name, and whether they were there already.
 
@@ -118,7 +129,7 @@ def open_set(pin_dir: Path, sizes: Mapping[str, int]) -> tuple[dict[str, int], b
         fds = _open_pinned(ready, (*MAPS, PROGRAM))
         config = _xdp.map_lookup(fds["config"], layout.U32.pack(0))
         found = layout.U32.unpack_from(config)[0] if config and len(config) >= 4 else 0
-        if found != _xdp.LAYOUT:
+        if found != _xdp.LAYOUT or not _has_our_sizes(fds):
             close_all(fds.values())
             raise EnvironmentProblem(
                 f"the pins in {ready} have layout {found}, this version {_xdp.LAYOUT}: stop the "

@@ -27,7 +27,6 @@ __all__ = ["ArmedMap", "Attachment", "XdpDatapath"]
 PINHOLES_MAX_DEFAULT = 65_536
 GROUPS_MAX = 256
 GUARDED_MAX = 1_024
-INTERFACES_MAX = 64
 ENTRIES_PER_CALL = 8_192  # written to a map by one system call
 
 _XDP_DROP, _XDP_PASS = 1, 2
@@ -79,7 +78,6 @@ class XdpDatapath:
             {
                 "groups": GROUPS_MAX,
                 "armed": GROUPS_MAX,
-                "interfaces": INTERFACES_MAX,
                 "guarded": GUARDED_MAX,
                 "pinholes": pinholes_max,
                 "stats": pinholes_max,
@@ -324,15 +322,7 @@ class XdpDatapath:
             for a in group.addresses
         }
         self._make_exactly("guarded", 16, guarded)
-        links = self._next_hops.links
-        self._make_exactly(
-            "interfaces",
-            layout.U32.size,
-            {
-                layout.U32.pack(i): layout.INTERFACE.pack(links[i].mac)
-                for i in self._ifindexes.values()
-            },
-        )
+        self._write_interfaces()
         if self.reopened:
             self._learn()
         self._attach(attach)
@@ -352,6 +342,23 @@ class XdpDatapath:
             found = _MODES.get(attached.get(name, 0), "none")
             why = "" if found == "native" else reason or "attached so earlier"
             self._attachments[name] = Attachment(found, why)
+
+    def _write_interfaces(self) -> None:
+        places = layout.place_interfaces(set(self._ifindexes.values()))
+        if places is None:
+            raise EnvironmentProblem(
+                "the media interfaces' indices fall together: create them anew, or use fewer"
+            )
+        self._places = places
+        for ifindex in places:
+            self._write_interface(self._hops.links[ifindex])
+        empty = set(range(_xdp.INTERFACE_PLACES)) - set(places.values())
+        nobody = [layout.INTERFACE.pack(0, bytes(6))] * len(empty)
+        self._update("interfaces", [layout.U32.pack(place) for place in empty], nobody)
+
+    def _write_interface(self, link: Link) -> None:
+        key = layout.U32.pack(self._places[link.ifindex])
+        _xdp.map_update(self._fds["interfaces"], key, layout.INTERFACE.pack(link.ifindex, link.mac))
 
     def _write_groups(self, groups: Sequence[Group]) -> dict[str, int]:
         """An index for each group: the one it had, or a free one, in the order of their ids."""
@@ -431,15 +438,14 @@ class XdpDatapath:
         return key, group, (leaving, flow.remote.host)
 
     def _link_changed(self, link: Link) -> None:
-        key = layout.U32.pack(link.ifindex)
-        if link.ifindex not in self._ifindexes.values():
+        if link.ifindex not in self._places:
             _log.error(
                 "interface %s was made anew: restart the gateway process to attach to it", link.name
             )
         elif link.gone:
             _log.error("interface %s is gone: its media stops", link.name)
         else:
-            _xdp.map_update(self._fds["interfaces"], key, layout.INTERFACE.pack(link.mac))
+            self._write_interface(link)
 
     def _write_next_hops(self, indices: list[int], values: list[bytes]) -> None:
         self._update("nexthops", [layout.U32.pack(i) for i in indices], values)

@@ -13,9 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from statestore.errors import StateStoreError
-from statestore.views import EmbeddedViews
-
 import statestore
 from bgf import preflight
 from bgf.admin import AdminServer
@@ -31,6 +28,8 @@ from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConf
 from failover.errors import FailoverConfigError, FailoverError
 from failover.manager import Manager, TimelineEvent
 from failover.probing import UdpProber
+from statestore.errors import StateStoreError
+from statestore.views import EmbeddedViews
 
 log = logging.getLogger("bgf.failover")
 

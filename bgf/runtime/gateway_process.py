@@ -15,9 +15,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from statestore.errors import StateStoreError
-from statestore.views import EmbeddedViews
-
 import statestore
 from bgf import preflight
 from bgf.admin import AdminServer
@@ -42,6 +39,8 @@ from bgf.runtime.store_adapters import (
 )
 from bgf.session import Session
 from failover.registry import Ownership
+from statestore.errors import StateStoreError
+from statestore.views import EmbeddedViews
 
 log = logging.getLogger("bgf.gateway")
 

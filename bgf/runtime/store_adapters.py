@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
-from statestore.views import EmbeddedViews
 
 import statestore
 from bgf import journal
@@ -22,6 +21,7 @@ from bgf.errors import Fenced, StateError
 from bgf.model import Flow, FlowKey
 from failover.registry import Member, Ownership, RegistryUnavailable, View
 from statestore import errors as store_errors
+from statestore.views import EmbeddedViews
 
 FLOW_PREFIX = b"f/"
 KEY_CALL_ID_BYTES_MAX = 128
@@ -114,7 +114,7 @@ class StoreJournal:
         if handle is None:
             self._create(call_id, entry)
         else:
-            self._guard(lambda: handle.write(statestore.frame(entry), grant=self._grant))
+            self._guard(lambda: handle.write(statestore.pack_entries([entry]), grant=self._grant))
 
     def entries(self, call_id: str) -> Sequence[bytes]:
         handle = self._handle(call_id)
@@ -139,7 +139,7 @@ class StoreJournal:
                     yield journal.decode(entry).call_id
 
     def _create(self, call_id: str, entry: bytes) -> None:
-        framed = statestore.frame(entry)
+        framed = statestore.pack_entries([entry])
         capacity = max(JOURNAL_CAPACITY_BYTES, len(framed))
         key = self._key(call_id)
         self._handles[call_id] = self._guard(

@@ -58,7 +58,7 @@ def ether(path: PacketPath, **fields: str) -> Packet:
     return Ether(**{"dst": mac, "src": "02:00:00:00:00:09", **fields})
 
 
-def ip(family: int, destination: str = "", **fields: Any) -> Packet:
+def ip(family: int, destination: str | int = "", **fields: Any) -> Packet:
     if family == 4:
         return IP(src=UE4, dst=destination or GROUP4, **{"ttl": 64, "tos": TOS, **fields})
     if "ttl" in fields:

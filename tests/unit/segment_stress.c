@@ -47,7 +47,7 @@ __attribute__((format(printf, 1, 2), noreturn)) static void fail(const char *for
     vfprintf(stderr, format, args);
     fprintf(stderr, "\n");
     va_end(args);
-    _exit(1);
+    _exit(99);
 }
 
 #define CHECK(condition, ...)                                                                      \
@@ -548,12 +548,12 @@ static void *thread(void *seed)
     return NULL;
 }
 
-static void make_counter(seg *s)
+static void make_counter(seg *s, const char *key)
 {
     uint64_t zero = 0;
     seg_handle h;
     seg_new n = {.value = &zero, .len = sizeof zero};
-    CHECK(seg_create(s, "counter", 7, &n, &h) == SEG_OK, "counter");
+    CHECK(seg_create(s, key, strlen(key), &n, &h) == SEG_OK, "counter");
 }
 
 static void threads(void)
@@ -563,7 +563,7 @@ static void threads(void)
     size_t len;
     uint8_t value[SEG_VALUE_BYTES_MAX];
     shared = enter();
-    make_counter(shared);
+    make_counter(shared, "counter");
     for (size_t i = 0; i < THREADS; i++) {
         CHECK(pthread_create(&ids[i], NULL, thread, (void *)(i + 1)) == 0, "thread");
     }
@@ -582,7 +582,7 @@ static void kills(uint32_t seed)
 {
     seg *s = enter();
     pid_t child[THREADS] = {0};
-    make_counter(s);
+    make_counter(s, "counter");
     for (int i = 0; i < rounds; i++) {
         int slot = i % THREADS;
         if (child[slot] != 0) {
@@ -618,11 +618,26 @@ static void kills(uint32_t seed)
 #define ACTORS 3
 #define TURNS 3
 
+static uint64_t guarded(seg *s)
+{
+    uint8_t out[SEG_VALUE_BYTES_MAX];
+    uint64_t sum;
+    size_t len;
+    CHECK(get_value(s, "guarded", out, &len, NULL) == SEG_OK && len == 8, "guarded");
+    memcpy(&sum, out, sizeof sum);
+    return sum;
+}
+
 static void act(uint32_t seed)
 {
     uint8_t value[600];
     int adds = 0;
+    uint32_t fence = 0;
+    bool raised = false;
+    uint64_t stands = 0;
     seg *s = enter();
+    CHECK(seg_fence(s, "f", 1, true, &fence) == SEG_OK, "fence");
+    const seg_grant grant = {1, fence};
     always = 1;
     countdown = 1;
     signal_at_point = SIGSTOP;
@@ -630,7 +645,7 @@ static void act(uint32_t seed)
         size_t n = 8 + dice(&seed) % 120;
         seg_op op = {.verb = SEG_WRITE, .data = value, .len = n};
         fill(value, n, (uint8_t)(1 + dice(&seed) % 250));
-        switch (dice(&seed) % 6) {
+        switch (dice(&seed) % 9) {
         case 0:
             (void)create(s, "shared", 'c', n, 0, NULL);
             break;
@@ -642,12 +657,22 @@ static void act(uint32_t seed)
         case 3:
             (void)update(s, "shared", &op);
             break;
+        case 4:
+        case 5:
+            op = (seg_op){.verb = SEG_ADD, .delta = 1, .grant = &grant};
+            (void)update(s, "guarded", &op);
+            break;
+        case 6:
+            CHECK(seg_fence_raise(s, fence, 2, &raised) == SEG_OK && raised, "raise");
+            stands = guarded(s);
+            break;
         default:
             op = (seg_op){.verb = SEG_ADD, .delta = 1};
             adds += update(s, "counter", &op) == SEG_OK;
         }
     }
     countdown = 0;
+    CHECK(!raised || guarded(s) == stands, "a fenced write took effect");
     seg_close(s);
     _exit(adds);
 }
@@ -672,7 +697,8 @@ static void schedule(uint32_t seed)
     uint8_t value[SEG_VALUE_BYTES_MAX];
     fresh();
     seg *s = enter();
-    make_counter(s);
+    make_counter(s, "counter");
+    make_counter(s, "guarded");
     CHECK(create(s, "shared", 1, 40, 0, NULL) == SEG_OK, "shared");
     for (int i = 0; i < ACTORS; i++) {
         uint32_t start = dice(&random);

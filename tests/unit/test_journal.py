@@ -157,6 +157,7 @@ def test_the_version_before_is_readable_with_fewer_fields() -> None:
         (bytes((SCHEMA, 1)) + b"\xc1", "cannot be read"),
         (bytes((SCHEMA, 2)) + b"\x93\x01\x02\x03", "cannot be read"),
         (journal.encode(Expired(5, "call"))[:-1], "cannot be read"),
+        (journal.encode(Expired(5, "call"))[:-1] + b"\xff", "cannot be read"),
         (journal.encode(command(Verb.OFFER, "o", ALICE)), "cannot be replayed"),
     ],
 )

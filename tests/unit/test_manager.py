@@ -13,7 +13,7 @@ from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConf
 from failover.errors import FailoverConfigError
 from failover.manager import ANNOUNCE_BURST_MS, TIMELINE_MAX, Manager, TimelineEvent
 from failover.registry import MemoryRegistry, Ownership
-from tests.fakes.failover import MS, World, cluster_configs, group_addresses
+from tests.fakes.failover import MS, FakeArmer, World, cluster_configs, group_addresses
 
 
 def settled() -> World:
@@ -224,6 +224,24 @@ def test_a_failing_step_is_told_once_and_tried_until_it_works() -> None:
     addresses.refuse = ""
     world.run_until(lambda: world.serving("g1") == ["n3"], within_ms=100)
     assert world.manager("n3").status()["trouble"] == {}
+
+
+def test_whatever_the_packet_path_raises_media_elsewhere_goes_on() -> None:
+    world = settled()
+
+    class Broken(FakeArmer):
+        def arm(self, group: str, deadline_ns: int) -> None:
+            if group == "g1":
+                raise LookupError("g1 is not in the armed map")
+            super().arm(group, deadline_ns)
+
+    broken = Broken(world, world.nodes["n3"])
+    world.nodes["n3"].armer = broken
+    world.start("n3")  # its first act is to disarm what an earlier life may have left
+    world.run(2_000)
+    assert "StepDown g1" in world.manager("n3").status()["trouble"]
+    world.power_off("n2")
+    world.run_until(lambda: world.serving("g2") == ["n3"], within_ms=150)
 
 
 def test_status_and_timeline_are_plain_and_bounded() -> None:

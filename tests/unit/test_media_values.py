@@ -12,10 +12,15 @@ from bgf.media import _xdp, frames, layout, netlink
 from bgf.media.datapath import Outcome
 from bgf.model import Address, Component, Counters, Flow, FlowKey, Gate, Source
 
+
+def is_written_so(host: str) -> bool:
+    return not host.startswith("::ffff:")
+
+
 HOSTS = st.one_of(
     st.ip_addresses(v=4).map(str),
     # What is v4-mapped stands for IPv4 and is refused on the wire.
-    st.ip_addresses(v=6).filter(lambda a: a.ipv4_mapped is None).map(str),
+    st.ip_addresses(v=6).map(str).filter(is_written_so),
 )
 PORTS = st.integers(0, 65_535)
 ADDRESSES = st.builds(Address.of, HOSTS, PORTS)
@@ -59,6 +64,25 @@ def test_pinholes_survive_packing(
     flags = struct.unpack_from("=I", raw, 80)[0]
     assert bool(flags & _xdp.OPEN) == (opened and remote is not None)
     assert bool(flags & _xdp.OUT_IP6) == (local_out.family == 6)
+
+
+@given(st.sets(st.integers(1, 100_000), max_size=60))
+def test_interfaces_stand_where_the_program_looks(ifindexes: set[int]) -> None:
+    places = layout.place_interfaces(ifindexes)
+    if places is None:
+        return
+    assert set(places) == ifindexes
+    assert len(set(places.values())) == len(ifindexes)
+    for ifindex, place in places.items():
+        assert (place - ifindex) % _xdp.INTERFACE_PLACES < _xdp.PROBES
+
+
+def test_interfaces_that_find_no_place() -> None:
+    size = _xdp.INTERFACE_PLACES
+    assert layout.place_interfaces(range(1, size + 1)) is not None
+    crowd = [1 + n * size for n in range(_xdp.PROBES)]
+    assert layout.place_interfaces(crowd) == {i: 1 + n for n, i in enumerate(crowd)}
+    assert layout.place_interfaces([*crowd, 1 + _xdp.PROBES * size]) is None
 
 
 def test_statistics_add_up_over_the_cpus() -> None:

@@ -62,7 +62,7 @@ enum { BGF_MAPS(SIZE) };
 MAP(config, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_config, SIZE_config);
 MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct group_id, SIZE_groups);
 MAP(armed, BPF_MAP_TYPE_ARRAY, __u32, __u64, SIZE_armed);
-MAP(interfaces, BPF_MAP_TYPE_HASH, __u32, struct bgf_interface, SIZE_interfaces);
+MAP(interfaces, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_interface, SIZE_interfaces);
 MAP(guarded, BPF_MAP_TYPE_HASH, struct bgf_address, __u32, SIZE_guarded);
 MAP(pinholes, BPF_MAP_TYPE_HASH, struct bgf_key, struct bgf_pinhole, SIZE_pinholes);
 MAP(stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct bgf_stats, SIZE_stats);
@@ -156,15 +156,23 @@ static __always_inline int refuse(struct xdp_md *ctx, __u32 outcome)
 
 static __always_inline bool is_ours(struct xdp_md *ctx, const struct ethhdr *eth)
 {
-	__u32 ifindex = ctx->ingress_ifindex;
-	struct bgf_interface *own = bpf_map_lookup_elem(&interfaces, &ifindex);
-	const __u16 *have = (const __u16 *)eth->h_dest;
-	const __u16 *want;
+	const __u16 *want, *have = (const __u16 *)eth->h_dest;
+	__u32 ifindex = ctx->ingress_ifindex, probe;
+	const struct bgf_interface *own;
 
-	if (!own)
-		return false;
-	want = (const __u16 *)own->mac;
-	return have[0] == want[0] && have[1] == want[1] && have[2] == want[2];
+#pragma clang loop unroll(full)
+	for (probe = 0; probe < BGF_PROBES; probe++) {
+		__u32 place = (ifindex + probe) % BGF_INTERFACE_PLACES;
+
+		own = bpf_map_lookup_elem(&interfaces, &place);
+		if (!own)
+			return false;
+		if (likely(own->ifindex == ifindex)) {
+			want = (const __u16 *)own->mac;
+			return have[0] == want[0] && have[1] == want[1] && have[2] == want[2];
+		}
+	}
+	return false;
 }
 
 /* ---- S-BFD (RFC 7880, RFC 7881) -------------------------------------------------------------- */

@@ -18,7 +18,7 @@
 	X(config, 1)      /* array: struct bgf_config */                                           \
 	X(groups, 256)    /* array: group index -> its id, for those who open the pins */          \
 	X(armed, 256)     /* array: group index -> deadline, CLOCK_BOOTTIME ns; 0 never */         \
-	X(interfaces, 64) /* hash: ifindex -> struct bgf_interface */                              \
+	X(interfaces, 256) /* array: struct bgf_interface, see BGF_PROBES */                       \
 	X(guarded, 1024)  /* hash: media address -> group index */                                 \
 	X(pinholes, 65536) /* hash: struct bgf_key -> struct bgf_pinhole */                        \
 	X(stats, 65536)   /* per-CPU array: slot -> struct bgf_stats */                            \
@@ -51,7 +51,15 @@ struct bgf_config {
 	__u32 discriminator; /* S-BFD, this node's; 0 reflects nothing */
 };
 
+/*
+ * An interface stands at its ifindex modulo the size of the table, or one of the next few places
+ * where that is taken: an array is looked up without a call, a hash is not.
+ */
+#define BGF_INTERFACE_PLACES 256u
+#define BGF_PROBES 4u
+
 struct bgf_interface {
+	__u32 ifindex; /* 0: nobody stands here */
 	__u8 mac[6];
 	__u8 pad[2];
 };
@@ -119,7 +127,7 @@ struct bgf_trace {
 };
 
 _Static_assert(sizeof(struct bgf_config) == 8, "shared layout");
-_Static_assert(sizeof(struct bgf_interface) == 8, "shared layout");
+_Static_assert(sizeof(struct bgf_interface) == 12, "shared layout");
 _Static_assert(sizeof(struct bgf_address) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_key) == 24, "shared layout");
 _Static_assert(sizeof(struct bgf_pinhole) == 96, "shared layout");
