@@ -34,8 +34,13 @@ setup(
         ),
         extension(
             "bgf.media._xdp",
-            ["bgf/media/_xdp.c"],
-            ["bgf/media/bpf/bgf.h", "bgf/media/bpf/bgf.lskel.h", "bgf/media/bpf/skel_internal.h"],
+            ["bgf/media/_xdp.c", "bgf/media/_xdp_maps.c"],
+            [
+                "bgf/media/_xdp.h",
+                "bgf/media/bpf/bgf.h",
+                "bgf/media/bpf/bgf.lskel.h",
+                "bgf/media/bpf/skel_internal.h",
+            ],
             ["bgf/media", "bgf/media/bpf"],
         ),
         extension(

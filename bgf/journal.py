@@ -99,7 +99,7 @@ def replay(entries: Iterable[bytes], site: Site) -> Session | None:
             continue
         try:
             session = sessions.apply(session, item, site).session
-        except Misuse as error:
+        except (Misuse, IndexError) as error:  # or a damaged checkpoint before it
             raise Unreadable(f"journal entry cannot be replayed: {error}") from None
     return session
 

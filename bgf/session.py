@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -142,7 +142,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     families: tuple[int, int] = (0, 0)
     tags: tuple[str, str] = ("", "")
     settings: tuple[str, ...] = ()
-    offerer: int = 0
+    offerer: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
     offered: tuple[MediaLine, ...] = ()
     streams: tuple[Stream, ...] = ()
     replies: tuple[KeptReply, ...] = ()

@@ -94,11 +94,14 @@ def _nodes_under(directory: Path) -> list[Node]:
 
 
 def _has_run(directory: Path) -> bool:
-    return any(
-        (directory / f"{process}{suffix}").exists()
-        for process in PROCESSES
-        for suffix in (".sock", ".lock")
-    )
+    try:
+        return any(
+            (directory / f"{process}{suffix}").exists()
+            for process in PROCESSES
+            for suffix in (".sock", ".lock")
+        )
+    except OSError:  # a bpffs beside the nodes refuses to be asked for names with a dot
+        return False
 
 
 def ask(

@@ -45,6 +45,8 @@ STEADY_MS = 1_000
 PHASE_MS_MAX = 500
 RESET_MS = 200
 BACK_TIMEOUT_MS = 20_000
+FIRST_LOOK_MS = 250
+LOOK_MS = 50
 SETTLE_MS = 1_000
 HANG_UP_TIMEOUT_MS = 60_000
 DRAIN_TIMEOUT_MS = 10_000
@@ -231,12 +233,16 @@ class _Run:
             meter.reset_gaps()
         _sleep_ms(RESET_MS)
 
+        skipped = sum(generator.counts().skipped for generator in generators)
+
         t0_ns = lab.power_off(victim)
         self._progress(f"power off: {victim}, which owned {self._group.id}")
         flows = self._wait_back(meters, t0_ns)
+        skipped = sum(generator.counts().skipped for generator in generators) - skipped
+        others = self._others(meters, t0_ns)
+        flows, after_max_ms = self._watch_on(meters, flows)
         events = self._events(survivors)
         owner = self._owner(survivors)
-        others = self._others(meters, t0_ns)
         # What arrived where it should not is counted to the very end of the media.
         counts = [generator.stop() for generator in generators]
         _sleep_ms(POLL_MS)
@@ -270,7 +276,8 @@ class _Run:
             bad_checksum=sum(total.bad_checksum for total in totals),
             generated=sum(total.generated for total in totals),
             late_ms=max((c.late_max_ns for c in counts), default=0) / measure.NS_PER_MS,
-            skipped=sum(count.skipped for count in counts),
+            skipped=skipped,
+            after_max_ms=after_max_ms,
             problems=tuple(self._problems[:PROBLEMS_MAX]),
         )
 
@@ -362,28 +369,48 @@ class _Run:
         return found
 
     def _wait_back(self, meters: dict[str, Meter], t0_ns: int) -> list[FlowOutage]:
-        """Until media is back on all flows, or BACK_TIMEOUT_MS have passed (told, not raised)."""
+        """Until media is back on all flows, or BACK_TIMEOUT_MS have passed (told, not raised).
+
+        Looks as soon as it may be back, so that no later gap is taken for the outage.
+        """
         told = _Paced(self._progress)
-        deadline = _deadline(BACK_TIMEOUT_MS)
-        _sleep_ms(SETTLE_MS)
+        begun = time.monotonic()
+        _sleep_ms(FIRST_LOOK_MS)
         while True:
             flows = self._flows(meters, t0_ns)
+            past_ms = (time.monotonic() - begun) * 1000
             silent = sum(not flow.recovered for flow in flows)
-            if not silent:
+            hidden = sum(not flow.exact for flow in flows)
+            if not silent and (not hidden or past_ms > SETTLE_MS):
                 break
-            if time.monotonic() > deadline:
+            if past_ms > BACK_TIMEOUT_MS:
                 self._complain(f"{silent} of {len(flows)} flows stayed silent")
                 for line in self._drops():
                     self._complain(line)
                 break
             told(f"media is not back yet on {silent} of {len(flows)} flows")
-            _sleep_ms(POLL_MS)
+            _sleep_ms(LOOK_MS)
         spread = measure.Spread.of(flow.outage_ms for flow in flows)
         self._progress(
             f"media is back on {len(flows) - silent} of {len(flows)} flows: "
             f"silence {spread.mean:.0f} ms in the mean, {spread.max:.0f} ms at most"
         )
         return flows
+
+    def _watch_on(
+        self, meters: dict[str, Meter], flows: list[FlowOutage]
+    ) -> tuple[list[FlowOutage], float]:
+        """Is it back for good? The flows with those that fell silent again, and the largest gap."""
+        for meter in meters.values():
+            meter.reset_gaps()
+        from_ns = _now_ns()
+        _sleep_ms(SETTLE_MS)
+        later = self._flows(meters, from_ns)
+        checked = measure.relapsed(flows, later)
+        again = sum(f.recovered and not g.recovered for f, g in zip(flows, checked, strict=True))
+        if again:
+            self._complain(f"{again} of {len(flows)} flows came back and fell silent again")
+        return checked, max((flow.outage_ms for flow in later if flow.recovered), default=0.0)
 
     def _timeline(
         self, events: list[dict[str, Any]], flows: list[FlowOutage], t0_ns: int

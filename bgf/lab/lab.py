@@ -107,8 +107,7 @@ class Lab:
         progress(f"networks: {len(self.plan.namespaces)} namespaces, {len(self.plan.ports)} cables")
         self.topology.up(progress)
         progress(f"nodes: {', '.join(node.id for node in self.plan.nodes)}")
-        self.nodes.start()
-        self.nodes.wait_ready(progress)
+        self.nodes.start_and_wait(progress)
         if not any(process.name == "kamailio" for process in self.processes.running()):
             progress("P-CSCF: Kamailio")
             self.sip.start_proxy()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bgf.lab.rtpclock import outage
 from bgf.lab.rtpwire import FlowReport
@@ -22,7 +22,10 @@ TO_ACCESS, TO_CORE = "to access", "to core"
 
 @dataclass(frozen=True, slots=True)
 class FlowOutage:
-    """One flow's silence. Times in ms after the kill; `end_ms` is None while it is silent."""
+    """One flow's silence. Times in ms after the kill; `end_ms` is None while it is silent.
+
+    `exact` is False when a larger gap before the kill hides this one, which it then bounds.
+    """
 
     direction: str
     kind: str
@@ -31,6 +34,7 @@ class FlowOutage:
     start_ms: float
     end_ms: float | None
     outage_ms: float
+    exact: bool = True
 
     @property
     def recovered(self) -> bool:
@@ -92,6 +96,7 @@ def outages(
                 (gap.start_ns - t0_ns) / NS_PER_MS,
                 None if gap.end_ns is None else (gap.end_ns - t0_ns) / NS_PER_MS,
                 gap.duration_ns / NS_PER_MS,
+                gap.exact,
             )
         )
     return found
@@ -100,6 +105,17 @@ def outages(
 def strangers(reports: Iterable[FlowReport], hosts: frozenset[str]) -> int:
     """Packets that came from none of `hosts`, the addresses of all groups."""
     return sum(report.packets for report in reports if report.source.host not in hosts)
+
+
+def relapsed(flows: Sequence[FlowOutage], later: Iterable[FlowOutage]) -> list[FlowOutage]:
+    """`flows`, those without an end that a `later` look found silent."""
+    silent = {(f.direction, f.destination, f.source) for f in later if not f.recovered}
+    return [
+        replace(flow, end_ms=None)
+        if (flow.direction, flow.destination, flow.source) in silent
+        else flow
+        for flow in flows
+    ]
 
 
 def mute_calls(flows: Iterable[FlowOutage]) -> int:
@@ -135,7 +151,9 @@ class RunResult:
 
     `calls_completed` had media until they were hung up, and a 200 to their BYE.
     `others_max_ms` is the largest gap among flows of the groups that were not killed.
-    `late_ms` is how far the load generator itself was behind: what the instrument adds.
+    `after_max_ms` is the largest gap in the second after media was back. `late_ms` is how far the
+    load generator itself was behind at most, `skipped` the packets that it could not send in the
+    measured window: the machine was too busy then, and the outage contains the instrument's gaps.
     """
 
     run: int
@@ -156,6 +174,7 @@ class RunResult:
     generated: int
     late_ms: float
     skipped: int
+    after_max_ms: float = 0.0
     problems: tuple[str, ...] = field(default=())
 
     @property

@@ -21,6 +21,7 @@ from bgf.lab.processes import Process, Processes
 from bgf.model import Address, Group, RealmAddress
 
 KINDS = ("state", "gateway", "failover")
+WATCHED = ("state", "gateway")
 MEDIA_PATHS = ("access", "core")
 READY_TIMEOUT_MS = 60_000
 POLL_MS = 50
@@ -110,7 +111,9 @@ class Nodes:
     def config_file(self, node: NodePlan) -> Path:
         return self._plan.run_dir / "etc" / f"{node.id}.toml"
 
-    def start(self, nodes: Iterable[NodePlan] | None = None) -> None:
+    def start(
+        self, nodes: Iterable[NodePlan] | None = None, kinds: Sequence[str] = KINDS
+    ) -> None:
         """Write the configurations and start the processes of these nodes (default: all)."""
         for node in nodes if nodes is not None else self._plan.nodes:
             path = self.config_file(node)
@@ -118,7 +121,7 @@ class Nodes:
             path.write_text(config.dump(node_config(self._plan, node, self._timers)))
             # A node never has two of a kind: one that lives already is kept.
             running = {process.name for process in self._processes.running(node.id)}
-            for kind in KINDS:
+            for kind in kinds:
                 if kind not in running:
                     self._processes.start(kind, node.namespace, command(kind, path), node=node.id)
 
@@ -127,11 +130,11 @@ class Nodes:
         socket = self._plan.run_dir / node_id / f"{kind}.sock"
         return AdminClient(socket, ADMIN_TIMEOUT_S).call(request, **more)
 
-    def not_ready(self, nodes: Sequence[NodePlan]) -> list[str]:
+    def not_ready(self, nodes: Sequence[NodePlan], kinds: Sequence[str] = KINDS) -> list[str]:
         """`n1 gateway: why` for every process that does not say that it is ready."""
         waiting = []
         for node in nodes:
-            for kind in KINDS:
+            for kind in kinds:
                 try:
                     status = self.ask(node.id, kind)
                 except (AdminUnreachable, AdminRefused) as problem:
@@ -173,8 +176,24 @@ class Nodes:
         waiting += [f"nobody serves {g.id}" for g in self._plan.groups if g.id not in served]
         return waiting
 
-    def wait_ready(self, progress: Progress, nodes: Sequence[NodePlan] | None = None) -> None:
-        """Wait until every process is ready, every group served, every peer heard.
+    def start_and_wait(self, progress: Progress) -> None:
+        """All nodes, in two waves: who watches comes last.
+
+        Nine interpreters that start at once fill a small machine for some seconds, and a watcher
+        that is up among them would rightly say that its peers answer late.
+        """
+        self.start(kinds=WATCHED)
+        self.wait_ready(progress, kinds=WATCHED)
+        self.start()
+        self.wait_ready(progress)
+
+    def wait_ready(
+        self,
+        progress: Progress,
+        nodes: Sequence[NodePlan] | None = None,
+        kinds: Sequence[str] = KINDS,
+    ) -> None:
+        """Wait until these processes are ready; with all, also every group served and peer heard.
 
         Raises EnvironmentProblem with the last words of a process that has ended, or after
         READY_TIMEOUT_MS with the one that is still waited for.
@@ -183,8 +202,10 @@ class Nodes:
         deadline = time.monotonic() + READY_TIMEOUT_MS / 1000
         told = time.monotonic()
         while True:
-            self._check_alive(nodes)
-            waiting = self.not_ready(nodes) or self.not_settled(nodes)
+            self._check_alive(nodes, kinds)
+            waiting = self.not_ready(nodes, kinds)
+            if not waiting and kinds == KINDS:
+                waiting = self.not_settled(nodes)
             if not waiting:
                 return
             if time.monotonic() > deadline:
@@ -197,10 +218,10 @@ class Nodes:
                 progress(f"waiting: {waiting[0]}{f' (of {len(waiting)})' * (len(waiting) > 1)}")
             time.sleep(POLL_MS / 1000)
 
-    def _check_alive(self, nodes: Sequence[NodePlan]) -> None:
+    def _check_alive(self, nodes: Sequence[NodePlan], kinds: Sequence[str]) -> None:
         alive = {(process.node, process.name) for process in self._processes.running()}
         for node in nodes:
-            for kind in KINDS:
+            for kind in kinds:
                 if (node.id, kind) not in alive:
                     gone = Process(0, 0, kind, node.id)
                     raise EnvironmentProblem(

@@ -24,6 +24,7 @@ from bgf.lab.measure import GENERATED, SIP, STEPS, TO_ACCESS, TO_CORE, RunResult
 
 GIT_TIMEOUT_S = 5
 PROBLEMS_SHOWN_MAX = 5
+RUN_COLUMNS_MAX = 3
 PLOT_DPI = 110
 PAPER_OUTAGE_MS = 1_600.0
 GOAL_MEAN, GOAL_MAX, GOAL_ZERO = "<= 300", "<= 500", "== 0"
@@ -179,6 +180,8 @@ class Report:
             return
         console.print(_timeline_table(self.runs))
         console.print(_outage_table(self.runs))
+        for note in _notes(self.runs):
+            console.print(note, markup=False, style="dim")
         console.print(_verdict_table(self.rows()))
         for run in self.runs:
             for problem in run.problems[:PROBLEMS_SHOWN_MAX]:
@@ -211,41 +214,62 @@ def _timeline_table(runs: Sequence[RunResult]) -> Table:
     table = Table(title="After the power went off (ms)", title_justify="left")
     table.add_column("step")
     table.add_column("what")
-    for run in runs:
-        table.add_column(f"{run.killed} → {run.owner}", justify="right")
+    few = len(runs) <= RUN_COLUMNS_MAX
+    heads = [f"{run.killed} → {run.owner}" for run in runs] if few else ["min", "mean", "max"]
+    for head in heads:
+        table.add_column(head, justify="right")
     for step in STEPS:
-        cells = [_ms(run.timeline_ms.get(step)) for run in runs]
+        times = [run.timeline_ms.get(step) for run in runs]
+        known = [at_ms for at_ms in times if at_ms is not None]
+        if not few and known:
+            times = [min(known), sum(known) / len(known), max(known)]
+        cells = [_ms(at_ms) for at_ms in times[: len(heads)]]
         table.add_row(step.replace("_", " "), STEP_NAMES[step], *cells)
     return table
 
 
 def _outage_table(runs: Sequence[RunResult]) -> Table:
+    """By kind and direction, over all runs; then by run where there are several."""
     table = Table(title="Silence at the receivers, per flow (ms)", title_justify="left")
     for name in ("run", "flows", "direction"):
         table.add_column(name)
     for name in ("count", "mean", "p50", "p99", "max"):
         table.add_column(name, justify="right")
-    for run in runs:
-        for kind in (SIP, GENERATED):
-            for direction in (TO_ACCESS, TO_CORE):
-                spread = run.spread(direction=direction, kind=kind)
-                if spread.count:
-                    table.add_row(str(run.run), kind, direction, *_cells(spread))
-        table.add_row(
-            str(run.run),
-            "of other groups",
-            "both",
-            str(run.others),
-            "",
-            "",
-            "",
-            f"{run.others_max_ms:.1f}",
-            style="dim",
-            end_section=len(runs) == 1,
-        )
-    everything = Spread.of(flow.outage_ms for run in runs for flow in run.flows)
-    table.add_row("all", "all", "both", *_cells(everything), style="bold")
+    every = [flow for run in runs for flow in run.flows]
+    for kind in (SIP, GENERATED):
+        for direction in (TO_ACCESS, TO_CORE):
+            spread = Spread.of(
+                f.outage_ms for f in every if f.kind == kind and f.direction == direction
+            )
+            if spread.count:
+                table.add_row("all", kind, direction, *_cells(spread))
+    if len(runs) > 1:
+        table.add_section()
+        for run in runs:
+            table.add_row(
+                f"{run.run}: {run.killed} → {run.owner}", "all", "both", *_cells(run.spread())
+            )
+    table.add_section()
+    table.add_row(
+        "all", "all", "both", *_cells(Spread.of(f.outage_ms for f in every)), style="bold"
+    )
     return table
+
+
+def _notes(runs: Sequence[RunResult]) -> list[str]:
+    """What else the receivers heard, and how good the instrument was."""
+    lines = [
+        f"largest gap in flows of other groups {max(run.others_max_ms for run in runs):.1f} ms, "
+        f"in the second after {max(run.after_max_ms for run in runs):.1f} ms; "
+        f"the load generator was at most {max(run.late_ms for run in runs):.1f} ms late"
+    ]
+    for run in runs:
+        if run.skipped:
+            lines.append(
+                f"run {run.run}: the machine was too busy: the load generator left out "
+                f"{run.skipped} packets in the measured window, so this outage is an upper bound"
+            )
+    return lines
 
 
 def _cells(spread: Spread) -> list[str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import statestore
-from bgf import preflight
 from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.errors import BgfError, ConfigError, EnvironmentProblem
@@ -90,7 +89,6 @@ def _log_event(event: TimelineEvent) -> None:
 
 async def run(node: NodeConfig) -> None:
     """The process, until it is told to stop. Addresses and deadlines then run out by themselves."""
-    preflight.require(preflight.node(node))
     store = await retrying(
         "the state segment (is `bgf state` running?)",
         lambda: statestore.open(node.state.address, create=False),

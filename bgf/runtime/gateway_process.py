@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import statestore
-from bgf import preflight
 from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.control import ng
@@ -37,7 +36,7 @@ from bgf.runtime.store_adapters import (
     StoreJournal,
     StoreRegistry,
 )
-from bgf.session import Session
+from bgf.session import Session, State
 from failover.registry import Ownership
 from statestore.errors import StateStoreError
 from statestore.views import EmbeddedViews
@@ -51,6 +50,8 @@ READY_MS = 200
 NEIGHBOURS_MS = 2_000
 ENTROPY_BITS = 32
 SESSIONS_LISTED_MAX = 100_000
+RESTORE_BATCH, RESTORE_PAUSE_MS = 8, 1
+"""Calls restored in the background between two looks at the sockets: control comes first."""
 
 
 class Served:
@@ -152,7 +153,7 @@ class GatewayProcess:
     async def _restore(self, served: Served, driver: Driver, began_ns: int) -> None:
         """The calls that nobody has asked for yet, a batch at a time."""
         while served.driver is driver and not driver.fenced:
-            served.pending = driver.restore_some(now_ns())
+            served.pending = driver.restore_some(now_ns(), RESTORE_BATCH)
             if not served.pending:
                 closed = driver.sweep()
                 served.restored_in_ms = (now_ns() - began_ns) / 1e6
@@ -162,7 +163,7 @@ class GatewayProcess:
                     served.restored_in_ms, closed,
                 )  # fmt: skip
                 return
-            await asyncio.sleep(0)
+            await asyncio.sleep(RESTORE_PAUSE_MS / 1000)
 
     def _stand_by(self, served: Served, owner: Ownership) -> None:
         log.warning(
@@ -255,8 +256,7 @@ class GatewayProcess:
             "unresolved": self.datapath.unresolved,
             "drops": {outcome.value: count for outcome, count in self.datapath.drops().items()},
             "attachments": {
-                name: attachment._asdict()
-                for name, attachment in self.datapath.attachments.items()
+                name: attachment._asdict() for name, attachment in self.datapath.attachments.items()
             },
             "feed": dict(self.feed.tally),
             "ng": dict(total),
@@ -268,7 +268,7 @@ class GatewayProcess:
             if served.driver is None:
                 continue
             for session in served.driver.gateway.sessions.values():
-                if len(rows) < SESSIONS_LISTED_MAX:
+                if session.state is not State.DELETED and len(rows) < SESSIONS_LISTED_MAX:
                     rows.append(_session_row(session, served.driver.gateway))
         return {"sessions": rows}
 
@@ -367,7 +367,6 @@ def wake_socket(run_dir: Path) -> Path:
 
 async def run(node: NodeConfig) -> None:
     """The process, until it is told to stop."""
-    preflight.require(preflight.node(node, binds_control=True))
     store = await retrying(
         "the state segment (is `bgf state` running?)",
         lambda: statestore.open(node.state.address, create=False),

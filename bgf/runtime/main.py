@@ -10,19 +10,21 @@ from typing import Any
 
 import click
 
-from bgf import __version__, config
+from bgf import __version__, config, preflight
 from bgf.errors import BgfError, ConfigError, EnvironmentProblem
 from bgf.runtime.process import only_one, set_up_logging
 
 EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT = 1, 2, 3
 
 Run = Callable[[config.NodeConfig], Coroutine[Any, Any, None]]
+Check = Callable[[config.NodeConfig], list[preflight.Problem]]
 
 
-def _run(process: str, config_file: Path, main: Run) -> None:
+def _run(process: str, config_file: Path, main: Run, check: Check) -> None:
     try:
         node = config.load(config_file)
         set_up_logging(process, node.node.id)
+        preflight.require(check(node))
         with only_one(node.node.run_dir, process):
             asyncio.run(main(node))
     except ConfigError as error:
@@ -65,7 +67,7 @@ def state(config_file: Path) -> None:
     """Keep the state segment: create it, expire items, free what dead writers held."""
     from bgf.runtime import state_process
 
-    _run("state", config_file, state_process.run)
+    _run("state", config_file, state_process.run, lambda node: [])
 
 
 @main.command()
@@ -74,7 +76,12 @@ def gateway(config_file: Path) -> None:
     """Answer control (ng) for owned groups; keep every group's pinholes in the packet path."""
     from bgf.runtime import gateway_process
 
-    _run("gateway", config_file, gateway_process.run)
+    _run(
+        "gateway",
+        config_file,
+        gateway_process.run,
+        lambda node: preflight.node(node, binds_control=True),
+    )
 
 
 @main.command()
@@ -83,4 +90,4 @@ def failover(config_file: Path) -> None:
     """Watch the peers, hold the lease, take groups over and announce their addresses."""
     from bgf.runtime import failover_process
 
-    _run("failover", config_file, failover_process.run)
+    _run("failover", config_file, failover_process.run, preflight.node)

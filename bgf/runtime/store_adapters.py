@@ -53,7 +53,7 @@ def read_flow(handle: statestore.Handle) -> Flow:
     """Raises StateError for an item that is no flow of this schema."""
     try:
         return _decode_flow(handle.read())
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         raise StateError(f"item {handle.key!r} is no flow: {error}") from None
 
 
@@ -83,6 +83,14 @@ class StoreJournal:
         self._mark_key = f"m/{group}".encode()
         self._mark: statestore.Handle | None = None
         self._handles: dict[str, statestore.Handle] = {}
+        self._group = group
+
+    def check(self) -> None:
+        seen = self._guard(lambda: self._store.fence(self._group))
+        if seen > self._grant.epoch:
+            raise Fenced(
+                f"group {self._group}: epoch {self._grant.epoch} is over, {seen} has begun elsewhere"
+            )
 
     def mark(self, call_id: str) -> None:
         self._guard(lambda: self._write_mark(call_id.encode("utf-8", "surrogateescape")))

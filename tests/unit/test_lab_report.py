@@ -119,6 +119,20 @@ def test_a_call_that_is_mute_both_ways_is_one_call() -> None:
     assert measure.mute_calls([flow(90.0, kind=SIP)]) == 0
 
 
+def test_a_flow_that_falls_silent_again_has_not_come_back() -> None:
+    flows = [flow(90.0), flow(95.0, direction=TO_ACCESS)]
+    later = [flow(20.0), replace(flow(400.0, direction=TO_ACCESS), end_ms=None)]
+    checked = measure.relapsed(flows, later)
+    assert [f.recovered for f in checked] == [True, False]
+    assert [f.outage_ms for f in checked] == [90.0, 95.0]
+
+
+def test_a_gap_hidden_by_a_larger_one_before_the_kill_is_marked() -> None:
+    hidden = flow_report(gap_end_ns=T0 - 30 * MS)
+    (found,) = measure.outages([hidden], TO_CORE, frozenset({GATEWAY}), T0, T0 + 2_000 * MS)
+    assert found.recovered and not found.exact
+
+
 def test_the_timeline_takes_the_first_event_after_the_kill_of_this_group() -> None:
     def event(name: str, at_ms: float, group: str = "g1") -> dict[str, object]:
         return {"event": name, "group": group, "at_ns": T0 + round(at_ms * MS)}
@@ -236,6 +250,15 @@ def test_the_tables_show_kill_owner_steps_and_verdict() -> None:
     text = shown.getvalue()
     for wanted in ("n1 → n3", "first packet", "80.0", "pinholes left", "NO", "silent [x]"):
         assert wanted in text
+
+
+def test_many_runs_are_summed_up_and_an_overloaded_instrument_is_said() -> None:
+    shown = io.StringIO()
+    runs = [run_result(run=number, skipped=7 if number == 3 else 0) for number in range(1, 11)]
+    whole(*runs).render(Console(file=shown, width=120, color_system=None))
+    text = shown.getvalue()
+    assert "10: n1 → n3" in text and "mean" in text
+    assert "run 3: the machine was too busy" in text and "upper bound" in text
 
 
 def test_the_picture_is_a_png_even_with_a_flow_that_stays_silent(tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause OR Apache-2.0 */
+/* One's complement sums (RFC 1071) and what is made of them (RFC 1624); native byte order. */
+#ifndef BGF_SUMS_H
+#define BGF_SUMS_H
+
+#define SUM_MAX 9216 /* bytes that sum_bytes takes at most */
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (__u16)sum;
+}
+
+static __always_inline __u64 sum_address(const struct bgf_address *a)
+{
+	return (a->hi & 0xffffffff) + (a->hi >> 32) + (a->lo & 0xffffffff) + (a->lo >> 32);
+}
+
+static __always_inline __u16 sum_ip4(const struct iphdr *ip)
+{
+	const __u32 *word = (const __u32 *)ip;
+
+	return fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
+}
+
+/* A UDP checksum that comes out as zero is sent as its other form: zero says "none" (RFC 768). */
+static __always_inline __u16 udp_check(__u64 sum)
+{
+	__u16 check = ~fold(sum);
+
+	return check ? check : 0xffff;
+}
+
+/*
+ * Sum of `length` bytes from `at`, in pieces as large as the helper takes, then smaller ones.
+ * Negative when they are not all there, or too many.
+ */
+static __always_inline __s64 sum_bytes(void *at, void *end, __u32 length)
+{
+	__s64 sum = 0;
+	int i;
+
+	if (length > SUM_MAX)
+		return -1;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < SUM_MAX / 512 && length >= 512; i++, at += 512, length -= 512) {
+		if (at + 512 > end)
+			return -1;
+		sum = bpf_csum_diff(NULL, 0, at, 512, (__u32)sum);
+	}
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 8 && length >= 64; i++, at += 64, length -= 64) {
+		if (at + 64 > end)
+			return -1;
+		sum = bpf_csum_diff(NULL, 0, at, 64, (__u32)sum);
+	}
+#pragma clang loop unroll(disable)
+	for (i = 0; i < 16 && length >= 4; i++, at += 4, length -= 4) {
+		if (at + 4 > end)
+			return -1;
+		sum = bpf_csum_diff(NULL, 0, at, 4, (__u32)sum);
+	}
+	if (length & 2) {
+		if (at + 2 > end)
+			return -1;
+		sum += *(__u16 *)at;
+		at += 2;
+	}
+	if (length & 1) {
+		if (at + 1 > end)
+			return -1;
+		sum += bpf_htons((__u16)(*(__u8 *)at << 8));
+	}
+	return sum;
+}
+
+#endif

@@ -1,0 +1,400 @@
+/* One writer is interrupted at a store that is counted out, again for the next one, to the last. */
+#include "segment_stress.h"
+
+#define NEIGHBOURS 12
+#define POINTS_MAX 2000
+
+/* ---- the operations that are interrupted ---- */
+enum { CREATE, WRITE, GROW, APPEND, APPEND_GROW, DELETE, SWAP, ADD, OPERATIONS };
+static const char *const names[] = {"create", "write", "grow",  "append", "append-grow",
+                                    "delete", "swap",  "add"};
+
+static void before(seg *s, int what, const char *key)
+{
+    uint64_t one = 1;
+    seg_handle h;
+    seg_new n = {.value = &one, .len = sizeof one};
+    seg_op op = {.verb = SEG_APPEND, .data = "old", .len = 3};
+    switch (what) {
+    case CREATE:
+        return;
+    case APPEND:
+    case APPEND_GROW:
+        CHECK(create(s, key, 0, 0, what == APPEND ? 512 : 0, NULL) == SEG_OK, "before");
+        for (int i = 0; i < 3; i++) {
+            CHECK(update(s, key, &op) == SEG_OK, "before");
+        }
+        return;
+    case ADD:
+        CHECK(seg_create(s, key, strlen(key), &n, &h) == SEG_OK, "before");
+        return;
+    default:
+        CHECK(create(s, key, 'o', VALUE, 0, NULL) == SEG_OK, "before");
+    }
+}
+
+static seg_status perform(seg *s, int what, const char *key, const seg_grant *g)
+{
+    uint8_t value[1024];
+    uint64_t version = 0;
+    size_t len;
+    uint8_t scratch[SEG_VALUE_BYTES_MAX];
+    seg_op op = {.verb = SEG_WRITE, .data = value, .len = VALUE, .grant = g};
+    fill(value, sizeof value, 'n');
+    switch (what) {
+    case CREATE:
+        return create(s, key, 'n', VALUE, 0, g);
+    case GROW:
+        op.len = 300;
+        break;
+    case APPEND:
+    case APPEND_GROW:
+        op.verb = SEG_APPEND;
+        op.len = 61;
+        break;
+    case DELETE:
+        op.verb = SEG_DELETE;
+        op.len = 0;
+        break;
+    case SWAP:
+        if (get_value(s, key, scratch, &len, &version) != SEG_OK) {
+            return SEG_NOT_FOUND;
+        }
+        op.verb = SEG_SWAP;
+        op.version = version;
+        break;
+    case ADD:
+        op.verb = SEG_ADD;
+        op.len = 0;
+        op.delta = 41;
+        break;
+    default:
+        break;
+    }
+    return update(s, key, &op);
+}
+
+/* 'o' the old state, 'n' the new, 'r' what the rival wrote, '-' absent; anything else is torn. */
+static char state_of(seg *s, int what, const char *key)
+{
+    static uint8_t value[SEG_VALUE_BYTES_MAX];
+    size_t len = 0;
+    seg_status status = get_value(s, key, value, &len, NULL);
+    if (status == SEG_NOT_FOUND) {
+        return '-';
+    }
+    CHECK(status == SEG_OK, "%s of %s: read says %d", names[what], key, status);
+    if (len > 0 && value[0] == 'r') {
+        for (size_t i = 0; i < VALUE && i < len; i++) {
+            CHECK(value[i] == 'r', "%s: torn rival value at %zu of %zu", names[what], i, len);
+        }
+        /* an append may have come after it */
+        return len == VALUE ? 'r' : len == VALUE + 65 ? 'n' : '?';
+    }
+    if (what == ADD) {
+        return len == 8 && value[0] == 1 ? 'o' : len == 8 && value[0] == 42 ? 'n' : '?';
+    }
+    if (what == APPEND || what == APPEND_GROW) {
+        size_t at = 0;
+        int entries = 0;
+        while (at + 4 <= len) {
+            uint32_t n;
+            memcpy(&n, value + at, 4);
+            CHECK(at + 4 + n <= len, "%s: an entry runs over the end", names[what]);
+            CHECK(n == (entries < 3 ? 3u : 61u), "%s: entry %d of %u bytes", names[what], entries,
+                  n);
+            for (uint32_t i = 0; i < n; i++) {
+                uint8_t c = entries < 3 ? (uint8_t)"old"[i] : 'n';
+                CHECK(value[at + 4 + i] == c, "%s: torn entry", names[what]);
+            }
+            at += 4 + n;
+            entries++;
+        }
+        return at == len && entries == 3 ? 'o' : at == len && entries == 4 ? 'n' : '?';
+    }
+    for (size_t i = 1; i < len; i++) {
+        CHECK(value[i] == value[0], "%s: torn value at %zu of %zu", names[what], i, len);
+    }
+    return len == VALUE || (what == GROW && len == 300) ? (char)value[0] : '?';
+}
+
+static void neighbours(seg *s)
+{
+    char key[32];
+    for (int i = 0; i < NEIGHBOURS; i++) {
+        snprintf(key, sizeof key, "n/%d", i);
+        CHECK(create(s, key, (uint8_t)i, 16, 0, NULL) == SEG_OK, "neighbour");
+    }
+}
+
+static void neighbours_live(seg *s)
+{
+    char key[32];
+    uint8_t value[SEG_VALUE_BYTES_MAX];
+    size_t len;
+    for (int i = 0; i < NEIGHBOURS; i++) {
+        snprintf(key, sizeof key, "n/%d", i);
+        CHECK(get_value(s, key, value, &len, NULL) == SEG_OK && len == 16 && value[15] == i,
+              "neighbour %d is damaged", i);
+    }
+}
+
+/* Run the operation in a child that gets `sig` at its point'th store. False when the operation has
+ * fewer. For SIGSTOP *child is left stopped. */
+static bool interrupted(int what, const char *key, const seg_grant *g, long point, int sig,
+                        pid_t *child)
+{
+    int state;
+    pid_t pid = fork();
+    CHECK(pid >= 0, "fork");
+    if (pid == 0) {
+        signal_at_point = sig;
+        seg *s = enter();
+        countdown = point;
+        seg_status status = perform(s, what, key, g);
+        bool reached = countdown == 0;
+        countdown = 0;
+        seg_close(s);
+        _exit(reached ? 100 + (int)status : 90);
+    }
+    CHECK(waitpid(pid, &state, WUNTRACED) == pid, "waitpid");
+    *child = pid;
+    if (WIFEXITED(state)) {
+        CHECK(WEXITSTATUS(state) == 90, "%s: child exit %d", names[what], WEXITSTATUS(state));
+        return false;
+    }
+    CHECK(sig == SIGSTOP ? WIFSTOPPED(state) : WIFSIGNALED(state), "%s: state %x", names[what],
+          state);
+    return true;
+}
+
+static int resume(pid_t child)
+{
+    int state;
+    CHECK(kill(child, SIGCONT) == 0, "resume");
+    CHECK(waitpid(child, &state, 0) == child && WIFEXITED(state) && WEXITSTATUS(state) >= 100,
+          "resumed child ended with %x", state);
+    return WEXITSTATUS(state) - 100;
+}
+
+static void rival(seg *s, int what, const char *key)
+{
+    uint8_t value[VALUE];
+    fill(value, sizeof value, 'r');
+    seg_op op = {.verb = SEG_WRITE, .data = value, .len = VALUE};
+    seg_status status = what == CREATE ? create(s, key, 'r', VALUE, 0, NULL) : update(s, key, &op);
+    if ((what == CREATE && status == SEG_EXISTS) || (what == DELETE && status == SEG_NOT_FOUND)) {
+        return;
+    }
+    CHECK(status == SEG_OK, "%s: the rival's write says %d", names[what], status);
+}
+
+static void drop(seg *s, const char *key)
+{
+    seg_op op = {.verb = SEG_DELETE};
+    seg_status status = update(s, key, &op);
+    CHECK(status == SEG_OK || status == SEG_NOT_FOUND, "drop says %d", status);
+}
+
+/* The feed tells of every change, or says that it cannot. */
+static void told(seg *s, seg_cursor *c, const char *key)
+{
+    uint8_t found[SEG_KEY_BYTES_MAX];
+    size_t len;
+    bool deleted;
+    for (;;) {
+        seg_status status = seg_poll(s, c, key, strlen(key), found, &len, &deleted);
+        if (status == SEG_OVERRUN || (status == SEG_OK && len == strlen(key))) {
+            return;
+        }
+        if (status == SEG_NOT_FOUND && c->hole_since != 0 && c->hole_at == c->next) {
+            usleep(2000);
+            continue;
+        }
+        CHECK(status != SEG_NOT_FOUND, "a change of %s that the feed does not tell", key);
+    }
+}
+
+static long crash(int what, bool access_first)
+{
+    char key[64];
+    long point = 1;
+    for (;; point++) {
+        seg *s = enter();
+        seg_cursor cursor;
+        pid_t child;
+        snprintf(key, sizeof key, "k/%s/%ld", names[what], point);
+        before(s, what, key);
+        char old = state_of(s, what, key);
+        seg_watch(s, &cursor);
+        bool hit = interrupted(what, key, NULL, point, SIGKILL, &child);
+        CHECK(point < POINTS_MAX, "too many points");
+        char now = state_of(s, what, key);
+        char new = what == DELETE ? '-' : 'n';
+        CHECK(now == old || now == new, "%s, point %ld: '%c' became '%c'", names[what], point, old,
+              now);
+        if (access_first) {
+            rival(s, what, key);
+        }
+        keep(s);
+        sound(s, names[what], true);
+        if (!access_first) {
+            CHECK(state_of(s, what, key) == now, "%s, point %ld: recovery changed the value",
+                  names[what], point);
+            if (now != old) {
+                told(s, &cursor, key);
+            }
+            rival(s, what, key);
+        }
+        drop(s, key);
+        CHECK(state_of(s, what, key) == '-', "%s: still there", names[what]);
+        neighbours_live(s);
+        sound(s, names[what], true);
+        seg_close(s);
+        if (!hit) {
+            return point - 1;
+        }
+    }
+}
+
+enum { RIVAL_WRITES, RIVAL_DELETES, RIVAL_REMAKES, RIVAL_RAISES, RIVALS };
+
+static long stop(int what, int how)
+{
+    char key[64];
+    long point = 1;
+    for (;; point++) {
+        seg *s = enter();
+        pid_t child;
+        uint32_t fence;
+        bool raised = false;
+        snprintf(key, sizeof key, "k/%s/%ld", names[what], point);
+        CHECK(seg_fence(s, key, strlen(key), true, &fence) == SEG_OK, "fence");
+        seg_grant grant = {1, fence};
+        before(s, what, key);
+        char old = state_of(s, what, key);
+        if (!interrupted(what, key, &grant, point, SIGSTOP, &child)) {
+            drop(s, key);
+            seg_close(s);
+            return point - 1;
+        }
+        CHECK(point < POINTS_MAX, "too many points");
+        char seen = state_of(s, what, key);
+        switch (how) {
+        case RIVAL_RAISES:
+            CHECK(seg_fence_raise(s, fence, 2, &raised) == SEG_OK && raised, "raise");
+            seen = state_of(s, what, key);
+            break;
+        case RIVAL_WRITES:
+            rival(s, what, key);
+            break;
+        default:
+            drop(s, key);
+            if (how == RIVAL_REMAKES) {
+                CHECK(create(s, key, 'r', VALUE, 0, NULL) == SEG_OK, "remake");
+                for (int i = 0; i < 4; i++) { /* reuse what was freed */
+                    char other[80];
+                    snprintf(other, sizeof other, "x/%d", i);
+                    CHECK(create(s, other, 'x', VALUE, 0, NULL) == SEG_OK, "other");
+                }
+            }
+        }
+        sound(s, names[what], false);
+        char between = state_of(s, what, key);
+        int status = resume(child);
+        char after = state_of(s, what, key);
+        if (how == RIVAL_RAISES) {
+            CHECK(after == seen, "%s, point %ld: a fenced write took effect: '%c' became '%c'",
+                  names[what], point, seen, after);
+            bool effect = seen != old;
+            CHECK(effect ? status == SEG_OK : status == SEG_FENCED,
+                  "%s, point %ld: fenced writer was told %d ('%c' before, '%c' after)",
+                  names[what], point, status, old, seen);
+        } else if (how == RIVAL_REMAKES) {
+            CHECK(after == 'r' || after == 'n' || (what == DELETE && after == '-'),
+                  "%s, point %ld: '%c' after a remake, then '%c'", names[what], point, between,
+                  after);
+        }
+        for (int i = 0; how == RIVAL_REMAKES && i < 4; i++) {
+            char other[80];
+            snprintf(other, sizeof other, "x/%d", i);
+            CHECK(state_of(s, WRITE, other) == 'x', "another item was scribbled over");
+            drop(s, other);
+        }
+        drop(s, key);
+        keep(s);
+        neighbours_live(s);
+        sound(s, names[what], true);
+        seg_close(s);
+    }
+}
+
+/* The first is interrupted at `point`, the second is killed at each store of cleaning up. */
+static void twice(int what, long point, int sig)
+{
+    char key[64];
+    for (long second = 1;; second++) {
+        seg *s = enter();
+        pid_t first;
+        int state;
+        snprintf(key, sizeof key, "k/%ld", second);
+        before(s, what, key);
+        if (!interrupted(what, key, NULL, point, sig, &first)) {
+            drop(s, key);
+            seg_close(s);
+            return;
+        }
+        pid_t pid = fork();
+        CHECK(pid >= 0, "fork");
+        if (pid == 0) {
+            signal_at_point = SIGKILL;
+            seg *mine = enter();
+            countdown = second;
+            rival(mine, what, key);
+            countdown = 0;
+            seg_close(mine);
+            _exit(0);
+        }
+        CHECK(waitpid(pid, &state, 0) == pid, "waitpid");
+        CHECK(!WIFEXITED(state) || WEXITSTATUS(state) == 0, "second failed");
+        CHECK(second < POINTS_MAX, "too many points");
+        state_of(s, what, key);
+        rival(s, what, key);
+        state_of(s, what, key);
+        if (sig == SIGSTOP) {
+            resume(first);
+            state_of(s, WRITE, key);
+        }
+        drop(s, key);
+        keep(s);
+        neighbours_live(s);
+        sound(s, names[what], true);
+        seg_close(s);
+        if (WIFEXITED(state)) {
+            return;
+        }
+    }
+}
+
+void interrupted_modes(const char *mode)
+{
+    seg *s = enter();
+    neighbours(s);
+    seg_close(s);
+    for (int what = 0; what < OPERATIONS; what++) {
+        if (strcmp(mode, "crash") == 0) {
+            printf("%s: %ld points\n", names[what], crash(what, false));
+            crash(what, true);
+        } else if (strcmp(mode, "stop") == 0) {
+            for (int how = 0; how < RIVALS; how++) {
+                printf("%s: %ld points\n", names[what], stop(what, how));
+            }
+        } else {
+            for (long point = 1; point < 60; point += rounds) {
+                twice(what, point, SIGKILL);
+                twice(what, point, SIGSTOP);
+            }
+        }
+        fflush(stdout);
+    }
+}

@@ -1,0 +1,46 @@
+/* What the parts of the stress program share: the crash point, opening, short forms of calls. */
+#ifndef SEGMENT_STRESS_H
+#define SEGMENT_STRESS_H
+
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "segment.h"
+
+#define VALUE 72
+#define CHECK(condition, ...)                                                                      \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            fail(__VA_ARGS__);                                                                     \
+        }                                                                                          \
+    } while (0)
+
+extern int rounds;
+extern _Thread_local long countdown; /* stores until signal_at_point; 0: not armed */
+extern int signal_at_point;
+extern int always; /* then again at the next one */
+
+void seg_crash_point(const char *where);
+__attribute__((format(printf, 1, 2), noreturn)) void fail(const char *format, ...);
+seg *enter(void);
+void fresh(void);
+/* A value that shows any mixture: every byte is the same. */
+void fill(uint8_t *value, size_t len, uint8_t c);
+seg_status create(seg *s, const char *key, uint8_t c, size_t len, size_t room, const seg_grant *g);
+seg_status update(seg *s, const char *key, seg_op *op);
+seg_status get_value(seg *s, const char *key, uint8_t *value, size_t *len, uint64_t *version);
+/* Nothing contradicts; at rest: nothing is locked or left over either. */
+void sound(seg *s, const char *when, bool at_rest);
+void keep(seg *s);
+
+/* segment_interrupted.c */
+void interrupted_modes(const char *mode);
+/* segment_concurrent.c */
+bool concurrent_modes(const char *mode);
+
+#endif
