@@ -339,7 +339,7 @@ def test_sbfd_is_reflected_whatever_the_groups_state(
 ) -> None:
     path.datapath.arm("g1", FAR_DEADLINE_NS if armed else 0)
     ran = run(path, sbfd_packet(path, family))
-    assert (ran.action, ran.outcome) == ("tx", Outcome.REFLECT)
+    assert (ran.action, ran.outcome) == ("redirect", Outcome.REFLECT)
     out = reread(ran.frame)
     node, peer = (NODE4, UE4) if family == 4 else (NODE6, UE6)
     network = out[IP] if family == 4 else out[IPv6]
@@ -396,7 +396,7 @@ def test_reflectors_do_not_play_with_each_other(path: PacketPath) -> None:
 
 def test_sbfd_counts(path: PacketPath) -> None:
     ran = path.run(bytes(sbfd_packet(path, 6)), "access", counted=True)
-    assert (ran.action, ran.outcome) == ("tx", Outcome.REFLECT)
+    assert (ran.action, ran.outcome) == ("redirect", Outcome.REFLECT)
 
 
 def test_every_short_frame_is_survived(path: PacketPath) -> None:
