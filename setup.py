@@ -1,6 +1,6 @@
 """The C11 extensions; everything else is in setup.cfg. Needs gcc and nothing more."""
 
-from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -27,7 +27,7 @@ setup(
             [
                 "statestore/_segment.c",
                 "statestore/_segment_items.c",
-                *sorted(glob("statestore/seg*.c")),
+                *sorted(str(path) for path in Path("statestore").glob("seg*.c")),
             ],
             ["statestore/segment.h", "statestore/seg_internal.h", "statestore/_segment.h"],
             ["statestore"],

@@ -298,6 +298,8 @@ seg_status seg_lock(seg *s, struct item *it, uint64_t auth);
 void seg_unlock(seg *s, struct item *it);
 /* Take over whatever a dead client left in this item; false when there was nothing to do. */
 bool seg_settle(seg *s, struct item *it);
+/* Take a live item from a holder that does not go on, make it whole and let it go. */
+void seg_rob(seg *s, struct item *it, uint32_t holder);
 /* Free a dead item, which we hold, and let it go. */
 void seg_reap(seg *s, struct item *it);
 /* Exchange the reference in `where` (an item's, which we hold) for `new`; the old block is freed.

@@ -7,7 +7,7 @@
  * compare-and-swap from the control word that was loaded, tell the feed, unlock.
  *
  * A fence is raised by storing the epoch and then bumping the control word of every announced
- * write under an older one. Either the writer sees the epoch, or the raiser sees the writer, whose
+ * write under an older one that does not end. Either the writer sees the epoch, or the raiser sees the writer, whose
  * control word was loaded before its check: its publish fails. No write is left over.
  */
 #include "seg_internal.h"
@@ -525,6 +525,7 @@ seg_status seg_fence_raise(seg *s, uint32_t fence, uint64_t epoch, bool *raised)
             if (now >= deadline) {
                 if (target != NULL) {
                     seg_bump(target);
+                    seg_rob(s, target, (uint32_t)get(&c->id)); /* so that nobody waits for it */
                 }
                 break;
             }

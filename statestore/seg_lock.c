@@ -222,6 +222,18 @@ static bool take(seg *s, struct item *it, uint64_t lock, bool robbing, uint32_t 
     return true;
 }
 
+void seg_rob(seg *s, struct item *it, uint32_t holder)
+{
+    uint64_t lock = get(&it->lock);
+    uint32_t victim;
+    /* What is not live yet may be in the making, where nobody but its maker can find it. */
+    if (holder_of(lock) == holder && (get(&it->control) & LIVE) != 0 &&
+        take(s, it, lock, seg_client_alive(s, holder), &victim) &&
+        make_whole(s, it, victim) == SEG_OK) {
+        seg_unlock(s, it);
+    }
+}
+
 bool seg_settle(seg *s, struct item *it)
 {
     uint64_t lock = get(&it->lock);

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from statestore._segment import Handle
-from statestore.errors import Corrupt, Exists, NotFound, Unavailable
-from statestore.store import Store
+from statestore.errors import Corrupt, Exists, NotFound, Overrun, Unavailable
+from statestore.store import Store, Watch
 
 PREFIX = b"v/"
 CLAIM_TRIES_MAX = 100
@@ -46,22 +46,50 @@ class EmbeddedViews:
         self._store = store
         self._members = prefix + b"m/"
         self._owners = prefix + b"o/"
+        self._prefix = prefix
+        self._watch: Watch | None = None
+        self._records: dict[bytes, Handle] = {}
 
     def view(self) -> RawView:
-        """Members and owners as they are now, each record whole."""
+        """Members and owners as they are now, each record whole.
+
+        Costs a read per record, however many other items there are: which records exist is
+        followed by the change feed, and read anew only when that was overrun.
+        """
+        self._follow()
         members: dict[str, bytes] = {}
         owners: dict[str, tuple[str, int]] = {}
-        for handle in self._store.scan(self._members):
+        for key, handle in list(self._records.items()):
             try:
-                members[handle.key[len(self._members) :].decode()] = handle.read()
+                value = handle.read()
             except NotFound:
+                del self._records[key]
                 continue
-        for handle in self._store.scan(self._owners):
-            try:
-                owners[handle.key[len(self._owners) :].decode()] = _owner(handle, handle.read())
-            except NotFound:
-                continue
+            if key.startswith(self._members):
+                members[key[len(self._members) :].decode()] = value
+            elif key.startswith(self._owners):
+                owners[key[len(self._owners) :].decode()] = _owner(handle, value)
         return RawView(members, owners)
+
+    def _follow(self) -> None:
+        """Know the handle of every record."""
+        if self._watch is None:
+            self._watch = self._store.watch(self._prefix)
+            self._records = {handle.key: handle for handle in self._store.scan(self._prefix)}
+        try:
+            while changes := self._watch.poll():
+                for change in changes:
+                    if change.key not in self._records:
+                        self._learn(change.key)
+        except Overrun:
+            self._watch = None
+            self._follow()
+
+    def _learn(self, key: bytes) -> None:
+        try:
+            self._records[key] = self._store.lookup(key)
+        except NotFound:
+            return
 
     def publish(self, node: str, data: bytes) -> None:
         """Replace the node's own record. Raises Full, TooBig, Unavailable."""

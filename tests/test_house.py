@@ -47,7 +47,7 @@ ROOMS: dict[str, set[str]] = {
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "session", "gateway", "journal", "hands", "control", "media"}
-    | {"config", "admin", "preflight"},
+    | {"__init__", "config", "admin", "preflight"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 

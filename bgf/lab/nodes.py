@@ -111,9 +111,7 @@ class Nodes:
     def config_file(self, node: NodePlan) -> Path:
         return self._plan.run_dir / "etc" / f"{node.id}.toml"
 
-    def start(
-        self, nodes: Iterable[NodePlan] | None = None, kinds: Sequence[str] = KINDS
-    ) -> None:
+    def start(self, nodes: Iterable[NodePlan] | None = None, kinds: Sequence[str] = KINDS) -> None:
         """Write the configurations and start the processes of these nodes (default: all)."""
         for node in nodes if nodes is not None else self._plan.nodes:
             path = self.config_file(node)

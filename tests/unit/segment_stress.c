@@ -55,8 +55,7 @@ void fresh(void)
 
 void fill(uint8_t *value, size_t len, uint8_t c) { memset(value, c, len); }
 
-seg_status create(seg *s, const char *key, uint8_t c, size_t len, size_t room,
-                         const seg_grant *g)
+seg_status create(seg *s, const char *key, uint8_t c, size_t len, size_t room, const seg_grant *g)
 {
     uint8_t value[1024];
     seg_handle h;

@@ -3,7 +3,7 @@
 #ifndef BGF_SUMS_H
 #define BGF_SUMS_H
 
-#define SUM_MAX 9216 /* bytes that sum_bytes takes at most */
+#define SUM_MAX 4096 /* bytes that sum_bytes takes at most: a frame in one page has no more */
 
 static __always_inline __u16 fold(__u64 sum)
 {

@@ -1,0 +1,1 @@
+"""Measurements through the public interfaces; each prints its machine, commit and seed."""
