@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -135,7 +135,8 @@ class Report:
         about = machine()
         table = Table(title=self.title, caption=f"commit {commit()}, seed {self.seed}")
         for heading in ("figure", "value", "unit", "reference", "goal", "met", "note"):
-            table.add_column(heading, justify="right" if heading == "value" else "left")
+            justify: Literal["right", "left"] = "right" if heading == "value" else "left"
+            table.add_column(heading, justify=justify, no_wrap=heading == "figure")
         for row in self.rows:
             table.add_row(
                 row.name,

@@ -6,9 +6,9 @@
  * nobody reads (or, for an append, the bytes behind the published length), publish by
  * compare-and-swap from the control word that was loaded, tell the feed, unlock.
  *
- * A fence is raised by storing the epoch and then bumping the control word of every announced
- * write under an older one that does not end. Either the writer sees the epoch, or the raiser sees the writer, whose
- * control word was loaded before its check: its publish fails. No write is left over.
+ * A fence is raised by storing the epoch, then bumping the control word of every announced write
+ * under an older one that does not end soon. Either the writer sees the epoch, or the raiser sees
+ * the writer, whose control word was loaded before its check: its publish fails. No write is left.
  */
 #include "seg_internal.h"
 

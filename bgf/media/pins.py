@@ -116,6 +116,15 @@ def _has_our_sizes(fds: Mapping[str, int]) -> bool:
     return all(_xdp.map_info(fds[name])["value_size"] == size for name, size in sizes.items())
 
 
+def _is_our_build(program: int) -> bool:
+    """Is the running program this version's? The kernel's tag is over the instructions alone."""
+    ours = _xdp.load_bgf(pinholes=1, stats=1, nexthops=1)
+    try:
+        return _xdp.prog_info(ours[PROGRAM])["tag"] == _xdp.prog_info(program)["tag"]
+    finally:
+        close_all(ours.values())
+
+
 def open_set(pin_dir: Path, sizes: Mapping[str, int]) -> tuple[dict[str, int], bool]:
     """Descriptors of all maps and the program by name, and whether they were there already.
 
@@ -134,6 +143,12 @@ def open_set(pin_dir: Path, sizes: Mapping[str, int]) -> tuple[dict[str, int], b
             raise EnvironmentProblem(
                 f"the pins in {ready} have layout {found}, this version {_xdp.LAYOUT}: stop the "
                 f"node and remove {pin_dir}"
+            )
+        if not _is_our_build(fds[PROGRAM]):
+            _log.warning(
+                "the pinned packet program is of another build and goes on as it is: to use this "
+                "version's, stop the node, remove %s and start again",
+                pin_dir,
             )
         return fds, True
     try:

@@ -16,6 +16,7 @@ from bgf.media import frames
 from bgf.media.datapath import Outcome
 from bgf.media.xdp import ArmedMap, XdpDatapath
 from bgf.model import Address, Flow
+from failover.sbfd import ControlPacket, State
 from tests.fakes.packet_lab import (
     CALLEE4,
     CALLEE6,
@@ -305,3 +306,20 @@ def test_unpin_leaves_nothing(lab: PacketLab) -> None:
     assert not (lab.bpffs / "node").exists()
     for name in REALMS.values():
         assert "xdp" not in lab.ip("gw", "link", "show", "dev", name)
+
+
+def test_the_reflector_of_a_silent_node_answers(lab: PacketLab) -> None:
+    """A veth leaves XDP_TX frames lying until the node itself sends: nothing else may be needed."""
+    with lab.inside("gw"):
+        datapath = XdpDatapath(
+            lab.bpffs / "node", REALMS, [group()], pinholes_max=64, discriminator=7
+        )
+    probe = ControlPacket(my_discriminator=99, your_discriminator=7, demand=True)
+    with datapath, lab.inside("ue"):
+        asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with asker:
+        asker.settimeout(READY_TIMEOUT_S)
+        for _ in range(3):
+            asker.sendto(probe.encode(), ("10.10.0.11", 7784))
+            answer = ControlPacket.parse(asker.recv(64))
+            assert (answer.state, answer.my_discriminator) == (State.UP, 7)
