@@ -89,7 +89,7 @@ class StoreJournal:
         seen = self._guard(lambda: self._store.fence(self._group))
         if seen > self._grant.epoch:
             raise Fenced(
-                f"group {self._group}: epoch {self._grant.epoch} is over, {seen} has begun elsewhere"
+                f"group {self._group}: epoch {self._grant.epoch} is over, {seen} has begun"
             )
 
     def mark(self, call_id: str) -> None:
