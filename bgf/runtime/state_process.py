@@ -10,13 +10,12 @@ import asyncio
 import logging
 from typing import Any
 
-from statestore.errors import StateStoreError
-
 import statestore
 from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.errors import EnvironmentProblem
 from bgf.runtime.process import every, now_ns, until_signalled
+from statestore.errors import StateStoreError
 
 log = logging.getLogger("bgf.state")
 
