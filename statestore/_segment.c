@@ -120,13 +120,18 @@ static PyObject *segment_watch(PyObject *self, PyObject *prefix)
         PyErr_SetString(PyExc_TypeError, "prefix must be bytes");
         return NULL;
     }
+    seg_cursor at;
+    seg_status status = seg_watch(o->s, &at);
+    if (status != SEG_OK) {
+        return fail(o, status, prefix, 0);
+    }
     Cursor *c = PyObject_New(Cursor, cursor_type);
     if (c != NULL) {
         Py_INCREF((PyObject *)o);
         Py_INCREF(prefix);
         c->segment = o;
         c->prefix = prefix;
-        seg_watch(o->s, &c->c);
+        c->c = at;
     }
     return (PyObject *)c;
 }
@@ -218,7 +223,10 @@ static PyObject *segment_stats(PyObject *self, PyObject *ignored)
     if (closed(o)) {
         return NULL;
     }
-    seg_stats_read(o->s, &t);
+    seg_status status = seg_stats_read(o->s, &t);
+    if (status != SEG_OK) {
+        return fail(o, status, NULL, 0);
+    }
     const Figure figures[] = {
         {"items", t.items},
         {"bytes", t.bytes},

@@ -23,14 +23,18 @@ void seg_feed_push(seg *s, const void *key, size_t len, uint64_t hash)
     POINT("feed pushed");
 }
 
-void seg_watch(seg *s, seg_cursor *c)
+seg_status seg_watch(seg *s, seg_cursor *c)
 {
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
     *c = (seg_cursor){get(&s->header->feed_tail), 0, 0};
+    return SEG_OK;
 }
 
 static seg_status overrun(seg *s, seg_cursor *c)
 {
-    seg_watch(s, c);
+    (void)seg_watch(s, c);
     return SEG_OVERRUN;
 }
 

@@ -240,7 +240,6 @@ static seg_status draft_value(seg *s, struct item *it, uint64_t control, seg_op 
 /* SEG_UNAVAILABLE here means: start again. */
 static seg_status draft(seg *s, struct item *it, uint64_t control, seg_op *op, struct draft *d)
 {
-    *d = (struct draft){0, 0, NULL};
     if ((control & FENCE) != 0) {
         return SEG_INVALID;
     }
@@ -274,14 +273,15 @@ seg_status seg_update(seg *s, const void *key, size_t key_len, seg_handle *h, se
         return SEG_TOO_BIG;
     }
     begin(s, h->item, op->grant);
-    uint32_t tainted = 0;
+    uint32_t suspects[3] = {0}; /* blocks that may be kept for us after we were robbed */
+    bool robbed = false;
     for (uint32_t tries = 0; tries < SEG_WRITE_TRIES_MAX; tries++) {
         struct item *it = seg_item(s, h->item);
         seg_status status = it == NULL || h->auth == 0 ? SEG_NOT_FOUND : seg_lock(s, it, h->auth);
-        if (tainted != 0 && it != NULL) {
-            seg_reclaim(s, it, tainted);
-            tainted = 0;
+        for (int i = 0; robbed && it != NULL && i < 3; i++) {
+            seg_reclaim(s, it, suspects[i]);
         }
+        robbed = false;
         if (status == SEG_NOT_FOUND && op->verb != SEG_EXPIRE) {
             count(s, N_AUTH_MISSES);
             status = seg_lookup(s, key, key_len, h);
@@ -294,14 +294,17 @@ seg_status seg_update(seg *s, const void *key, size_t key_len, seg_handle *h, se
             return done(s, status);
         }
         uint64_t control = get(&it->control);
-        struct draft d;
+        struct draft d = {0, 0, NULL};
+        suspects[0] = ref_of(peek(&it->cell[0]));
+        suspects[1] = ref_of(peek(&it->cell[1]));
         if (seg_fenced(s, op->grant, &op->epoch_seen)) {
             status = SEG_FENCED;
         } else {
             status = draft(s, it, control, op, &d);
         }
         if (status == SEG_UNAVAILABLE) {
-            if (seg_held(s, it)) {
+            robbed = !seg_held(s, it);
+            if (!robbed) {
                 seg_unlock(s, it);
             }
             continue;
@@ -313,10 +316,10 @@ seg_status seg_update(seg *s, const void *key, size_t key_len, seg_handle *h, se
         POINT("drafted");
         if (!cas(&it->control, control, d.control)) {
             count(s, N_RETRIES);
-            if (seg_held(s, it)) {
+            suspects[2] = d.touched;
+            robbed = !seg_held(s, it); /* the item is whole again once we have locked it */
+            if (!robbed) {
                 seg_unlock(s, it); /* a fence was raised under us, or a stale bump: ask again */
-            } else {
-                tainted = d.touched; /* robbed: the item is whole again once we lock it */
             }
             continue;
         }

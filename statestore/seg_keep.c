@@ -201,13 +201,13 @@ seg_status seg_scan(seg *s, uint64_t *cursor, const void *prefix, size_t prefix_
     return SEG_NOT_FOUND;
 }
 
-void seg_stats_read(seg *s, seg_stats *out)
+seg_status seg_stats_read(seg *s, seg_stats *out)
 {
     uint64_t counters[N_COUNTERS] = {0};
     uint32_t kind;
     *out = (seg_stats){0};
     if (!seg_usable(s)) {
-        return;
+        return SEG_UNAVAILABLE;
     }
     out->generation = s->header->generation;
     out->total_bytes = s->at.slab_count * SLAB_BYTES;
@@ -239,6 +239,7 @@ void seg_stats_read(seg *s, seg_stats *out)
     out->takeovers = counters[N_TAKEOVERS];
     out->steals = counters[N_STEALS];
     out->fenced = counters[N_FENCED];
+    return SEG_OK;
 }
 
 /* Each item of each chain has the right bucket, appears once, and is labelled. */

@@ -36,7 +36,7 @@ static bool references(const struct item *it, uint32_t ref)
 
 void seg_reclaim(seg *s, const struct item *it, uint32_t ref)
 {
-    if (!references(it, ref)) {
+    if (ref != 0 && !references(it, ref)) {
         seg_release(s, ref, label_word(ref_to(s, it), s->me));
     }
 }

@@ -149,7 +149,7 @@ uint64_t seg_fence_epoch(seg *s, uint32_t fence);
  * than `epoch` can take effect, whatever its writer does. */
 seg_status seg_fence_raise(seg *s, uint32_t fence, uint64_t epoch, bool *raised);
 
-void seg_watch(seg *s, seg_cursor *c);
+seg_status seg_watch(seg *s, seg_cursor *c);
 /* The next change of a key with that prefix. SEG_NOT_FOUND: none yet. SEG_OVERRUN: rescan.
  * `deleted` is what is true now, not what was true when the entry was made. */
 seg_status seg_poll(seg *s, seg_cursor *c, const void *prefix, size_t prefix_len,
@@ -157,7 +157,7 @@ seg_status seg_poll(seg *s, seg_cursor *c, const void *prefix, size_t prefix_len
 
 /* Expire, recover dead clients' locks, free what they left. One caller at a time (the keeper). */
 seg_status seg_housekeep(seg *s, uint64_t now_ns, seg_kept *kept);
-void seg_stats_read(seg *s, seg_stats *out);
+seg_status seg_stats_read(seg *s, seg_stats *out);
 /* Walks everything; meaningful only while nobody writes. */
 seg_status seg_verify(seg *s, seg_verdict *out);
 

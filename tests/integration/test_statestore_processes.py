@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import struct
 import subprocess
@@ -18,6 +19,7 @@ import statestore
 from statestore import Kind, Store
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(120)
 SIZE_BYTES = 8 << 20
 PATIENCE_S = 30
 SOUND_KEYS = ("unreachable", "misplaced", "torn_refs", "shared_blocks", "dead", "orphans", "locked")
@@ -39,18 +41,21 @@ class Process:
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stdin=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # `select` must see all that was not read
         )
         self.pid = self._popen.pid
 
     def hear(self) -> str:
+        """The next word; raises once the process has ended, or says nothing for too long."""
         assert self._popen.stdout is not None
-        return self._popen.stdout.readline().strip()
+        ready, _, _ = select.select([self._popen.stdout], [], [], PATIENCE_S)
+        word = self._popen.stdout.readline() if ready else b""
+        assert word, f"process {self.pid} says nothing (exit {self._popen.poll()})"
+        return bytes(word).decode().strip()
 
     def tell(self, line: str = "") -> None:
         assert self._popen.stdin is not None
-        self._popen.stdin.write(line + "\n")
-        self._popen.stdin.flush()
+        self._popen.stdin.write(line.encode() + b"\n")
 
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
@@ -202,6 +207,7 @@ except statestore.Fenced as error:
     assert store.lookup("j").read() == stands
     store.put("j", b"the new owner's", grant=store.grant("g1", 2))
     assert process.wait() == 0
+    store.housekeep()
     assert_sound(store)
 
 
@@ -230,6 +236,8 @@ say("end")
     stands = handle.read()
     assert process.hear() == "end"
     assert handle.read() == stands
+    assert process.wait() == 0
+    store.housekeep()
     assert_sound(store)
 
 
@@ -252,13 +260,21 @@ def test_nothing_is_shared_with_a_forked_child(
 ) -> None:
     script = """
 handle = store.create("a", b"parent's")
+watch = store.watch()
 store.try_keeper()
 if os.fork() == 0:
-    for operation in (handle.read, lambda: handle.write(b"child's"), store.stats):
+    for operation in (
+        handle.read, lambda: handle.write(b"child's"), handle.delete, lambda: handle.append(b""),
+        store.stats, store.verify, store.housekeep, store.watch, watch.poll,
+        lambda: store.lookup("a"), lambda: store.create("c", b""), lambda: list(store.scan()),
+        lambda: store.grant("f", 1), lambda: store.fence("f"), lambda: store.raise_fence("f", 1),
+    ):
         try:
             operation()
         except statestore.Unavailable as error:
             say("refused" if "fork" in str(error) else str(error))
+        else:
+            say("allowed")
     store.close()
     with statestore.open(sys.argv[1]) as mine:
         mine.put("b", b"child's own")
@@ -269,7 +285,8 @@ say(handle.read().decode())
 sys.stdin.readline()
 """
     process = begin(start, directory, script)
-    assert [process.hear() for _ in range(5)] == [*["refused"] * 3, "no keeper", "parent's"]
+    words = list(iter(process.hear, "parent's"))
+    assert words == ["refused"] * 15 + ["no keeper"]
     assert store.lookup("b").read() == b"child's own"
     assert store.stats()["clients"] == 2
     process.signal(signal.SIGKILL)

@@ -226,7 +226,7 @@ static long crash(int what, bool access_first)
         snprintf(key, sizeof key, "k/%s/%ld", names[what], point);
         before(s, what, key);
         char old = state_of(s, what, key);
-        seg_watch(s, &cursor);
+        CHECK(seg_watch(s, &cursor) == SEG_OK, "watch");
         bool hit = interrupted(what, key, NULL, point, SIGKILL, &child);
         CHECK(point < POINTS_MAX, "too many points");
         char now = state_of(s, what, key);
