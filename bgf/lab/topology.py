@@ -116,6 +116,7 @@ class Topology:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.bpf_dir = plan.run_dir / "bpf"
+        self.state_dir = plan.run_dir / "state"
         self._record_path = plan.run_dir / "record.json"
 
     # -- record -----------------------------------------------------------------------------
@@ -162,7 +163,7 @@ class Topology:
         return all(
             namespaces.exists(name) and self._is_ours(record, name) and record.namespaces[name]
             for name in self.plan.namespaces
-        ) and os.path.ismount(self.bpf_dir)
+        ) and all(os.path.ismount(path) for path in self._mounts())
 
     def up(self, progress: Progress) -> None:
         """Build everything; a whole lab is kept, a half-built one is cleaned first.
@@ -194,7 +195,12 @@ class Topology:
         for name in self.plan.namespaces[1:]:
             ports = self.plan.ports_of(name)
             namespaces.run_in(name, lambda ports=ports: _address(ports))  # type: ignore[misc]
-        self._mount_bpffs()
+        for path, kind in self._mounts().items():
+            self._mount(path, kind)
+
+    def _mounts(self) -> dict[Path, str]:
+        """What the nodes need of the host. State on a disk would stall writers at write-back."""
+        return {self.bpf_dir: "bpf", self.state_dir: "tmpfs"}
 
     def _build_switch(self) -> None:
         for key in ("all", "default"):
@@ -223,14 +229,15 @@ class Topology:
                 namespaces.set_gro(port.switch_port, True)
                 netlink.link("set", index=index, state="up")
 
-    def _mount_bpffs(self) -> None:
-        self.bpf_dir.mkdir(exist_ok=True)
-        if os.path.ismount(self.bpf_dir):
+    @staticmethod
+    def _mount(path: Path, kind: str) -> None:
+        path.mkdir(exist_ok=True)
+        if os.path.ismount(path):
             return
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.mount(b"bpf", bytes(self.bpf_dir), b"bpf", 0, b"mode=0700") != 0:
+        if libc.mount(kind.encode(), bytes(path), kind.encode(), 0, b"mode=0700") != 0:
             reason = os.strerror(ctypes.get_errno())
-            raise EnvironmentProblem(f"cannot mount a BPF file system at {self.bpf_dir}: {reason}")
+            raise EnvironmentProblem(f"cannot mount a {kind} file system at {path}: {reason}")
 
     # -- down -------------------------------------------------------------------------------
 
@@ -242,10 +249,11 @@ class Topology:
         """
         self._remove_namespaces()
         libc = ctypes.CDLL(None, use_errno=True)
-        while os.path.ismount(self.bpf_dir):
-            if libc.umount2(bytes(self.bpf_dir), MNT_DETACH) != 0:
-                reason = os.strerror(ctypes.get_errno())
-                raise EnvironmentProblem(f"cannot unmount {self.bpf_dir}: {reason}")
+        for path in self._mounts():
+            while os.path.ismount(path):
+                if libc.umount2(bytes(path), MNT_DETACH) != 0:
+                    reason = os.strerror(ctypes.get_errno())
+                    raise EnvironmentProblem(f"cannot unmount {path}: {reason}")
         # The lock goes last: until then nobody else may build here.
         entries = sorted(self.plan.run_dir.glob("*"), key=lambda path: path.name == "lock")
         for entry in entries:
@@ -265,8 +273,7 @@ class Topology:
     def leftovers(self) -> list[str]:
         """What is still there after `down`; empty when nothing is."""
         left = [f"namespace {name}" for name in self.plan.namespaces if namespaces.exists(name)]
-        if os.path.ismount(self.bpf_dir):
-            left.append(f"mount {self.bpf_dir}")
+        left += [f"mount {path}" for path in self._mounts() if os.path.ismount(path)]
         left += [f"file {p}" for p in sorted(self.plan.run_dir.glob("*")) if p.name != "lock"]
         return left
 
