@@ -18,9 +18,8 @@ from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.errors import BgfError, ConfigError, EnvironmentProblem
 from bgf.media.xdp import ArmedMap
-from bgf.runtime.gateway_process import wake_socket
 from bgf.runtime.own_addresses import own_addresses
-from bgf.runtime.process import now_ns, retrying, until_signalled
+from bgf.runtime.process import now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.store_adapters import Readiness, StoreRegistry
 from failover.addresses import NetlinkAddresses
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig

@@ -12,7 +12,6 @@ import secrets
 import socket
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import statestore
@@ -28,7 +27,7 @@ from bgf.journal import Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Address, Flow, Group
 from bgf.runtime.feed import Changes, FlowFeed
-from bgf.runtime.process import every, now_ns, retrying, until_signalled
+from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.store_adapters import (
     Readiness,
     ReadyMark,
@@ -358,11 +357,6 @@ def _flow_row(flow: Flow) -> dict[str, Any]:
         "source": f"{flow.source.host or 'any'}:{flow.source.port or 'any'}",
         "gate": flow.gate.name.lower(),
     }
-
-
-def wake_socket(run_dir: Path) -> Path:
-    """Where the failover process says "look at the registry now"."""
-    return run_dir / "gateway.wake"
 
 
 async def run(node: NodeConfig) -> None:

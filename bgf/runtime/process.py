@@ -41,6 +41,11 @@ def set_up_logging(process: str, node: str) -> None:
     )
 
 
+def wake_socket(run_dir: Path) -> Path:
+    """Where the failover process says "look at the registry now"."""
+    return run_dir / "gateway.wake"
+
+
 @contextlib.contextmanager
 def only_one(run_dir: Path, process: str) -> Iterator[None]:
     """Hold the node's lock for this process kind. Raises EnvironmentProblem when it is taken."""
