@@ -215,6 +215,12 @@ def _node_config(root: Table) -> NodeConfig:
     groups = tuple(_group(table, realms, control, nodes) for table in tables)
     _check_groups(tables, groups)
     _check_paths(root, groups, failover.peers)
+    needed = sum(group.ports[1] - group.ports[0] + 1 for group in groups)
+    if needed > media.pinholes_max:
+        # A port of a group has at most one pinhole; a table that holds all can never be full.
+        root.table("media").fail(
+            "pinholes_max", media.pinholes_max, f"the groups' port ranges need {needed}"
+        )
     return NodeConfig(node, state, media, realms, groups, control, failover)
 
 

@@ -23,6 +23,7 @@ from bgf.control.client import NgClient, decode_reply, encode_request
 from bgf.lab import namespaces
 from bgf.lab.lab import Lab
 from bgf.lab.ngload import session_sdp
+from bgf.lab.plan import PORTS
 from bgf.lab.rtpload import Expected, Generator, Meter, StreamSpec
 from bgf.model import Address
 
@@ -280,6 +281,27 @@ def test_a_live_gateway_outlives_what_peers_send(cluster: Cluster) -> None:
                  "sdp-port", "sdp-address", "out-of-scope"):  # fmt: skip
         assert counts.get(code, 0) >= 1, (code, counts)
     assert status["groups"]["g1"]["sessions"] == 1
+
+
+def test_a_full_port_range_is_said_and_survived(cluster: Cluster) -> None:
+    low, high = PORTS
+    calls = (high - low + 1) // FLOWS_PER_CALL
+    with cluster.client() as client:
+        replies = client.call_many([offer(f"fill-{n}") for n in range(calls)])
+        assert all(reply is not None and reply["result"] == "ok" for reply in replies)
+        # Kamailio compares the whole text, to try its next gateway.
+        refused = client.call(offer("one too many"))
+        assert (refused["result"], refused["error-reason"]) == ("error", "Ran out of ports")
+        status = cluster.ask("n1", "gateway")
+        assert status["groups"]["g1"]["sessions"] == calls
+        assert status["groups"]["g1"]["pairs_free"] == 0
+        assert status["groups"]["g1"]["outcomes"]["refused"] == 1
+        assert client.call(answer("fill-0"))["result"] == "ok"  # who has ports goes on
+        client.call(delete("fill-1"))
+        wait_for(  # the pairs of a call that ended rest for a while
+            "an ended call's ports serve the next",
+            lambda: client.call(offer("one too many, later"))["result"] == "ok",
+        )
 
 
 def test_trace_and_sessions_tell_of_a_call(cluster: Cluster) -> None:

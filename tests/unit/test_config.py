@@ -26,7 +26,7 @@ address = "dal:///run/bgf/state"
 size_mb = 64
 [media]
 pin_dir = "/sys/fs/bpf/bgf"
-pinholes_max = 1024
+pinholes_max = 20480
 attach = "generic"
 [realms.access]
 interface = "eth0"
@@ -93,7 +93,7 @@ def test_every_key_of_the_example_arrives() -> None:
     assert node.node.socket("gateway") == Path("/run/bgf/n1/gateway.sock")
     assert node.state == config.StateSection("dal:///run/bgf/state", 64)
     assert node.state.directory == Path("/run/bgf/state")
-    assert node.media == config.MediaSection(Path("/sys/fs/bpf/bgf"), 1024, "generic")
+    assert node.media == config.MediaSection(Path("/sys/fs/bpf/bgf"), 20480, "generic")
     assert list(node.realms) == ["access", "core", "mgmt"]
     assert [r.name for r in node.media_realms] == ["access", "core"]
     assert node.groups[0] == Group(
@@ -133,6 +133,11 @@ def test_a_dump_reads_back_equal(text: str) -> None:
 
 
 BROKEN = {
+    "table smaller than the port ranges": (
+        "pinholes_max = 20480",
+        "pinholes_max = 9999",
+        "media.pinholes_max = 9999: the groups' port ranges need 10002",
+    ),
     "unknown section": ("[media]", "[medias]", "medias: unknown key; did you mean 'media'?"),
     "unknown key": ("size_mb", "size_gb", "state.size_gb: unknown key; did you mean 'size_mb'?"),
     "unknown key, nothing near": (
