@@ -27,7 +27,7 @@ READY_TIMEOUT_MS = 60_000
 POLL_MS = 50
 ADMIN_TIMEOUT_S = 5.0
 STATE_MB = 256
-PINHOLES_MAX = 65_536
+PINHOLES_MIN = 65_536
 Progress = Callable[[str], None]
 
 
@@ -69,7 +69,11 @@ def node_config(plan: Plan, node: NodePlan, timers: Timers | None = None) -> con
     return config.NodeConfig(
         node=config.NodeSection(node.id, node.number, plan.run_dir / node.id),
         state=config.StateSection(f"dal://{plan.run_dir}/state", STATE_MB),
-        media=config.MediaSection(plan.run_dir / "bpf" / node.id, PINHOLES_MAX, "auto"),
+        media=config.MediaSection(
+            plan.run_dir / "bpf" / node.id,
+            max(PINHOLES_MIN, len(plan.groups) * (PORTS[1] - PORTS[0] + 1)),
+            "auto",
+        ),
         realms={
             "access": config.Realm("access", "access"),
             "core": config.Realm("core", "core"),
