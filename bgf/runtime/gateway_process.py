@@ -19,8 +19,8 @@ from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.control import ng
 from bgf.control.server import Handler, Incoming, NgServer
-from bgf.errors import Malformed, UnknownCall
-from bgf.events import Reply
+from bgf.errors import DatapathError, Malformed, UnknownCall
+from bgf.events import PutFlow, Reply
 from bgf.gateway import Gateway
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Recorder
@@ -94,7 +94,7 @@ class GatewayProcess:
         flows = list(self.feed.everything())
         held = self.datapath.keys()
         surplus = held - {flow.key for flow in flows}
-        self.datapath.install(flows)
+        self._apply([PutFlow(flow) for flow in flows])
         self.datapath.remove(surplus)
         missing = sum(flow.key not in held for flow in flows)
         log.info(
@@ -147,7 +147,12 @@ class GatewayProcess:
         )  # fmt: skip
         task = asyncio.create_task(self._restore(served, driver, began_ns))
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._restored)
+
+    def _restored(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("restoring in the background stopped", exc_info=task.exception())
 
     async def _restore(self, served: Served, driver: Driver, began_ns: int) -> None:
         """The calls that nobody has asked for yet, a batch at a time."""
@@ -170,8 +175,18 @@ class GatewayProcess:
             served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
         )  # fmt: skip
         served.driver, served.epoch, served.pending = None, 0, 0
+        # What the new owner wrote before this node noticed was passed over as our own.
         self._apply_feed(self.feed.load())
-        self.standby.perform([])
+        self._agree_with_state(served.group)
+
+    def _agree_with_state(self, group: Group) -> None:
+        """Make the packet path hold exactly the recorded pinholes of one group."""
+        flows = self.feed.flows(group.id)
+        hosts = {address.host for address in group.addresses}
+        self._apply([PutFlow(flow) for flow in flows.values()])
+        self.datapath.remove(
+            [key for key in self.datapath.keys() if key.host in hosts and key not in flows]  # noqa: SIM118
+        )
 
     # -- the feed --------------------------------------------------------------------------
 
@@ -181,8 +196,21 @@ class GatewayProcess:
 
     def _apply_feed(self, changes: Changes) -> None:
         foreign = [change for change in changes if not self._is_active(_group_of(change))]
-        if foreign:
-            self.standby.perform(foreign)
+        self._apply(foreign)
+
+    def _apply(self, changes: Changes) -> None:
+        """Into the packet path; what it refuses is said and counted, and keeps nothing else out."""
+        if not changes:
+            return
+        try:
+            self.standby.perform(changes)
+        except DatapathError as error:
+            if len(changes) > 1:
+                for change in changes:
+                    self._apply([change])
+                return
+            self.tally["refused"] += 1
+            log.error("%s", error)
 
     def _is_active(self, group: str) -> bool:
         served = self.served.get(group)
@@ -257,7 +285,7 @@ class GatewayProcess:
             "attachments": {
                 name: attachment._asdict() for name, attachment in self.datapath.attachments.items()
             },
-            "feed": dict(self.feed.tally),
+            "feed": dict(self.feed.tally + self.tally),
             "ng": dict(total),
         }
 

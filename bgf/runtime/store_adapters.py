@@ -111,24 +111,38 @@ class StoreJournal:
         return found.decode("utf-8", "surrogateescape")
 
     def append(self, call_id: str, entry: bytes) -> None:
-        handle = self._handle(call_id)
-        if handle is None:
-            self._create(call_id, entry)
-        else:
-            self._guard(lambda: handle.append(entry, grant=self._grant))
+        self._write(call_id, entry, lambda handle: handle.append(entry, grant=self._grant))
 
     def replace(self, call_id: str, entry: bytes) -> None:
-        handle = self._handle(call_id)
-        if handle is None:
-            self._create(call_id, entry)
-        else:
-            self._guard(lambda: handle.write(statestore.pack_entries([entry]), grant=self._grant))
+        whole = statestore.pack_entries([entry])
+        self._write(call_id, entry, lambda handle: handle.write(whole, grant=self._grant))
 
     def entries(self, call_id: str) -> Sequence[bytes]:
         handle = self._handle(call_id)
         if handle is None:
             return []
-        return self._guard(handle.entries)
+        try:
+            return self._guard(handle.entries)
+        except StateError as error:
+            if not isinstance(error.__cause__, store_errors.NotFound):
+                raise
+            del self._handles[call_id]  # the item went since the handle was kept
+            return []
+
+    def _write(
+        self, call_id: str, entry: bytes, write: Callable[[statestore.Handle], None]
+    ) -> None:
+        handle = self._handle(call_id)
+        if handle is not None:
+            try:
+                self._guard(lambda: write(handle))
+            except StateError as error:
+                if not isinstance(error.__cause__, store_errors.NotFound):
+                    raise
+                del self._handles[call_id]
+            else:
+                return
+        self._create(call_id, entry)
 
     def forget(self, call_id: str) -> None:
         handle = self._handle(call_id)

@@ -6,49 +6,26 @@ record is whole, and (where there is a store) the winner's epoch is fenced.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 import statestore
-from failover.registry import Member, MemoryRegistry, Ownership, Registry, View
+from bgf.runtime.store_adapters import StoreRegistry
+from failover.registry import (
+    Member,
+    MemoryRegistry,
+    Ownership,
+    Registry,
+    RegistryUnavailable,
+    View,
+)
 from statestore.views import EmbeddedViews
 
 SIZE_BYTES = 4 << 20
-
-
-class EmbeddedRegistry:
-    """The smallest adapter from the store's views to the registry's values."""
-
-    def __init__(self, store: statestore.Store) -> None:
-        self.views = EmbeddedViews(store)
-
-    def view(self) -> View:
-        raw = self.views.view()
-        return View({n: self._member(data) for n, data in raw.members.items()}, self._owners(raw))
-
-    @staticmethod
-    def _member(data: bytes) -> Member:
-        fields = json.loads(data)
-        for name in ("suspects", "observing"):
-            fields[name] = {peer: tuple(paths) for peer, paths in fields[name].items()}
-        return Member(**fields)
-
-    @staticmethod
-    def _owners(raw: statestore.views.RawView) -> dict[str, Ownership]:
-        return {group: Ownership(node, epoch) for group, (node, epoch) in raw.owners.items()}
-
-    def publish(self, member: Member) -> None:
-        self.views.publish(member.node, json.dumps(asdict(member)).encode())
-
-    def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
-        won = self.views.claim(group, (seen.node, seen.epoch), node)
-        return None if won is None else Ownership(*won)
 
 
 @pytest.fixture
@@ -66,7 +43,7 @@ def registry(request: pytest.FixtureRequest, directory: Path) -> Iterator[Regist
         yield MemoryRegistry()
         return
     with statestore.open(f"dal://{directory}", size_bytes=SIZE_BYTES) as store:
-        yield EmbeddedRegistry(store)
+        yield StoreRegistry(EmbeddedViews(store))
 
 
 def test_it_begins_empty(registry: Registry) -> None:
@@ -121,7 +98,7 @@ def test_groups_do_not_know_each_other(registry: Registry) -> None:
 
 def test_a_winner_has_fenced_whoever_came_before(directory: Path) -> None:
     with statestore.open(f"dal://{directory}", size_bytes=SIZE_BYTES) as store:
-        registry = EmbeddedRegistry(store)
+        registry = StoreRegistry(EmbeddedViews(store))
         first = registry.claim("g1", Ownership(), "n1")
         assert first is not None
         grant = store.grant("g1", first.epoch)
@@ -140,7 +117,7 @@ def test_two_stores_race_for_every_epoch_and_share_none(directory: Path) -> None
 
     def race(node: str) -> None:
         with statestore.open(f"dal://{directory}", size_bytes=SIZE_BYTES) as store:
-            registry = EmbeddedRegistry(store)
+            registry = StoreRegistry(EmbeddedViews(store))
             for _ in range(rounds):
                 seen = registry.view().owners.get("g1", Ownership())
                 mine = registry.claim("g1", seen, node)
@@ -158,11 +135,11 @@ def test_two_stores_race_for_every_epoch_and_share_none(directory: Path) -> None
 
 def test_a_broken_owner_record_is_told_and_a_withdrawn_member_is_gone(directory: Path) -> None:
     with statestore.open(f"dal://{directory}", size_bytes=SIZE_BYTES) as store:
-        registry = EmbeddedRegistry(store)
+        registry = StoreRegistry(EmbeddedViews(store))
         registry.publish(Member("n1", 1, 100))
-        registry.views.withdraw("n1")
-        registry.views.withdraw("n1")
+        EmbeddedViews(store).withdraw("n1")
+        EmbeddedViews(store).withdraw("n1")
         assert registry.view() == View({}, {})
         store.put("v/o/g1", b"bad")
-        with pytest.raises(statestore.Corrupt, match="g1"):
+        with pytest.raises(RegistryUnavailable, match="g1"):
             registry.view()

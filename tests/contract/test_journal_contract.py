@@ -1,0 +1,194 @@
+"""One suite for the journal and flow store of the hands: the fake of the simulations, and the
+state store's adapters on a real segment."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+
+import statestore
+from bgf import journal
+from bgf.errors import Fenced
+from bgf.events import Command, Verb
+from bgf.hands import FlowStore, Journal
+from bgf.model import Address, Component, Flow
+from bgf.runtime.feed import FlowFeed
+from bgf.runtime.store_adapters import StoreFlows, StoreJournal
+from tests.fakes.journal import NodeFlows, NodeJournal, Shared
+
+LONG_CALL_ID = "x" * 240 + "@example.com"
+
+
+class World(NamedTuple):
+    """`node(epoch)` gives that owner's hands; `fence()` begins the next epoch and returns it."""
+
+    node: Callable[[int], tuple[Journal, FlowStore]]
+    fence: Callable[[], int]
+    flows: Callable[[], set[Flow]]
+
+
+def fake() -> World:
+    shared = Shared()
+    return World(
+        lambda epoch: (NodeJournal(shared, epoch), NodeFlows(shared, epoch)),
+        shared.fence,
+        lambda: set(shared.flows.values()),
+    )
+
+
+def real(store: statestore.Store) -> World:
+    def node(epoch: int) -> tuple[Journal, FlowStore]:
+        grant = store.grant("g1", epoch)
+        return StoreJournal(store, "g1", grant), StoreFlows(store, "g1", grant)
+
+    def fence() -> int:
+        epoch = store.fence("g1") + 1
+        assert store.raise_fence("g1", epoch)
+        return epoch
+
+    def flows() -> set[Flow]:
+        feed = FlowFeed(store)
+        feed.load()
+        return set(feed.everything())
+
+    return World(node, fence, flows)
+
+
+@pytest.fixture
+def store() -> Iterator[statestore.Store]:
+    with (
+        tempfile.TemporaryDirectory(prefix="bgf-", dir="/dev/shm") as directory,
+        statestore.open(f"dal://{directory}", size_bytes=16 << 20) as opened,
+    ):
+        yield opened
+
+
+@pytest.fixture(params=["fake", "real"])
+def world(request: pytest.FixtureRequest, store: statestore.Store) -> World:
+    return fake() if request.param == "fake" else real(store)
+
+
+def entry(call_id: str, number: int = 0) -> bytes:
+    return journal.encode(Command(number, f"cookie-{number}", Verb.DELETE, call_id))
+
+
+def flow(port: int, session: str = "call") -> Flow:
+    return Flow(
+        "g1", session, 0, Component.RTP,
+        "access", Address("fd00:a::101", port), "core", Address("10.20.0.101", port + 2),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "call_id", ["call", "with / slashes %2f", "Ünïcode", LONG_CALL_ID, "sha256:1"]
+)
+def test_entries_come_back_in_order(world: World, call_id: str) -> None:
+    written, _ = world.node(world.fence())
+    entries = [entry(call_id, number) for number in range(5)]
+    for one in entries:
+        written.append(call_id, one)
+    read, _ = world.node(1)
+    for each in (written, read):
+        assert list(each.entries(call_id)) == entries
+        assert list(each.calls()) == [call_id]
+    written.replace(call_id, entries[4])
+    written.append(call_id, entries[0])
+    assert list(read.entries(call_id)) == [entries[4], entries[0]]
+    written.forget(call_id)
+    written.forget(call_id)
+    assert list(read.entries(call_id)) == []
+    assert list(read.calls()) == []
+    read.append(call_id, entries[1])  # through a handle of what is gone
+    assert list(read.entries(call_id)) == [entries[1]]
+
+
+def test_the_mark_is_the_last_one(world: World) -> None:
+    kept, _ = world.node(world.fence())
+    assert kept.marked() == ""
+    for call_id in ("a", LONG_CALL_ID, "b"):
+        kept.mark(call_id)
+        assert kept.marked() == call_id
+    assert world.node(1)[0].marked() == "b"
+
+
+def test_an_older_epoch_writes_nothing(world: World) -> None:
+    old_journal, old_flows = world.node(world.fence())
+    old_journal.append("call", entry("call"))
+    old_flows.put(flow(30_000))
+    old_journal.check()
+    new_journal, new_flows = world.node(world.fence())
+    refused: list[Callable[[], None]] = [
+        old_journal.check,
+        lambda: old_journal.mark("call"),
+        lambda: old_journal.append("call", entry("call", 1)),
+        lambda: old_journal.append("new", entry("new")),
+        lambda: old_journal.replace("call", entry("call", 2)),
+        lambda: old_journal.forget("call"),
+        lambda: old_flows.put(flow(30_000, "other")),
+        lambda: old_flows.put(flow(30_002)),
+        lambda: old_flows.drop("g1", flow(30_000).key),
+    ]
+    for write in refused:
+        with pytest.raises(Fenced):
+            write()
+    assert list(new_journal.calls()) == ["call"]
+    assert list(new_journal.entries("call")) == [entry("call")]
+    assert world.flows() == {flow(30_000)}
+    new_journal.append("call", entry("call", 3))
+    new_flows.drop("g1", flow(30_000).key)
+    assert world.flows() == set()
+
+
+def test_flows_are_one_item_each(world: World) -> None:
+    _, flows = world.node(world.fence())
+    flows.put(flow(30_000))
+    flows.put(flow(30_002))
+    flows.put(flow(30_000, "next call"))
+    assert world.flows() == {flow(30_000, "next call"), flow(30_002)}
+    flows.drop("g1", flow(30_002).key)
+    flows.drop("g1", flow(30_002).key)
+    assert world.flows() == {flow(30_000, "next call")}
+
+
+def test_a_feed_tells_what_changed(store: statestore.Store) -> None:
+    _, flows = real(store).node(1)
+    feed = FlowFeed(store)
+    flows.put(flow(30_000))
+    flows.put(flow(30_002))
+    flows.drop("g1", flow(30_002).key)
+    told = {one.flow for one in feed.drain() if hasattr(one, "flow")}
+    assert told == {flow(30_000)} == set(feed.everything())
+    assert feed.drain() == []
+    flows.put(flow(30_000))  # the same again is no news
+    assert feed.drain() == []
+    flows.drop("g1", flow(30_000).key)
+    assert [one.key for one in feed.drain() if hasattr(one, "key")] == [flow(30_000).key]
+
+
+def test_an_overrun_feed_reads_everything_anew(store: statestore.Store) -> None:
+    _, flows = real(store).node(1)
+    flows.put(flow(30_000))
+    feed = FlowFeed(store)
+    feed.load()
+    flows.drop("g1", flow(30_000).key)
+    flows.put(flow(30_002))
+    counter = store.put("elsewhere", bytes(8))
+    for _ in range(200_000):  # more changes than the feed remembers
+        counter.add(1)
+    feed.drain()
+    assert feed.tally["overruns"] >= 1
+    assert set(feed.everything()) == {flow(30_002)}
+
+
+def test_what_is_no_flow_is_counted_and_passed_over(store: statestore.Store) -> None:
+    store.put("f/g1/10.0.0.1/30000", b"\xc1 not msgpack")
+    store.put("f/nonsense", b"")
+    feed = FlowFeed(store)
+    assert feed.load() == []
+    store.put("f/g1/10.0.0.1/30000", b"\xff again")
+    store.put("f/nonsense", b"x")
+    assert feed.drain() == []
+    assert feed.tally["unreadable"] >= 2 and feed.tally["foreign"] == 1
