@@ -3,8 +3,8 @@ state store's adapters on a real segment."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -58,11 +58,8 @@ def real(store: statestore.Store) -> World:
 
 
 @pytest.fixture
-def store() -> Iterator[statestore.Store]:
-    with (
-        tempfile.TemporaryDirectory(prefix="bgf-", dir="/dev/shm") as directory,
-        statestore.open(f"dal://{directory}", size_bytes=16 << 20) as opened,
-    ):
+def store(directory: Path) -> Iterator[statestore.Store]:
+    with statestore.open(f"dal://{directory}", size_bytes=16 << 20) as opened:
         yield opened
 
 

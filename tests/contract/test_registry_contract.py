@@ -6,7 +6,6 @@ record is whole, and (where there is a store) the winner's epoch is fenced.
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,15 +25,6 @@ from failover.registry import (
 from statestore.views import EmbeddedViews
 
 SIZE_BYTES = 4 << 20
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        prefix="statestore-", dir=memory if memory.is_dir() else None
-    ) as name:
-        yield Path(name)
 
 
 @pytest.fixture(params=["memory", "embedded"])

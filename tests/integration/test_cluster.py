@@ -23,6 +23,7 @@ from bgf.control.client import NgClient, decode_reply, encode_request
 from bgf.lab import namespaces
 from bgf.lab.lab import Lab
 from bgf.lab.ngload import session_sdp
+from bgf.lab.nodes import Timers
 from bgf.lab.plan import PORTS
 from bgf.lab.rtpload import Expected, Generator, Meter, StreamSpec
 from bgf.model import Address
@@ -97,7 +98,9 @@ def wait_for(what: str, true: Callable[[], bool]) -> None:
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     run_dir = Path(f"/run/bgf-test-{os.getpid()}")
-    lab = Lab(run_dir, prefix=f"c{os.getpid() % 10_000}-")
+    # Patient timers: here a stalled machine must not look like a death (the drill has the fast).
+    timers = Timers(probe_interval_ms=50, detect_multiplier=6, lease_ms=2_000)
+    lab = Lab(run_dir, prefix=f"c{os.getpid() % 10_000}-", timers=timers)
     with lab.exclusive():
         try:
             lab.topology.up(lambda _: None)

@@ -8,7 +8,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,15 +65,6 @@ class Process:
     def end(self) -> None:
         self._popen.kill()
         self._popen.communicate()
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        prefix="statestore-", dir=memory if memory.is_dir() else None
-    ) as name:
-        yield Path(name)
 
 
 @pytest.fixture

@@ -23,15 +23,6 @@ SOUND_KEYS = ("unreachable", "misplaced", "torn_refs", "shared_blocks", "dead", 
 
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(
-        prefix="statestore-", dir=memory if memory.is_dir() else None
-    ) as name:
-        yield Path(name)
-
-
-@pytest.fixture
 def store(directory: Path) -> Iterator[Store]:
     with statestore.open(f"dal://{directory}", size_bytes=SIZE_BYTES) as opened:
         yield opened
