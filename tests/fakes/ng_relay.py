@@ -72,7 +72,9 @@ class NgRelay:
                 for address in found:
                     host, _, prefix_len = address.partition("/")
                     index = netlink.link_lookup(ifname=interface)[0]
-                    netlink.addr("add", index=index, address=host, prefixlen=int(prefix_len))
+                    netlink.addr(  # no duplicate address detection: it must take a bind at once
+                        "add", index=index, address=host, prefixlen=int(prefix_len), flags=0x02
+                    )
 
     def _socket(self, host: str, port: int = 0) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

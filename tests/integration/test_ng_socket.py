@@ -88,9 +88,13 @@ def namespace() -> Iterator[str]:
         netns.remove(name)
 
 
+IFA_F_NODAD = 0x02  # linux/if_addr.h
+
+
 def add_to_loopback(host: str, prefix_len: int) -> None:
     with IPRoute() as ip:
-        ip.addr("add", index=1, address=host, prefixlen=prefix_len)
+        # Without NODAD an IPv6 address is tentative for a moment, even here, and takes no bind.
+        ip.addr("add", index=1, address=host, prefixlen=prefix_len, flags=IFA_F_NODAD)
 
 
 def test_the_client_gets_its_pong() -> None:
