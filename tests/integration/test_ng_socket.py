@@ -22,6 +22,7 @@ from bgf.model import Address
 
 LOOPBACK = Address("127.0.0.1", 0)
 PATIENCE_S = 20.0
+TRIES, TRY_S = 40, 0.5
 """How long a test waits for what must happen; nothing is asserted about how soon it does."""
 
 
@@ -143,14 +144,20 @@ def test_bound_before_its_address_exists_and_answers_from_it(host: str, prefix_l
         add_to_loopback(host, prefix_len)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as peer:
-            peer.settimeout(PATIENCE_S)
+            peer.settimeout(TRY_S)
             peer.bind(("192.0.2.1" if ":" not in host else "2001:db8::1", 0))
-            # Not connected: whoever answers, from wherever, is seen.
-            peer.sendto(b"k_1 d7:command4:pinge", (host, 2223))
-            reply, sender = peer.recvfrom(65_507)
+            # Not connected: whoever answers, from wherever, is seen. More than one try, as any
+            # client: the kernel adds the route of an IPv6 address a little later than the address.
+            for _ in range(TRIES):
+                with contextlib.suppress(OSError):
+                    peer.sendto(b"k_1 d7:command4:pinge", (host, 2223))
+                    reply, sender = peer.recvfrom(65_507)
+                    break
+            else:
+                pytest.fail(f"no answer in {TRIES} tries of {TRY_S} s")
     assert reply == b"k_1 d6:result4:ponge"
     assert sender[:2] == (host, 2223)
-    assert bound.counts["replies"] == 1
+    assert bound.counts["replies"] >= 1
 
 
 @pytest.mark.usefixtures("namespace")
