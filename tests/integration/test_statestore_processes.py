@@ -139,7 +139,8 @@ while True:
         assert process.wait() == -signal.SIGKILL
         for key in keys:
             value = store.lookup(key).read()
-            assert value == value[:1] * len(value)
+            # Killed before it came to this key, it left what the last round put there.
+            assert value in (value[:1] * len(value), b"survivor's")
             store.put(key, b"survivor's")
         store.append("j", b"survivor's")
         assert set(store.lookup("j").entries()[-1:]) == {b"survivor's"}
