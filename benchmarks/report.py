@@ -6,35 +6,14 @@ Knows: nothing of what is measured. `met` is computed from the goal, never given
 from __future__ import annotations
 
 import json
-import os
-import platform
-import re
-import subprocess
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
-GIT_TIMEOUT_S = 10
-_GOAL = re.compile(r"^(<=|>=|<|>|==) *(-?[0-9.]+)$")
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<=": lambda value, limit: value <= limit,
-    ">=": lambda value, limit: value >= limit,
-    "<": lambda value, limit: value < limit,
-    ">": lambda value, limit: value > limit,
-    "==": lambda value, limit: value == limit,
-}
-
-
-def is_met(goal: str, value: float) -> bool:
-    """Does the value keep a goal like `<= 1.5`? Raises ValueError for what is no goal."""
-    parts = _GOAL.match(goal)
-    if parts is None:
-        raise ValueError(f"goal {goal!r}: not a comparison and a number, as in '<= 1.5'")
-    return _COMPARE[parts[1]](value, float(parts[2]))
+from bgf.lab.report import commit, machine, meets
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,42 +28,6 @@ class Row:
     goal: str | None = None
     met: bool | None = None
     note: str = ""
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on: processor, cores, memory, kernel, interpreter."""
-    model = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return {
-        "processor": model or platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
-
-
-def commit() -> str:
-    """The commit that is checked out, with a `+` when files differ from it; or `unknown`."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=GIT_TIMEOUT_S,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 @dataclass
@@ -111,7 +54,7 @@ class Report:
         judged = ratio if goal_on_ratio else value
         if goal is not None and judged is None:
             raise ValueError(f"row {name!r}: a goal on a ratio needs a reference")
-        met = None if goal is None or judged is None else is_met(goal, judged)
+        met = None if goal is None or judged is None else meets(judged, goal)
         row = Row(name, value, unit, reference, ratio, goal, met, note)
         self.rows.append(row)
         return row
