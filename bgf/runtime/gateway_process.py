@@ -43,6 +43,7 @@ from statestore.views import EmbeddedViews
 log = logging.getLogger("bgf.gateway")
 
 FEED_POLL_MS = 5
+FEED_STALE_MS = 1_000
 ROLE_POLL_MS = 20
 TIMER_MS = 250
 READY_MS = 200
@@ -85,6 +86,7 @@ class GatewayProcess:
         self.served = {group.id: Served(group) for group in node.groups}
         self.tally: Counter[str] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.followed_ns = 0
 
     # -- start and stop --------------------------------------------------------------------
 
@@ -193,6 +195,12 @@ class GatewayProcess:
     def follow(self) -> None:
         """Take in what other nodes recorded."""
         self._apply_feed(self.feed.poll())
+        self.followed_ns = now_ns()
+
+    @property
+    def ready(self) -> bool:
+        """Could this node take a group over: does it still follow the feed?"""
+        return now_ns() - self.followed_ns < FEED_STALE_MS * 1_000_000
 
     def _apply_feed(self, changes: Changes) -> None:
         foreign = [change for change in changes if not self._is_active(_group_of(change))]
@@ -217,6 +225,9 @@ class GatewayProcess:
         return served is not None and served.driver is not None
 
     def publish_ready(self) -> None:
+        """Silence says "not ready": the failover process counts the last word's age."""
+        if not self.ready:
+            return
         sessions = sum(
             s.driver.gateway.usage().sessions for s in self.served.values() if s.driver is not None
         )
@@ -275,7 +286,7 @@ class GatewayProcess:
             if served.server is not None:
                 total.update(served.server.counts)
         return {
-            "ready": True,
+            "ready": self.ready,
             "process": "gateway",
             "node": self.node.node.id,
             "groups": groups,
@@ -421,6 +432,7 @@ async def run(node: NodeConfig) -> None:
                 "trace": process.trace,
             },
         ):
+            process.follow()
             process.refresh_roles()
             process.publish_ready()
             log.info("ready: XDP %s", {n: a.mode for n, a in datapath.attachments.items()})
