@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEG_LAYOUT 1u                        /* bumped whenever a byte moves */
+#define SEG_LAYOUT 2u                        /* bumped whenever a byte moves */
 #define SEG_VALUE_BYTES_MAX 65536u           /* longest value */
 #define SEG_KEY_BYTES_MAX 232u               /* longest key; longer ones: hash them first */
 #define SEG_FENCE_NAME_BYTES_MAX 200u        /* longest fence name */
@@ -50,6 +50,8 @@ typedef enum {
     SEG_UNAVAILABLE,   /* cannot be used now (no file, no client slot, after fork, contended) */
     SEG_CHANGED,       /* compare-and-swap: another version */
     SEG_INVALID,       /* the operation does not fit the value (add to what is no counter) */
+    SEG_AWAY,          /* the item's master is another member, or it is frozen for a move */
+    SEG_NOT_SERVING,   /* this member is outside the view, or its lease is over */
 } seg_status;
 
 typedef struct seg seg;
@@ -126,6 +128,119 @@ void seg_close(seg *s);
 void seg_forget(seg *s);
 /* False in the child of a fork. */
 bool seg_usable(const seg *s);
+
+/* ---- in a cluster (docs/dal.md); all of it rests in an embedded segment ---- */
+
+#define SEG_SLOTS_MAX 16u
+#define SEG_NODE_BYTES_MAX 63u
+typedef enum { SEG_HINT_NONE, SEG_HINT_LOCAL, SEG_HINT_REMOTE, SEG_HINT_PIN } seg_hint;
+
+/* Where an item lives. One word in the segment. */
+typedef struct {
+    uint16_t replicas; /* slots with a complete copy, not the master */
+    uint16_t learners; /* slots being filled: sync waits for them, no promotion */
+    uint8_t master;    /* slot */
+    uint8_t want;      /* replicas wanted, 0..15 */
+    uint8_t hint;      /* seg_hint */
+} seg_home;
+
+typedef struct {
+    uint8_t slot;
+    uint8_t ip[16]; /* IPv4 as ::ffff:a.b.c.d */
+    uint16_t port;
+    uint64_t incarnation;
+    char node[SEG_NODE_BYTES_MAX + 1];
+} seg_member;
+
+typedef struct {
+    bool clustered, serving;
+    uint8_t self, leader;
+    uint64_t epoch;    /* of the view */
+    uint64_t lease_ns; /* CLOCK_BOOTTIME deadline; 0: none yet */
+    uint64_t applied;  /* of the map log */
+    uint16_t present;  /* slots in the view */
+    seg_member member[SEG_SLOTS_MAX];
+} seg_cluster;
+
+/* The server writes, everybody reads (a sequence lock: a dead server leaves the last whole one, or
+ * SEG_UNAVAILABLE). */
+seg_status seg_cluster_write(seg *s, const seg_cluster *c);
+seg_status seg_cluster_read(const seg *s, seg_cluster *out);
+/* Single words of it, cheap: */
+bool seg_clustered(const seg *s);
+bool seg_serving(const seg *s); /* true for an embedded one */
+void seg_serve(seg *s, bool serving);
+uint64_t seg_epoch(const seg *s);
+uint64_t seg_lease_ns(const seg *s);
+void seg_lease(seg *s, uint64_t deadline_ns);
+void seg_applied(seg *s, uint64_t seq);
+uint64_t seg_generation(const seg *s);
+
+/* A copy of an item as it travels. */
+typedef struct {
+    uint64_t auth;
+    uint64_t version;     /* logical */
+    uint64_t deadline_ns; /* CLOCK_BOOTTIME, 0 never */
+    seg_home home;
+    const void *value;
+    size_t len;
+    size_t capacity; /* room to reserve */
+    bool stub;       /* no value here */
+    bool away;       /* others write it */
+} seg_copy;
+
+/* The rest is for the state server alone (one thread of one process). None of it looks at serving or
+ * grants; all tell the feed. */
+/* Make an item with a given auth. SEG_EXISTS when the key is there (whatever its auth). */
+seg_status seg_plant(seg *s, const void *key, size_t key_len, const seg_copy *c, seg_handle *out);
+/* Put a copy's value into an item that is AWAY, at exactly c->version, if that is more than what is
+ * here (a stub has none). SEG_CHANGED: it is not more. SEG_AWAY is not asked: SEG_INVALID when the
+ * item is not away. */
+seg_status seg_overwrite(seg *s, seg_handle *h, const seg_copy *c);
+/* Set AWAY: when it returns no local write can publish any more. */
+seg_status seg_freeze(seg *s, seg_handle *h);
+/* Clear AWAY: the logical version becomes max(version + 1, at_least). SEG_INVALID: a stub. */
+seg_status seg_thaw(seg *s, seg_handle *h, uint64_t at_least);
+/* Make it a stub (AWAY, no value, its blocks freed). */
+seg_status seg_strip(seg *s, seg_handle *h);
+/* Delete it, away or not. */
+seg_status seg_uproot(seg *s, seg_handle *h);
+/* Tell the watchers that this key has changed somewhere else. */
+void seg_note(seg *s, const void *key, size_t key_len);
+
+typedef struct {
+    uint64_t version;  /* logical */
+    uint64_t control;  /* publication count: what seg_acked compares with */
+    uint64_t acked;    /* control up to which all replicas have it */
+    uint64_t auth;
+    uint64_t deadline_ns;
+    size_t len;
+    seg_home home;
+    bool away, stub;
+} seg_facts;
+/* What stands about the item h names (by item and auth; never looks the key up). SEG_NOT_FOUND. */
+seg_status seg_facts_read(seg *s, const seg_handle *h, seg_facts *out);
+/* As seg_read, from any copy, away or not, serving or not; facts may be NULL. SEG_AWAY: a stub. */
+seg_status seg_peek(seg *s, const void *key, size_t key_len, seg_handle *h, void *buf, size_t cap,
+                    size_t *len, seg_facts *facts);
+seg_status seg_home_write(seg *s, const seg_handle *h, const seg_home *home);
+/* Raise `acked` to `control` (never lowers it), or set it to 0 with control 0. */
+void seg_ack(seg *s, const seg_handle *h, uint64_t control);
+/* The key of the item h names. */
+seg_status seg_key(seg *s, const seg_handle *h, void *key /* SEG_KEY_BYTES_MAX */, size_t *key_len);
+/* Every item in the order of its place, with its facts; stubs too. *cursor begins at 0. Cheap: no key. */
+seg_status seg_walk(seg *s, uint64_t *cursor, seg_handle *out, seg_facts *facts);
+/* Items whose deadline lies before now and that are not away; as seg_walk. */
+seg_status seg_overdue(seg *s, uint64_t now_ns, uint64_t *cursor, seg_handle *out);
+/* A sample of what local clients have accessed since the last call: item references (handles' `item`), at
+ * most cap; one per SEG_SAMPLE accesses. */
+#define SEG_SAMPLE 64u
+size_t seg_samples(seg *s, uint32_t *items, size_t cap);
+/* Delete every item (not the fences) and forget the cluster: this member begins anew, with a new
+ * generation (its incarnation). */
+seg_status seg_begin_anew(seg *s, uint64_t generation);
+
+/* ---- items ---- */
 
 seg_status seg_lookup(seg *s, const void *key, size_t key_len, seg_handle *out);
 /* Copies at most `cap` bytes; *len is the value's length. SEG_TOO_BIG when cap is smaller: then

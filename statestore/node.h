@@ -1,0 +1,85 @@
+/* A member of the cluster, without sockets and clocks: receive(datagram, now) and tick(now) in,
+ * datagrams out. The same code runs in the server's loop and in the simulation.
+ *
+ * Knows: the map log, views, copies, moves, clients' requests (docs/dal.md). Must not know: etcd, who
+ * should be in the view, threads.
+ *
+ * node.c dispatch, sessions, requests; node_map.c the map log and views; node_copy.c replication,
+ * repair, moves.
+ */
+#ifndef STATESTORE_NODE_H
+#define STATESTORE_NODE_H
+
+#include "link.h"
+#include "segment.h"
+#include "wire.h"
+
+#define NODE_LOG_BYTES_MAX (64u << 20)     /* map operations kept for those who lag */
+#define NODE_LOG_OPS_MAX 262144u
+#define NODE_PROPOSALS_MAX 65536u          /* of this member, not yet done */
+#define NODE_REQUESTS_MAX 65536u           /* of clients, not yet answered */
+#define NODE_SESSIONS_MAX 4096u            /* clients with a table of replies */
+#define NODE_REPLIES_MAX 256u              /* kept per session; a power of two */
+#define NODE_DIRTY_MAX 65536u              /* items waiting for replication, before everything is walked */
+#define NODE_FLIGHT_MAX 1024u              /* copies sent and not acknowledged */
+#define NODE_MOVES_MAX 1024u               /* moves and repairs under way */
+#define NODE_INBOXES_MAX 4096u
+#define NODE_HISTORY_MAX 16u               /* accesses remembered per item */
+#define NODE_TRACKED_MAX 65536u            /* items whose accesses are remembered */
+
+typedef struct {
+    seg *segment;
+    link *link;
+    const char *name;           /* node id, at most SEG_NODE_BYTES_MAX */
+    uint8_t history;            /* accesses that decide a move, 1..NODE_HISTORY_MAX; 0: never move */
+    uint64_t promote_delay_ns;  /* at least the lease of a dead member, unless stale reads there are accepted */
+    uint64_t resend_ns;         /* repetition of what is not acknowledged */
+    uint32_t repair_per_s;      /* copies made again, per second */
+    uint64_t random;            /* seed of what has to differ between members */
+} node_config;
+
+typedef struct {
+    uint64_t epoch;
+    uint8_t leader;
+    uint16_t present;   /* slots */
+    uint16_t left;      /* slots of the last view that left in good order */
+    seg_member member[SEG_SLOTS_MAX];
+} node_view;
+
+/* Where a member stands. */
+typedef enum { NODE_OUTSIDE, NODE_JOINING, NODE_CHANGING, NODE_ACTIVE } node_phase;
+
+typedef struct {
+    node_phase phase;
+    bool complete, leading, serving, leaving, left;
+    uint8_t self, leader;
+    uint64_t epoch, applied, committed, last;
+    uint64_t items, masters, replicas, stubs; /* walked when asked */
+    uint64_t proposals, requests, dirty, flight, moving, repairs_wanted, inboxes, sessions;
+    uint64_t lost, promoted, promote_ns, moves, moves_failed, repaired, evictions_wanted;
+    uint64_t stale, later, misses, in_doubt, refused, copies, copies_applied, notes, overruns, expired;
+    uint64_t requests_by_type[32], replies_by_status[128];
+} node_stats;
+
+typedef struct node node;
+
+node *node_new(const node_config *c, uint64_t now_ns);
+void node_free(node *n);
+void node_receive(node *n, const link_addr *from, const void *datagram, size_t len, uint64_t now_ns);
+void node_tick(node *n, uint64_t now_ns);
+bool node_next(node *n, link_addr *to, void *out, size_t *len);
+uint64_t node_deadline(const node *n);
+/* What the registry says. Older views are ignored. A view without us, or with another incarnation
+ * in our place, ends our service; the caller then begins anew (seg_begin_anew) and joins. */
+void node_set_view(node *n, const node_view *v, uint64_t now_ns);
+/* A registry confirmation: serve until then. */
+void node_set_lease(node *n, uint64_t deadline_ns, uint64_t now_ns);
+/* Managed move of one item. SEG_AWAY: we are not its master. */
+seg_status node_move(node *n, const void *key, size_t key_len, uint8_t to, uint64_t now_ns);
+/* Clean stop: hand over what has no copy elsewhere; node_stats.left says when it is done. */
+void node_leave(node *n, uint64_t now_ns);
+/* A complete member that lags too far for the log: the leader wants it out. Slots; 0: none. */
+uint16_t node_unwanted(const node *n);
+void node_stats_read(node *n, bool walk, node_stats *out);
+
+#endif
