@@ -40,6 +40,8 @@ typedef enum {
     WIRE_ANNOUNCE,   /* value */
     WIRE_INBOX,      /* key = inbox: this session takes its messages, until CLOSE (number = 1) */
     WIRE_COPY,       /* also server -> server. key, auth, version, value, ttl, home, slot = master */
+    /* READ..ENSURE: slot = the member on the asker's host, 255 none: whom an item may move to.
+       `flags` ANY of TELL and ANNOUNCE, between servers: deliver to your own clients only. */
     /* answers */
     WIRE_REPLY = 32,
     /* server -> client: one message for an inbox; answered by REPLY with the same id */
@@ -52,12 +54,12 @@ typedef enum {
     WIRE_BEAT,         /* seq = last, committed */
     WIRE_STATE,        /* seq = applied, number = complete */
     WIRE_FETCH,        /* seq = first wanted */
-    WIRE_SNAP,         /* number = chunk, value = packed entries */
+    WIRE_SNAP,         /* number = chunk, value = packed entries; sub 0 items, 1 fences (auth = epoch),
+                          2 inboxes (home.master = server) */
     WIRE_SNAPACK,      /* number = chunk */
     WIRE_SNAPEND,      /* seq */
     WIRE_NOTE,         /* value = packed keys that have changed */
     WIRE_WANTS,        /* number = 1: this member's clients watch */
-    WIRE_RELAY,        /* a TELL or ANNOUNCE between servers (sub); answered by REPLY */
 } wire_type;
 
 /* What a map log operation does. */
@@ -66,8 +68,10 @@ typedef enum {
     WIRE_OP_DELETE,     /* key, auth */
     WIRE_OP_PLACE,      /* key, auth, home; number = master it replaces */
     WIRE_OP_FENCE,      /* fence, grant_epoch */
-    WIRE_OP_VIEW,       /* epoch, number = dead slots (mask), version = of these, left in good order (mask) */
-    WIRE_OP_INBOX,      /* key = inbox, slot = its server, number = 1: closed */
+    WIRE_OP_VIEW,       /* auth = its epoch, number = dead slots (mask), version = of these, left in good
+                           order (mask), grant_epoch = complete slots (mask) */
+    WIRE_OP_INBOX,      /* key = inbox, home.master = its server, number = 1: closed */
+    WIRE_OP_MEMBER,     /* number = slot: it is complete from here on */
 } wire_op;
 
 /* Statuses: seg_status, and these. */
