@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,9 +17,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bgf.config_state import PATH_RULE, StateCluster, StateSection, dump_state, parse_state
 from bgf.errors import ConfigError
 from bgf.model import PORT_MAX, Address, Group, RealmAddress
-from bgf.toml_table import Table, bare, one_line
+from bgf.toml_table import Table, bare, one_line, plain_path, quote
+
+__all__ = [
+    "ControlSection",
+    "FailoverSection",
+    "MediaSection",
+    "NodeConfig",
+    "NodeSection",
+    "Peer",
+    "Realm",
+    "StateCluster",
+    "StateSection",
+    "dump",
+    "load",
+    "parse",
+]
 
 FILE_BYTES_MAX: Final = 1 << 20
 REALMS_MAX: Final = 16
@@ -31,7 +46,6 @@ LONGEST_SOCKET: Final = "failover.sock"
 
 MEDIA_PORT_MIN: Final = 1024
 DISCRIMINATOR_MAX: Final = 0xFFFF_FFFF  # 32 bits, non-zero: RFC 5880 section 4.1
-SIZE_MB_RANGE: Final = (1, 65_536)
 PINHOLES_RANGE: Final = (4, 4_194_304)
 PROBE_INTERVAL_MS_RANGE: Final = (5, 10_000)
 DETECT_MULTIPLIER_RANGE: Final = (1, 255)  # 8 bits, RFC 5880 section 4.1
@@ -39,13 +53,11 @@ LEASE_MS_RANGE: Final = (50, 60_000)
 ANNOUNCE_INTERVAL_MS_RANGE: Final = (100, 60_000)
 
 ATTACH_MODES: Final = ("auto", "native", "generic")
-STATE_SCHEME: Final = "dal://"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _NAME_RULE = "1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or digit"
 _INTERFACE = re.compile(r"[^\s/:%]{1,15}")
 _INTERFACE_RULE = "an interface name: 1 to 15 characters, no space, '/', ':' or '%'"
-_PATH_RULE = "an absolute path of printable characters without '..'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +71,6 @@ class NodeSection:
     def socket(self, process: str) -> Path:
         """Admin socket of `process`: state, gateway or failover."""
         return self.run_dir / f"{process}.sock"
-
-
-@dataclass(frozen=True, slots=True)
-class StateSection:
-    """Where the state store is: `dal:///DIRECTORY` (embedded), and its size when created."""
-
-    address: str
-    size_mb: int = 256
-
-    @property
-    def directory(self) -> Path:
-        return Path(self.address.removeprefix(STATE_SCHEME))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,17 +195,13 @@ def _name(table: Table, key: str) -> str:
 
 
 def _directory(table: Table, key: str) -> Path:
-    return Path(table.text(key, _is_plain_path, _PATH_RULE))
-
-
-def _is_plain_path(value: str) -> bool:
-    return value.startswith("/") and value.isprintable() and ".." not in Path(value).parts
+    return Path(table.text(key, plain_path, PATH_RULE))
 
 
 def _node_config(root: Table) -> NodeConfig:
     root.only("node", "state", "media", "realms", "groups", "control", "failover")
     node = _node(root.table("node"))
-    state = _state(root.table("state"))
+    state = parse_state(root.table("state"))
     media = _media(root.table("media"))
     realms = _realms(root.table("realms"))
     control = _control(root.table("control"), realms)
@@ -238,16 +234,6 @@ def _node(table: Table) -> NodeSection:
 
 def _discriminator(table: Table) -> int:
     return table.integer("discriminator", (1, DISCRIMINATOR_MAX))
-
-
-def _state(table: Table) -> StateSection:
-    table.only("address", "size_mb")
-    address = table.text(
-        "address",
-        lambda v: v.startswith(STATE_SCHEME) and _is_plain_path(v.removeprefix(STATE_SCHEME)),
-        f"{STATE_SCHEME} and {_PATH_RULE}, as in dal:///run/bgf/state",
-    )
-    return StateSection(address, table.integer("size_mb", SIZE_MB_RANGE, 256))
 
 
 def _media(table: Table) -> MediaSection:
@@ -531,32 +517,30 @@ def dump(config: NodeConfig) -> str:
     node, media, timers = config.node, config.media, config.failover
     lines = [
         "[node]",
-        f"id = {_quote(node.id)}",
+        f"id = {quote(node.id)}",
         f"discriminator = {node.discriminator}",
-        f"run_dir = {_quote(str(node.run_dir))}",
-        "[state]",
-        f"address = {_quote(config.state.address)}",
-        f"size_mb = {config.state.size_mb}",
+        f"run_dir = {quote(str(node.run_dir))}",
+        *dump_state(config.state),
         "[media]",
-        f"pin_dir = {_quote(str(media.pin_dir))}",
+        f"pin_dir = {quote(str(media.pin_dir))}",
         f"pinholes_max = {media.pinholes_max}",
-        f"attach = {_quote(media.attach)}",
+        f"attach = {quote(media.attach)}",
     ]
     for realm in config.realms.values():
-        lines += [f"[realms.{_quote(realm.name)}]", f"interface = {_quote(realm.interface)}"]
+        lines += [f"[realms.{quote(realm.name)}]", f"interface = {quote(realm.interface)}"]
         lines += [f"media = {'true' if realm.media else 'false'}"]
     for group in config.groups:
         lines += [
             "[[groups]]",
-            f"id = {_quote(group.id)}",
-            f"preferred = {_quote(group.preferred)}",
-            f"control = {_quote(f'{group.control.host}/{group.control_prefix_len}')}",
+            f"id = {quote(group.id)}",
+            f"preferred = {quote(group.preferred)}",
+            f"control = {quote(f'{group.control.host}/{group.control_prefix_len}')}",
             f"control_port = {group.control.port}",
-            f"control_realm = {_quote(group.control_realm)}",
+            f"control_realm = {quote(group.control_realm)}",
             f"ports = [{group.ports[0]}, {group.ports[1]}]",
             f"addresses = {_addresses_toml(group)}",
         ]
-    names = ", ".join(_quote(name) for name in config.control.default_realms)
+    names = ", ".join(quote(name) for name in config.control.default_realms)
     lines += [
         "[control]",
         f"default_realms = [{names}]",
@@ -567,8 +551,8 @@ def dump(config: NodeConfig) -> str:
         f"announce_interval_ms = {timers.announce_interval_ms}",
     ]
     for peer in timers.peers:
-        paths = ", ".join(f"{_quote(r)} = {_quote(h)}" for r, h in peer.paths.items())
-        lines += ["[[failover.peers]]", f"id = {_quote(peer.id)}"]
+        paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
+        lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
     return "\n".join(lines) + "\n"
 
@@ -578,12 +562,7 @@ def _addresses_toml(group: Group) -> str:
     for address in group.addresses:
         by_realm.setdefault(address.realm, []).append(f"{address.host}/{address.prefix_len}")
     inner = ", ".join(
-        f"{_quote(realm)} = [{', '.join(_quote(a) for a in found)}]"
+        f"{quote(realm)} = [{', '.join(quote(a) for a in found)}]"
         for realm, found in by_realm.items()
     )
     return f"{{ {inner} }}"
-
-
-def _quote(text: str) -> str:
-    # JSON's string is a TOML basic string once nothing unprintable is in it, as checked above.
-    return json.dumps(text, ensure_ascii=False)

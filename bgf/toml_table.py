@@ -8,6 +8,7 @@ value and what is allowed.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
@@ -118,3 +119,13 @@ class Table:
 def bare(key: str) -> str:
     """A key as shown: bare where TOML allows it, otherwise quoted and bounded."""
     return key if re.fullmatch(r"[A-Za-z0-9_-]{1,60}", key) else show(key)
+
+
+def plain_path(value: str) -> bool:
+    """An absolute path of printable characters that goes nowhere but down."""
+    return value.startswith("/") and value.isprintable() and ".." not in value.split("/")
+
+
+def quote(text: str) -> str:
+    """A TOML basic string. JSON's is one once nothing unprintable is in it, as parsing checks."""
+    return json.dumps(text, ensure_ascii=False)

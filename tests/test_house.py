@@ -37,7 +37,8 @@ ROOMS: dict[str, set[str]] = {
     "control": CORE_ROOMS,
     "media": CORE_ROOMS,
     "toml_table": {"errors"},
-    "config": {"model", "errors", "toml_table"},
+    "config_state": {"model", "errors", "toml_table"},
+    "config": {"model", "errors", "toml_table", "config_state"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.

@@ -87,6 +87,91 @@ default_realms = ["lan", "lan"]
 """
 
 
+CLUSTER = EXAMPLE.replace(
+    "[media]",
+    """[state.cluster]
+listen = "10.30.0.11:7400"
+key_file = "/etc/bgf/cluster.key"
+etcd = ["http://10.30.0.201:2379", "http://[fd00::2]:2379"]
+name = "east-1"
+profile = "fast"
+replicas = 1
+history = 1
+promote = "at once"
+repair_per_s = 500
+metrics = "10.30.0.11:9400"
+[media]""",
+)
+CLUSTER_MINIMAL = MINIMAL.replace(
+    "[media]",
+    """[state.cluster]
+listen = "[fd00::11]:7400"
+key_file = "/etc/bgf/cluster.key"
+etcd = ["http://10.30.0.201:2379"]
+[media]""",
+)
+
+
+def test_a_cluster_member_says_where_it_listens_and_who_decides() -> None:
+    assert config.parse(CLUSTER).state == config.StateSection(
+        "dal:///run/bgf/state",
+        64,
+        config.StateCluster(
+            listen=Address("10.30.0.11", 7400),
+            key_file=Path("/etc/bgf/cluster.key"),
+            etcd=("http://10.30.0.201:2379", "http://[fd00::2]:2379"),
+            name="east-1",
+            profile="fast",
+            replicas=1,
+            history=1,
+            promote="at once",
+            repair_per_s=500,
+            metrics=Address("10.30.0.11", 9400),
+        ),
+    )
+    assert config.parse(EXAMPLE).state.cluster is None
+
+
+def test_defaults_of_a_cluster_member_are_the_careful_ones() -> None:
+    cluster = config.parse(CLUSTER_MINIMAL).state.cluster
+    assert cluster == config.StateCluster(
+        Address("fd00::11", 7400), Path("/etc/bgf/cluster.key"), ("http://10.30.0.201:2379",)
+    )
+    assert (cluster.name, cluster.profile, cluster.promote) == ("bgf", "careful", "lease")
+    assert (cluster.replicas, cluster.history, cluster.metrics) == (2, 8, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('listen = "10.30.0.11:7400"\n', "", "state.cluster.listen: missing; it must be a unicast"),
+        ("10.30.0.11:7400", "0.0.0.0:7400", 'listen = "0.0.0.0:7400": must be a unicast'),
+        ("10.30.0.11:7400", "224.0.0.1:7400", 'listen = "224.0.0.1:7400": must be a unicast'),
+        ("10.30.0.11:7400", "10.30.0.11", 'state.cluster.listen = "10.30.0.11": must be'),
+        ("10.30.0.11:7400", "n1:7400", 'state.cluster.listen = "n1:7400": must be'),
+        ("10.30.0.11:7400", "10.30.0.11:0", 'listen = "10.30.0.11:0": must be'),
+        ("/etc/bgf/cluster.key", "cluster.key", 'key_file = "cluster.key": must be an absolute'),
+        ("http://10.30.0.201", "https://10.30.0.201", "different http://HOST:PORT"),
+        ("http://10.30.0.201:2379", "http://10.30.0.201:2379/v3", "state.cluster.etcd = ["),
+        ("http://[fd00::2]:2379", "http://10.30.0.201:2379", "different http://HOST:PORT"),
+        ("http://10.30.0.201:2379", "http://10.30.0.201:99999", "state.cluster.etcd = ["),
+        ('name = "east-1"', 'name = "east/1"', 'state.cluster.name = "east/1": must be 1 to 32'),
+        ('"fast"', '"faster"', "profile = \"faster\": must be one of 'careful', 'fast'"),
+        ('"at once"', '"never"', "promote = \"never\": must be one of 'lease', 'at once'"),
+        ("replicas = 1", "replicas = 16", "replicas = 16: must be a whole number from 0 to 15"),
+        ("history = 1", "history = 17", "history = 17: must be a whole number from 0 to 16"),
+        ("repair_per_s = 500", "repair_per_s = 0", "repair_per_s = 0: must be a whole number"),
+        ("replicas", "replica", "state.cluster.replica: unknown key; did you mean 'replicas'?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_cluster_setting_is_one_line(old: str, new: str, says: str) -> None:
+    assert old in CLUSTER
+    with pytest.raises(ConfigError) as caught:
+        config.parse(CLUSTER.replace(old, new))
+    assert "\n" not in str(caught.value)
+    assert says in str(caught.value)
+
+
 def test_every_key_of_the_example_arrives() -> None:
     node = config.parse(EXAMPLE)
     assert node.node == config.NodeSection("n1", 1, Path("/run/bgf/n1"))
@@ -126,7 +211,11 @@ def test_defaults_are_those_of_the_documented_file() -> None:
     assert node.groups[0].preferred == ""
 
 
-@pytest.mark.parametrize("text", [EXAMPLE, MINIMAL], ids=["example", "minimal"])
+@pytest.mark.parametrize(
+    "text",
+    [EXAMPLE, MINIMAL, CLUSTER, CLUSTER_MINIMAL],
+    ids=["example", "minimal", "cluster", "cluster minimal"],
+)
 def test_a_dump_reads_back_equal(text: str) -> None:
     node = config.parse(text)
     assert config.parse(config.dump(node)) == node
