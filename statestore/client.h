@@ -34,6 +34,7 @@
 #define CLIENT_RENEW_NS 500000000ull      /* inboxes and interest in changes are told again this often */
 #define CLIENT_HELD_BYTES_MAX (4u << 20)  /* of messages not taken yet, besides DAL_INBOX_MESSAGES_MAX */
 #define CLIENT_WHY_BYTES 160u
+#define CLIENT_NO_SLOT 255u
 
 typedef enum {
     CLIENT_LOOKUP = 1, /* key -> place, home */
@@ -62,8 +63,8 @@ typedef struct {
     uint64_t auth;        /* which incarnation of the key */
     uint64_t hash;        /* in the local segment */
     uint32_t item;        /* in the local segment; 0: not there */
-    uint32_t remote_item; /* at the master remote_slot, when that is another member */
-    uint8_t remote_slot;  /* only with remote_item != 0 */
+    uint32_t remote_item; /* at the member remote_slot; 0: not known */
+    uint8_t remote_slot;  /* the master when it was last asked; CLIENT_NO_SLOT, or no auth: not known */
 } client_place;
 
 /* One operation. What the pointers point to stays valid until it is collected by client_done. */
@@ -129,6 +130,9 @@ void client_tick(client *c, uint64_t now_ns);
 bool client_next(client *c, link_addr *to, void *out, size_t *len);
 /* When client_tick is wanted next, UINT64_MAX: not. */
 uint64_t client_deadline(const client *c);
+
+/* The process ends: close its inboxes. Send what client_next gives once more. */
+void client_goodbye(client *c, uint64_t now_ns);
 
 /* The members as last known; clustered false before the first answer to a remote-only client. */
 const seg_cluster *client_view(client *c);
