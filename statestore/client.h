@@ -113,7 +113,7 @@ typedef struct {
 typedef struct client client;
 
 /* `local` NULL: remote-only. Neither it nor the link is freed by client_free. NULL: no memory. */
-client *client_new(seg *local, link *l, const client_options *o, uint64_t now_ns);
+client *client_new(seg *local, struct link *l, const client_options *o, uint64_t now_ns);
 void client_free(client *c);
 
 /* Start an operation; its number, or -1 when CLIENT_IN_FLIGHT_MAX are not collected yet. */

@@ -56,35 +56,35 @@ typedef struct {
         dropped_queue, dropped_partial, hellos, sessions, evicted;
 } link_stats;
 
-typedef struct link link;
+struct link; /* no typedef: unistd.h has a function of that name */
 
 /* One complete, authentic message. `session` is the sender's: it names one incarnation of a peer. */
 typedef void (*link_deliver)(void *context, const link_addr *from, uint64_t session,
                              const void *message, size_t len);
 
 /* `session` random and never used before with these keys. NULL: no memory, or no libcrypto (*why). */
-link *link_new(const link_keys *keys, uint64_t session, char *why, size_t why_len);
-void link_free(link *l);
-uint64_t link_session(const link *l);
+struct link *link_new(const link_keys *keys, uint64_t session, char *why, size_t why_len);
+void link_free(struct link *l);
+uint64_t link_session(const struct link *l);
 /* Rotation: seal with the new first key from now on, open with all of them; sessions stay. */
-void link_rekey(link *l, const link_keys *keys);
+void link_rekey(struct link *l, const link_keys *keys);
 
 /* Queue one message. tag: equal for repetitions of the same message (0: never repeated). False: too
  * long, or no room (counted). */
-bool link_send(link *l, const link_addr *to, const void *message, size_t len, uint64_t tag,
+bool link_send(struct link *l, const link_addr *to, const void *message, size_t len, uint64_t tag,
                uint64_t now_ns);
 /* The next datagram for the wire; false when there is none. `out` has LINK_DATAGRAM_BYTES_MAX. */
-bool link_next(link *l, link_addr *to, void *out, size_t *len);
+bool link_next(struct link *l, link_addr *to, void *out, size_t *len);
 /* One datagram from the wire; calls deliver for each message that is complete. False: dropped. */
-bool link_receive(link *l, const link_addr *from, const void *datagram, size_t len, uint64_t now_ns,
+bool link_receive(struct link *l, const link_addr *from, const void *datagram, size_t len, uint64_t now_ns,
                   link_deliver deliver, void *context);
 /* The peer at this address may have restarted: say HELLO again before the next message. */
-void link_suspect(link *l, const link_addr *to);
+void link_suspect(struct link *l, const link_addr *to);
 /* Repeat HELLOs, forget partial messages. */
-void link_tick(link *l, uint64_t now_ns);
+void link_tick(struct link *l, uint64_t now_ns);
 /* When link_tick is wanted next, UINT64_MAX: not. */
-uint64_t link_deadline(const link *l);
-void link_stats_read(const link *l, link_stats *out);
+uint64_t link_deadline(const struct link *l);
+void link_stats_read(const struct link *l, link_stats *out);
 
 /* ---- keys.c: the key file. The only file access of this room. ---- */
 /* 0 when read; else -1 and one line in `why`: missing, mode not 0600 or 0400, not ours, bad line

@@ -29,7 +29,7 @@
 
 typedef struct {
     seg *segment;
-    link *link;
+    struct link *link;
     const char *name;           /* node id, at most SEG_NODE_BYTES_MAX */
     uint8_t history;            /* accesses that decide a move, 1..NODE_HISTORY_MAX; 0: never move */
     uint64_t promote_delay_ns;  /* at least the lease of a dead member, unless stale reads there are accepted */
