@@ -6,15 +6,12 @@ is drawn (`render`), how an answer is obtained (`client`), or how the lab works 
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
@@ -34,6 +31,8 @@ from bgf.ctl.cli import (
     warn,
 )
 from bgf.ctl.lab_commands import drill, lab, rtpload
+from bgf.ctl.nodes_option import on_nodes, require_any
+from bgf.ctl.state_commands import state
 from bgf.errors import BgfError, EnvironmentProblem, Malformed, Misuse
 from bgf.model import Address
 from bgf.preflight import PreflightFailed
@@ -101,36 +100,6 @@ def address(value: str) -> Address:
         return Address.parse(value)
     except Malformed as error:
         raise click.BadParameter(str(error)) from None
-
-
-def on_nodes(command: Callable[..., int]) -> Callable[..., int]:
-    """The options that say which nodes are meant; `command` gets them found, as `nodes`."""
-
-    @click.option(
-        "--config",
-        "configs",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="A node's TOML file; repeatable.",
-    )
-    @click.option(
-        "--run-dir",
-        "run_dirs",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        help="A node's run directory, or one that holds several; repeatable. "
-        "Without either option: the lab's nodes.",
-    )
-    @click.option("--node", "only", multiple=True, metavar="ID", help="Only this node; repeatable.")
-    @functools.wraps(command)
-    def found(
-        *, configs: Sequence[Path], run_dirs: Sequence[Path], only: Sequence[str], **more: Any
-    ) -> int:
-        return command(nodes=client.find_nodes(configs, run_dirs, only), **more)
-
-    return found
 
 
 @click.group(
@@ -215,7 +184,7 @@ def sessions_show(
             found = {"node": answer.node, **answer.value}
             show(found, render.session(found, _now_ns()), as_json)
             return OK
-    _require_any(answers)
+    require_any(answers, "gateway")
     others = [f"{a.node} gateway: {a.error}" for a in answers if a.code != "unknown-call"]
     where = ", ".join(a.node for a in answers if a.code == "unknown-call")
     warn([*others, *([f"no call '{call_id}' on {where}"] if where else [])])
@@ -258,23 +227,16 @@ def trace(
 def _gateways(nodes: Sequence[client.Node], command: str, **more: object) -> list[client.Answer]:
     """The gateways' answers; those that give none are named on standard error."""
     answers = client.ask(nodes, ("gateway",), command, **more)
-    _require_any(answers)
+    require_any(answers, "gateway")
     warn([f"{a.node} gateway: {a.error}" for a in answers if a.value is None])
     return answers
-
-
-def _require_any(answers: Sequence[client.Answer]) -> None:
-    """Raises EnvironmentProblem when every process asked is unreachable."""
-    if answers and all(a.code == "unreachable" for a in answers):
-        more = f" ({len(answers)} gateways were asked)" if len(answers) > 1 else ""
-        raise EnvironmentProblem(f"{answers[0].node} gateway: {answers[0].error}{more}")
 
 
 def _now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-for _command in (lab, drill, rtpload):
+for _command in (state, lab, drill, rtpload):
     bgfctl.add_command(_command)
 
 
