@@ -20,7 +20,8 @@
 #define WIRE_MESSAGE_BYTES_MAX (SEG_VALUE_BYTES_MAX + 1024u)
 
 typedef enum {
-    /* client -> server; answered by REPLY with the same id */
+    /* client -> server; answered by REPLY with the same id. seq, when there: the incarnation it is meant
+       for; a server that is another one does nothing and answers STALE, its own incarnation in seq. */
     WIRE_READ = 1,   /* key, item, auth -> value, version, item, auth */
     WIRE_WRITE,      /* key, item, auth, value, ttl (SET_TTL), grant -> version */
     WIRE_APPEND,     /* key, item, auth, value (one entry), grant -> version */
