@@ -28,6 +28,7 @@ REPAIR_PER_S_RANGE: Final = (1, 1_000_000)
 CLUSTER_NAME_CHARS_MAX: Final = 32
 PROFILES: Final = ("careful", "fast")
 PROMOTE: Final = ("lease", "at once")
+TLS_KEYS: Final = ("etcd_ca_file", "etcd_cert_file", "etcd_key_file")
 PATH_RULE: Final = "an absolute path of printable characters without '..'"
 _ADDRESS_RULE = f"a unicast ADDRESS:PORT, as in 10.30.0.11:{STATE_PORT} or [fd00::11]:{STATE_PORT}"
 _ETCD_RULE = f"a list of 1 to {ETCD_MAX} different http://HOST:PORT, as in http://10.30.0.201:2379"
@@ -53,6 +54,9 @@ class StateCluster:
     promote: str = "lease"
     repair_per_s: int = 2_000
     metrics: Address | None = None
+    etcd_ca_file: Path | None = None
+    etcd_cert_file: Path | None = None
+    etcd_key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +88,16 @@ def parse_state(table: Table) -> StateSection:
 def _cluster(table: Table) -> StateCluster:
     table.only(
         *("listen", "key_file", "etcd", "name", "profile", "replicas", "history", "promote"),
-        *("repair_per_s", "metrics"),
+        *("repair_per_s", "metrics", *TLS_KEYS),
     )
     listen = _address(table, "listen")
     metrics = _address(table, "metrics") if "metrics" in table.data else None
+    etcd = _etcd(table)
+    ca_file, cert_file, own_key_file = _tls(table, etcd[0].startswith("https"))
     return StateCluster(
         listen=listen,
         key_file=Path(table.text("key_file", plain_path, PATH_RULE)),
-        etcd=_etcd(table),
+        etcd=etcd,
         name=table.text(
             "name",
             lambda v: v.isascii() and v.replace("-", "").isalnum() and len(v) <= 32,
@@ -104,6 +110,9 @@ def _cluster(table: Table) -> StateCluster:
         promote=table.text("promote", PROMOTE.__contains__, _one_of(PROMOTE), "lease"),
         repair_per_s=table.integer("repair_per_s", REPAIR_PER_S_RANGE, 2_000),
         metrics=metrics,
+        etcd_ca_file=ca_file,
+        etcd_cert_file=cert_file,
+        etcd_key_file=own_key_file,
     )
 
 
@@ -131,13 +140,13 @@ def _etcd(table: Table) -> tuple[str, ...]:
         or not 1 <= len(value) <= ETCD_MAX
         or not all(isinstance(v, str) and _is_endpoint(v) for v in value)
         or len(set(value)) != len(value)
+        or len({v.partition("://")[0] for v in value}) != 1
     ):
         table.fail("etcd", value, f"must be {_ETCD_RULE}")
     return tuple(value)
 
 
 def _is_endpoint(text: str) -> bool:
-    """Plain http only: etcd and its clients stand on the management network."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -145,7 +154,21 @@ def _is_endpoint(text: str) -> bool:
         return False
     plain = text.isascii() and text.isprintable() and " " not in text
     bare = not (parts.path or parts.query or parts.fragment or parts.username)
-    return plain and parts.scheme == "http" and bool(parts.hostname) and bool(port) and bare
+    schemes = ("http", "https")
+    return plain and bare and parts.scheme in schemes and bool(parts.hostname) and bool(port)
+
+
+def _tls(table: Table, https: bool) -> list[Path | None]:
+    """Of the authority, and optionally of this node's own certificate and its key."""
+    for key in TLS_KEYS:
+        if key in table.data and not https:
+            table.fail(key, table.data[key], "means nothing: the endpoints in etcd are not https")
+    if not https:
+        return [None, None, None]
+    ca_file = Path(table.text("etcd_ca_file", plain_path, PATH_RULE))
+    if "etcd_cert_file" not in table.data and "etcd_key_file" not in table.data:
+        return [ca_file, None, None]
+    return [ca_file, *(Path(table.text(key, plain_path, PATH_RULE)) for key in TLS_KEYS[1:])]
 
 
 def dump_state(state: StateSection) -> Iterator[str]:
@@ -168,3 +191,7 @@ def dump_state(state: StateSection) -> Iterator[str]:
     yield f"repair_per_s = {cluster.repair_per_s}"
     if cluster.metrics is not None:
         yield f"metrics = {quote(str(cluster.metrics))}"
+    for key in TLS_KEYS:
+        path = getattr(cluster, key)
+        if path is not None:
+            yield f"{key} = {quote(str(path))}"

@@ -132,6 +132,31 @@ def test_a_cluster_member_says_where_it_listens_and_who_decides() -> None:
     assert config.parse(EXAMPLE).state.cluster is None
 
 
+TLS = CLUSTER_MINIMAL.replace("http://", "https://").replace(
+    "[media]",
+    """etcd_ca_file = "/etc/bgf/ca.pem"
+etcd_cert_file = "/etc/bgf/n1.pem"
+etcd_key_file = "/etc/bgf/n1.key"
+[media]""",
+)
+
+
+def test_etcd_over_tls_needs_an_authority_and_takes_a_certificate() -> None:
+    cluster = config.parse(TLS).state.cluster
+    assert cluster is not None and cluster.etcd == ("https://10.30.0.201:2379",)
+    assert cluster.etcd_ca_file == Path("/etc/bgf/ca.pem")
+    assert cluster.etcd_cert_file == Path("/etc/bgf/n1.pem")
+    assert cluster.etcd_key_file == Path("/etc/bgf/n1.key")
+    for old, new, says in (
+        ("https://", "http://", "means nothing: the endpoints in etcd are not https"),
+        ('etcd_ca_file = "/etc/bgf/ca.pem"', "", "state.cluster.etcd_ca_file: missing"),
+        ('etcd_key_file = "/etc/bgf/n1.key"', "", "state.cluster.etcd_key_file: missing"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            config.parse(TLS.replace(old, new))
+        assert says in str(caught.value)
+
+
 def test_defaults_of_a_cluster_member_are_the_careful_ones() -> None:
     cluster = config.parse(CLUSTER_MINIMAL).state.cluster
     assert cluster == config.StateCluster(
@@ -151,9 +176,9 @@ def test_defaults_of_a_cluster_member_are_the_careful_ones() -> None:
         ("10.30.0.11:7400", "n1:7400", 'state.cluster.listen = "n1:7400": must be'),
         ("10.30.0.11:7400", "10.30.0.11:0", 'listen = "10.30.0.11:0": must be'),
         ("/etc/bgf/cluster.key", "cluster.key", 'key_file = "cluster.key": must be an absolute'),
-        ("http://10.30.0.201", "https://10.30.0.201", "different http://HOST:PORT"),
+        ("http://10.30.0.201", "https://10.30.0.201", "all of one scheme"),
         ("http://10.30.0.201:2379", "http://10.30.0.201:2379/v3", "state.cluster.etcd = ["),
-        ("http://[fd00::2]:2379", "http://10.30.0.201:2379", "different http://HOST:PORT"),
+        ("http://[fd00::2]:2379", "http://10.30.0.201:2379", "different http(s)://HOST:PORT"),
         ("http://10.30.0.201:2379", "http://10.30.0.201:99999", "state.cluster.etcd = ["),
         ('name = "east-1"', 'name = "east/1"', 'state.cluster.name = "east/1": must be 1 to 32'),
         ('"fast"', '"faster"', "profile = \"faster\": must be one of 'careful', 'fast'"),
@@ -213,8 +238,8 @@ def test_defaults_are_those_of_the_documented_file() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [EXAMPLE, MINIMAL, CLUSTER, CLUSTER_MINIMAL],
-    ids=["example", "minimal", "cluster", "cluster minimal"],
+    [EXAMPLE, MINIMAL, CLUSTER, CLUSTER_MINIMAL, TLS],
+    ids=["example", "minimal", "cluster", "cluster minimal", "tls"],
 )
 def test_a_dump_reads_back_equal(text: str) -> None:
     node = config.parse(text)
