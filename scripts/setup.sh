@@ -13,7 +13,8 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 3; }
 # name of a file that proves the package is there, and the package
 declare -A need=(
   [gcc]=gcc [make]=make [ip]=iproute2 [ethtool]=ethtool [nsenter]=util-linux
-  [kamailio]=kamailio [sipp]=sip-tester
+  [kamailio]=kamailio [sipp]=sip-tester [etcd]=etcd-server [setpriv]=util-linux
+  [redis-server]=redis-server [spin]=spin
 )
 [ "${1:-}" = bpf ] && need+=([clang-14]=clang-14 [llvm-strip-14]=llvm-14 [bpftool]=bpftool)
 
@@ -28,6 +29,8 @@ python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 python3 -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' ||
   missing+=(python3-dev)
 [ -e /usr/include/linux/bpf.h ] || missing+=(linux-libc-dev libc6-dev)
+# the benchmark of the state plane measures Redis through its C client
+[ -e /usr/include/hiredis/hiredis.h ] || missing+=(libhiredis-dev)
 # the sanitizers' runtimes come with gcc; libbpf's headers are for rebuilding the packet program alone
 if [ "${1:-}" = bpf ] && [ ! -e /usr/include/bpf/bpf_helpers.h ]; then missing+=(libbpf-dev); fi
 
