@@ -88,7 +88,8 @@ typedef enum {
 #define WIRE_SYNC 1u    /* flag: wait for the replicas */
 #define WIRE_SET_TTL 2u /* flag: replace the deadline */
 #define WIRE_ANY 4u     /* flag, READ: any copy will do */
-#define WIRE_NO_VALUE 8u /* flag, OP: the value was left out (the receiver holds no copy) */
+#define WIRE_FIRST 8u   /* flag, SNAP: a new snapshot begins here */
+#define WIRE_REPEAT 16u /* flag, request: sent before; who has no table of replies for it answers IN_DOUBT */
 
 /* Fields, in the order they stand. */
 #define WIRE_EPOCH 1u
