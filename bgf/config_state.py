@@ -31,7 +31,10 @@ PROMOTE: Final = ("lease", "at once")
 TLS_KEYS: Final = ("etcd_ca_file", "etcd_cert_file", "etcd_key_file")
 PATH_RULE: Final = "an absolute path of printable characters without '..'"
 _ADDRESS_RULE = f"a unicast ADDRESS:PORT, as in 10.30.0.11:{STATE_PORT} or [fd00::11]:{STATE_PORT}"
-_ETCD_RULE = f"a list of 1 to {ETCD_MAX} different http://HOST:PORT, as in http://10.30.0.201:2379"
+_ETCD_RULE = (
+    f"a list of 1 to {ETCD_MAX} different http(s)://HOST:PORT, as in http://10.30.0.201:2379, "
+    "all of one scheme"
+)
 
 
 @dataclass(frozen=True, slots=True)
