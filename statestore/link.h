@@ -6,11 +6,14 @@
  * - A datagram: version 1 | key id 1 | kind 1 | 0 | receiver's index 4 | counter 8 | sealed bytes | tag 16.
  *   HELLO and WELCOME carry the sender's session 8 in clear (authenticated) in place of an index that
  *   the receiver cannot know yet. Nonce: the counter; key: HKDF-SHA256(cluster key, session).
+ * - A HELLO may be a replay, so nothing is sent to who says it but a WELCOME with a random index; the
+ *   first datagram sealed to that index proves the session, from then on it is the peer at its address.
  * - The first message to an address sends HELLO and waits for WELCOME (at most LINK_WAITING_MAX
  *   messages per peer; older ones are dropped and counted). HELLO is repeated by link_tick while
  *   something waits, up to LINK_HELLO_TRIES_MAX times.
  * - A peer that has forgotten us (restart) cannot say so unauthenticated: who repeats a request calls
- *   link_suspect, and the next message says HELLO first.
+ *   link_suspect, and the next message follows a HELLO (at most one per LINK_HELLO_AGAIN_NS). It still
+ *   goes to the session we know; if there is a new one, the repetition after its WELCOME reaches it.
  * - Small messages to the same peer that are queued together share a datagram; large ones are cut into
  *   fragments of at most LINK_PAYLOAD_BYTES_MAX, put together again whatever their order, with parts
  *   kept over repetitions of the same message (`tag` equal), in a bounded number of buffers.
@@ -50,6 +53,7 @@ typedef struct {
     } key[LINK_KEYS_MAX]; /* the first one seals */
 } link_keys;
 
+/* `sessions`: held now, proven. `hellos`: sent. The rest is counted from the start. */
 typedef struct {
     uint64_t datagrams_in, datagrams_out, messages_in, messages_out, bytes_in, bytes_out;
     uint64_t unauthentic, replayed, malformed, unknown_index, unknown_key, dropped_waiting,
@@ -69,15 +73,15 @@ uint64_t link_session(const struct link *l);
 /* Rotation: seal with the new first key from now on, open with all of them; sessions stay. */
 void link_rekey(struct link *l, const link_keys *keys);
 
-/* Queue one message. tag: equal for repetitions of the same message (0: never repeated). False: too
- * long, or no room (counted). */
+/* Queue one message. tag: equal for repetitions of the same message (0: never repeated). False: empty,
+ * too long, or no room (counted). From within `deliver` too, as link_suspect. */
 bool link_send(struct link *l, const link_addr *to, const void *message, size_t len, uint64_t tag,
                uint64_t now_ns);
 /* The next datagram for the wire; false when there is none. `out` has LINK_DATAGRAM_BYTES_MAX. */
 bool link_next(struct link *l, link_addr *to, void *out, size_t *len);
 /* One datagram from the wire; calls deliver for each message that is complete. False: dropped. */
-bool link_receive(struct link *l, const link_addr *from, const void *datagram, size_t len, uint64_t now_ns,
-                  link_deliver deliver, void *context);
+bool link_receive(struct link *l, const link_addr *from, const void *datagram, size_t len,
+                  uint64_t now_ns, link_deliver deliver, void *context);
 /* The peer at this address may have restarted: say HELLO again before the next message. */
 void link_suspect(struct link *l, const link_addr *to);
 /* Repeat HELLOs, forget partial messages. */
