@@ -38,6 +38,7 @@ from statestore.store import now_ns
 ENDPOINTS_MAX = 16
 CONNECTIONS_MAX = 8  # kept open per endpoint
 RETRY_PAUSE_MS = 20  # between two rounds of all endpoints
+ATTEMPT_MS_MIN = 20  # with less time left than this, no further attempt is made
 REPLY_BYTES_MAX = 16 << 20
 WHY_CHARS_MAX = 160
 CODE_RESOURCE_EXHAUSTED = 8  # etcd's database is full: no other endpoint will do better
@@ -194,9 +195,9 @@ class EtcdRegistry:
         while True:
             sent_at_ns = now_ns()
             left_ms = (deadline_ns - sent_at_ns) / 1_000_000
-            if left_ms <= 0 and tried > 0:
+            if left_ms < ATTEMPT_MS_MIN and tried > 0:
                 break
-            attempt_s = max(1.0, min(self.options.attempt_ms, left_ms)) / 1000
+            attempt_s = max(ATTEMPT_MS_MIN, min(self.options.attempt_ms, left_ms)) / 1000
             try:
                 answer = _decode(self._attempt(at, path, body, attempt_s), what)
             except _Lost as lost:

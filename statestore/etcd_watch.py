@@ -119,7 +119,7 @@ class EtcdWatch:
 
     def snapshot(self) -> Snapshot:
         with self._changed:
-            return Snapshot(self._followed.entries, self._current_ns)
+            return Snapshot(self._followed.entries, self._current_ns, self._revision)
 
     def close(self) -> None:
         with self._changed:

@@ -62,10 +62,12 @@ class Check(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What a watch knows. It was the whole truth at `current_ns` (0: it never was yet)."""
+    """What a watch knows: all changes up to `revision`. It was the whole truth at `current_ns`
+    (0: it never was yet)."""
 
     entries: Mapping[str, Seen]
     current_ns: int
+    revision: int
 
 
 class Confirmation(NamedTuple):
@@ -355,7 +357,7 @@ class EmbeddedWatch:
     def snapshot(self) -> Snapshot:
         with self._lock:
             self._look()
-            return Snapshot(self._followed.entries, self._current_ns)
+            return Snapshot(self._followed.entries, self._current_ns, self._revision)
 
     def close(self) -> None:
         """Nothing to end."""

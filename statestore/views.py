@@ -1,106 +1,219 @@
-"""The embedded registry: who is a member, who owns which group, kept in the store itself.
+"""Members and owners as the failover sees them, over a registry.
 
-Knows: names, epochs, compare-and-swap. Must not know: what a member's bytes say, who should own
-what. etcd arrives behind the same three calls.
+Knows: record names, epochs, compare-and-swap. Must not know: what a member's bytes say, who
+should own what, whether the registry is etcd or a segment.
 
-A claim is one compare-and-swap of the owner's item; only its winner raises the group's fence, and
-does so before it learns that it has won. A winner that dies in between owns a group under a fence
-that is one behind: nothing was promised yet, and the next claim raises it past both.
+Looking costs no input or output: a watch feeds what is known, and what this process has written
+itself is seen at once. A claim is one transaction; only its winner raises the group's fence,
+and does so before it learns that it has won. A winner that dies in between owns a group under a
+fence that is one behind: nothing was promised yet, and the next claim raises it past both.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from statestore._segment import Handle
-from statestore.errors import Corrupt, Exists, NotFound, Overrun, Unavailable
-from statestore.store import Store, Watch
+import msgspec
 
-PREFIX = b"v/"
-CLAIM_TRIES_MAX = 100
+from statestore.errors import Corrupt
+from statestore.registry import (
+    ABSENT,
+    Check,
+    EmbeddedRegistry,
+    Entry,
+    Registry,
+    RegistryUnavailable,
+    Seen,
+    Snapshot,
+)
+from statestore.store import Store, now_ns
+
+PREFIX = "/bgf/failover/"
+EMBEDDED_PREFIX = "v/"
 NOBODY = ("", 0)
-
-_EPOCH = struct.Struct("<Q")
+REPLACE_TRIES_MAX = 10
+FIRST_LOOK_MS = 1_000  # the first view waits so long for the registry; no later one waits
+FIRST_LOOK_STEP_MS = 2
 
 
 class RawView(NamedTuple):
-    """One reading: node -> its record, group -> (owner, epoch)."""
+    """One reading: node -> its record, group -> (owner, epoch).
+
+    `seen_ns` says when a member's record was first seen as it is now, by this host's
+    CLOCK_BOOTTIME: a lease that the record grants cannot be counted from earlier. All of it
+    was the whole truth at `current_ns`.
+    """
 
     members: Mapping[str, bytes]
     owners: Mapping[str, tuple[str, int]]
+    seen_ns: Mapping[str, int] = {}
+    current_ns: int = 0
+
+    def age_ms(self, time_ns: int) -> float:
+        """How long ago that was."""
+        return max(0, time_ns - self.current_ns) / 1_000_000
 
 
-def _owner(handle: Handle, value: bytes) -> tuple[str, int]:
+class Owner(msgspec.Struct):
+    """The record of a group's owner, as JSON in the registry."""
+
+    node: str
+    epoch: int
+
+
+class _Own(NamedTuple):
+    """A write of ours that the watch may not have told yet; no value: a deletion."""
+
+    value: bytes | None
+    revision: int
+    written_ns: int
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_owner = msgspec.json.Decoder(Owner).decode
+
+
+def _owner(key: str, value: bytes) -> tuple[str, int]:
     try:
-        return value[_EPOCH.size :].decode(), _EPOCH.unpack_from(value)[0]
-    except (struct.error, UnicodeDecodeError) as error:
-        raise Corrupt(f"owner record {handle.key!r}: {value[:32]!r} is none; delete it") from error
+        owner = _decode_owner(value)
+    except msgspec.MsgspecError as error:
+        raise Corrupt(f"owner record {key!r}: {value[:32]!r} is none; delete it") from error
+    return owner.node, owner.epoch
 
 
-class EmbeddedViews:
-    """Members and owners of one host's nodes, in the segment they all share."""
+class Views:
+    """Members and owners below `prefix`. For any thread.
 
-    def __init__(self, store: Store, prefix: bytes = PREFIX) -> None:
-        self._store = store
-        self._members = prefix + b"m/"
-        self._owners = prefix + b"o/"
-        self._prefix = prefix
-        self._watch: Watch | None = None
-        self._records: dict[bytes, Handle] = {}
+    `raise_fence(group, epoch)` is what makes a claim's promise true: the store's. `renew_ms`: an
+    unchanged record is not written again within that time. `view` never waits for the registry
+    (but the first does, a little); `publish`, `withdraw` and `claim` do, as long as its
+    timeout.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        prefix: str = PREFIX,
+        raise_fence: Callable[[str, int], object] | None = None,
+        renew_ms: int = 0,
+        clock: Callable[[], int] = now_ns,
+    ) -> None:
+        self._registry = registry
+        self._members = prefix + "m/"
+        self._owners = prefix + "o/"
+        self._raise_fence = raise_fence
+        self._renew_ns = renew_ms * 1_000_000
+        self._clock = clock
+        self._watch = registry.watch(prefix)
+        self._lock = threading.Lock()
+        self._own: dict[str, _Own] = {}
+        self._built_from: Mapping[str, Seen] | None = None
+        self._built = RawView({}, {})
+        self._looked = False
+
+    def close(self) -> None:
+        """Stop following; the registry itself is the caller's."""
+        self._watch.close()
+
+    # -- looking --
 
     def view(self) -> RawView:
-        """Members and owners as they are now, each record whole.
+        """Members and owners, as far as known. Raises RegistryUnavailable when the registry was
+        never reached yet, Corrupt for an owner's record that is none."""
+        snapshot = self._snapshot()
+        with self._lock:
+            if self._built_from is not snapshot.entries or self._own:
+                self._built = self._build(snapshot)
+                self._built_from = snapshot.entries
+            return self._built._replace(current_ns=snapshot.current_ns)
 
-        Costs a read per record, however many other items there are: which records exist is
-        followed by the change feed, and read anew only when that was overrun.
-        """
-        self._follow()
+    def _snapshot(self) -> Snapshot:
+        snapshot = self._watch.snapshot()
+        deadline_ns = now_ns() + FIRST_LOOK_MS * 1_000_000
+        while snapshot.current_ns == 0 and not self._looked and now_ns() < deadline_ns:
+            time.sleep(FIRST_LOOK_STEP_MS / 1000)
+            snapshot = self._watch.snapshot()
+        self._looked = True
+        if snapshot.current_ns == 0:
+            raise RegistryUnavailable(
+                self._registry.trouble() or "the registry was not reached yet; wait for it"
+            )
+        return snapshot
+
+    def _build(self, snapshot: Snapshot) -> RawView:
         members: dict[str, bytes] = {}
+        seen_ns: dict[str, int] = {}
         owners: dict[str, tuple[str, int]] = {}
-        for key, handle in list(self._records.items()):
-            try:
-                value = handle.read()
-            except NotFound:
-                del self._records[key]
-                continue
+        for key, seen in self._merged(snapshot).items():
             if key.startswith(self._members):
-                members[key[len(self._members) :].decode()] = value
+                node = key[len(self._members) :]
+                members[node] = seen.value
+                seen_ns[node] = seen.seen_ns
             elif key.startswith(self._owners):
-                owners[key[len(self._owners) :].decode()] = _owner(handle, value)
-        return RawView(members, owners)
+                owners[key[len(self._owners) :]] = _owner(key, seen.value)
+        return RawView(members, owners, seen_ns)
 
-    def _follow(self) -> None:
-        """Know the handle of every record."""
-        if self._watch is None:
-            self._watch = self._store.watch(self._prefix)
-            self._records = {handle.key: handle for handle in self._store.scan(self._prefix)}
-        try:
-            while changes := self._watch.poll():
-                for change in changes:
-                    if change.key not in self._records:
-                        self._learn(change.key)
-        except Overrun:
-            self._watch = None
-            self._follow()
+    def _merged(self, snapshot: Snapshot) -> Mapping[str, Seen]:
+        """What the watch has told, and our own writes that it has not. Caller holds the lock."""
+        self._own = {k: own for k, own in self._own.items() if own.revision > snapshot.revision}
+        if not self._own:
+            return snapshot.entries
+        merged = dict(snapshot.entries)
+        for key, own in self._own.items():
+            if own.value is None:
+                merged.pop(key, None)
+            else:
+                merged[key] = Seen(own.value, own.revision, own.written_ns)
+        return merged
 
-    def _learn(self, key: bytes) -> None:
-        try:
-            self._records[key] = self._store.lookup(key)
-        except NotFound:
-            return
+    def _wrote(self, key: str, value: bytes | None, revision: int, written_ns: int) -> None:
+        with self._lock:
+            known = self._own.get(key)
+            if known is None or known.revision < revision:
+                self._own[key] = _Own(value, revision, written_ns)
+
+    def _known(self, key: str) -> Seen | None:
+        snapshot = self._watch.snapshot()
+        with self._lock:
+            return self._merged(snapshot).get(key)
+
+    # -- writing --
 
     def publish(self, node: str, data: bytes) -> None:
-        """Replace the node's own record. Raises Full, TooBig, Unavailable."""
-        self._store.put(self._members + node.encode(), data)
+        """Replace the node's own record. Raises Full, RegistryUnavailable.
+
+        Each write names the one before it, so that one that was delayed on its way can never
+        replace a later one.
+        """
+        key = self._members + node
+        known = self._known(key)
+        written_ns = self._clock()
+        same = known is not None and known.value == data
+        if known is not None and same and written_ns - known.seen_ns < self._renew_ns:
+            return
+        expected = known.revision if known is not None else ABSENT
+        for _ in range(REPLACE_TRIES_MAX):
+            revision = self._registry.compare_and_swap(key, expected, data)
+            if revision is not None:
+                self._wrote(key, data, revision, written_ns)
+                return
+            found = self._registry.get(key)
+            expected = found.revision if found is not None else ABSENT
+        raise RegistryUnavailable(
+            f"record of node {node!r}: somebody else writes it all the time; is there "
+            "another node of that name?"
+        )
 
     def withdraw(self, node: str) -> None:
         """Remove the node's own record, if it has one."""
-        try:
-            self._store.lookup(self._members + node.encode()).delete()
-        except NotFound:
-            return
+        key = self._members + node
+        written_ns = self._clock()
+        revision = self._registry.commit([], {}, [key])
+        if revision is not None:
+            self._wrote(key, None, revision, written_ns)
 
     def claim(self, group: str, seen: tuple[str, int], node: str) -> tuple[str, int] | None:
         """Own `group` at the epoch after `seen` if that is still how it stands, else None.
@@ -108,31 +221,32 @@ class EmbeddedViews:
         When it returns an ownership, no write under an older epoch of the fence `group` can take
         effect any more. `seen` is ("", 0) for a group that nobody has owned yet.
         """
+        key = self._owners + group
         won = (node, seen[1] + 1)
-        if not self._swap(group, seen, _EPOCH.pack(won[1]) + node.encode()):
+        known = self._known(key)
+        entry = None if known is None else Entry(known.value, known.revision)
+        if not self._stands(key, entry, seen):
+            entry = self._registry.get(key)  # what we know may be old: ask
+            if not self._stands(key, entry, seen):
+                return None
+        expected = entry.revision if entry is not None else ABSENT
+        record = _encode(Owner(*won))
+        written_ns = self._clock()
+        revision = self._registry.commit([Check(key, expected)], {key: record})
+        if revision is None:
             return None
-        self._store.raise_fence(group, won[1])
+        self._wrote(key, record, revision, written_ns)
+        if self._raise_fence is not None:
+            self._raise_fence(group, won[1])
         return won
 
-    def _swap(self, group: str, seen: tuple[str, int], record: bytes) -> bool:
-        key = self._owners + group.encode()
-        for _ in range(CLAIM_TRIES_MAX):
-            try:
-                handle = self._store.lookup(key)
-                version, value = handle.read_versioned()
-            except NotFound:
-                if seen != NOBODY:
-                    return False
-                try:
-                    self._store.create(key, record)
-                except Exists:
-                    continue
-                return True
-            if _owner(handle, value) != seen:
-                return False
-            try:
-                if handle.compare_and_swap(version, record):
-                    return True
-            except NotFound:
-                continue
-        raise Unavailable(f"owner of group {group!r}: changes all the time; claim it again")
+    @staticmethod
+    def _stands(key: str, entry: Entry | None, seen: tuple[str, int]) -> bool:
+        return (NOBODY if entry is None else _owner(key, entry.value)) == seen
+
+
+class EmbeddedViews(Views):
+    """Members and owners of one host's nodes, in the segment they all share."""
+
+    def __init__(self, store: Store, prefix: str = EMBEDDED_PREFIX) -> None:
+        super().__init__(EmbeddedRegistry(store), prefix, store.raise_fence)
