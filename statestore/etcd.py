@@ -406,7 +406,7 @@ def _why(error: Exception) -> str:
     """urllib3's errors without their object names."""
     if isinstance(error, ReadTimeoutError):
         return "no answer in time"
-    if isinstance(error, ConnectTimeoutError):
+    if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
         return "no connection in time"
     text = str(error)
     if "[Errno" in text:
