@@ -31,7 +31,8 @@ static const char *const error_names[] = {
     [SEG_CORRUPT] = "Corrupt",          [SEG_WRONG_VERSION] = "WrongVersion",
     [SEG_TOO_BIG] = "TooBig",           [SEG_OVERRUN] = "Overrun",
     [SEG_UNAVAILABLE] = "Unavailable",  [SEG_CHANGED] = "Unavailable",
-    [SEG_INVALID] = "Invalid",
+    [SEG_INVALID] = "Invalid",          [SEG_AWAY] = "Unavailable",
+    [SEG_NOT_SERVING] = "Unavailable",
 };
 
 PyObject *fail_open(seg_status status, const char *why)
@@ -65,6 +66,12 @@ PyObject *fail(Segment *o, seg_status status, PyObject *key, uint64_t epoch_seen
         break;
     case SEG_INVALID:
         format = "item %R: the operation does not fit its value or its name in %U";
+        break;
+    case SEG_AWAY:
+        format = "item %R: its master is another member than that of %U; ask the cluster";
+        break;
+    case SEG_NOT_SERVING:
+        format = "item %R: the member of %U is outside the view, or its lease is over";
         break;
     case SEG_FENCED:
         text = PyUnicode_FromFormat("item %R: the grant is older than its fence, which stands at "

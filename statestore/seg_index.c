@@ -67,14 +67,14 @@ static word *bucket_of(const seg *s, uint64_t hash)
 }
 
 /* The key block of an item if it has one that lies in the segment with all of its `*len` bytes. */
-static const word *key_block(const seg *s, const struct item *it, size_t *len)
+static word *key_block(const seg *s, const struct item *it, size_t *len)
 {
     uint64_t at = (uint64_t)ref_of(get(&it->key)) << 4;
     if (at < s->at.heap || at + KEY_HEADER_BYTES > s->total) {
         return NULL;
     }
-    const word *block = (const word *)(s->base + at);
-    uint64_t n = peek(block + 1);
+    word *block = (word *)(s->base + at);
+    uint64_t n = peek(block + 1) & KEY_LENGTH_MASK;
     if (n > SEG_KEY_BYTES_MAX || at + KEY_HEADER_BYTES + ((n + 7) & ~7ull) > s->total) {
         return NULL;
     }
@@ -91,6 +91,18 @@ bool seg_item_key(const seg *s, const struct item *it, void *key, size_t *len, u
     *hash = peek(block);
     copy_out(key, block + 2, *len);
     return true;
+}
+
+word *seg_item_home(const seg *s, const struct item *it, uint64_t *home, uint64_t *hash)
+{
+    size_t ignored;
+    word *block = key_block(s, it, &ignored);
+    if (block == NULL) {
+        return NULL;
+    }
+    *hash = peek(block);
+    *home = get(block + 1);
+    return block + 1;
 }
 
 static bool has_key(const seg *s, const struct item *it, uint64_t hash, const void *key, size_t len)

@@ -1,7 +1,18 @@
 /* The segment's layout and the words it is made of. Included by the segment's own files only.
  *
- * Control word of an item:  version 43 | length 17 | FENCE | TTL | LIVE | active cell.
+ * Control word of an item:  version 42 | length 17 | AWAY | FENCE | TTL | LIVE | active cell.
  * Monotonic over the slot's life, through deletion and reuse, so a stale compare-and-swap fails.
+ *
+ * Bias word of a cell:  ABSOLUTE 1 | 63. Without ABSOLUTE the logical version is the control
+ * version plus this; with it, this itself. Whoever takes an item over, or raises a fence, bumps
+ * its control version: on a copy, which must claim exactly the version of the value it has, that
+ * may not show. So what is AWAY is absolute, and a local write makes it relative again.
+ *
+ * Home word, in the key block:  learners 16 | replicas 16 | want 4 | hint 4 | master 8 | key
+ * length 8. Last word of an item: `acked`, or the epoch of a fence with its top bit turned over,
+ * so that a late seg_ack never takes a fence for the item that was there before.
+ *
+ * A stub is AWAY and has no active cell.
  *
  * Lock word:  victim 32 | holder 32 (client ids). A victim is a client that was robbed while it
  * lived: it may still write into the item's blocks, so these are replaced before anything else.
@@ -36,23 +47,41 @@ typedef _Atomic uint64_t word;
 #define SLAB_SHIFT 18u
 #define SLAB_BYTES (1u << SLAB_SHIFT)
 #define CHAIN_STEPS_MAX 100000u
-#define CELL_HEADER_BYTES 8u /* the deadline */
-#define KEY_HEADER_BYTES 16u /* hash, length */
+#define CELL_HEADER_BYTES 16u /* deadline, bias */
+#define CELL_HEADER_WORDS 2u
+#define KEY_HEADER_BYTES 16u /* hash, home */
+#define MEMBER_WORDS 12u     /* slot and port, address 2, incarnation, node 8 */
+#define CLIENT_SAMPLES 16u   /* kept per client until the server takes them */
+
+/* Who is in the view: written by the server, under `seq` (odd while it writes). */
+struct roster {
+    word seq;
+    word check; /* of the words below and seq: two writers' mixture is never believed */
+    word who;   /* present 16 | leader 8 | self 8 */
+    word epoch;
+    word member[SEG_SLOTS_MAX][MEMBER_WORDS];
+};
 
 struct header {
     uint64_t magic;
     uint32_t layout;
     uint32_t header_bytes;
     uint64_t total;
-    uint64_t generation;
     uint64_t seed[2];
     uint64_t check; /* of everything above */
+    word generation; /* 0 while all items are being deleted */
+    word standing;   /* CLUSTERED, SERVING: asked by every access, beside the seed */
+    _Alignas(64) struct roster roster;
+    word lease_ns;
+    _Alignas(64) word applied;
     _Alignas(64) word feed_tail;
     _Alignas(64) word slab_top; /* slabs that were ever assigned */
     word sweeps_wanted;
     word sweeps_done;
     word robberies;
 };
+#define CLUSTERED 1u
+#define SERVING 2u
 
 enum counter {
     N_WRITES,
@@ -74,9 +103,10 @@ struct client {
     word item;            /* the item it works on */
     word fence;           /* its grant */
     word epoch;
-    word spare[2];
+    word sampled; /* samples ever taken */
+    word spare;
     _Alignas(64) word counters[N_COUNTERS];
-    word pad[8];
+    _Atomic uint32_t sample[CLIENT_SAMPLES];
 };
 
 struct slab {
@@ -93,7 +123,7 @@ struct item {
     word cell[2];
     word key;
     word next;
-    word epoch; /* of a fence; else unused */
+    word last; /* `acked`; of a fence: its epoch */
 };
 
 #define FEED_KEY_WORDS (SEG_KEY_BYTES_MAX / 8)
@@ -105,6 +135,8 @@ struct entry {
 };
 
 _Static_assert(sizeof(struct header) <= HEADER_BYTES, "the header is one page");
+_Static_assert(offsetof(struct header, standing) / 64 == offsetof(struct header, seed) / 64,
+               "what every access reads is one line");
 _Static_assert(sizeof(struct client) == 192, "layout");
 _Static_assert(sizeof(struct slab) == 16, "layout");
 _Static_assert(sizeof(struct item) == 64, "an item is one cache line");
@@ -141,6 +173,10 @@ struct seg {
     bool readonly;
     bool owns_mapping;
     uint64_t expire_cursor;
+    uint32_t until_sample; /* accesses to go */
+    uint32_t dice;
+    uint64_t *samples_seen; /* per client; made when first asked for */
+    uint32_t samples_from;
     uint64_t *alive_page; /* wiped by fork */
     uint32_t current[CLASSES]; /* the slab we last allocated from, + 1 */
     struct geometry geometry[CLASSES];
@@ -162,8 +198,9 @@ static inline bool cas(word *p, uint64_t old, uint64_t new)
 #define LIVE 2ull
 #define TTL 4ull
 #define FENCE 8ull
-#define LENGTH_SHIFT 4
-#define VERSION_SHIFT 21
+#define AWAY 16ull
+#define LENGTH_SHIFT 5
+#define VERSION_SHIFT 22
 static inline uint64_t length_of(uint64_t control) { return (control >> LENGTH_SHIFT) & 0x1ffff; }
 static inline uint64_t version_of(uint64_t control) { return control >> VERSION_SHIFT; }
 static inline uint64_t bumped(uint64_t control) { return control + (1ull << VERSION_SHIFT); }
@@ -171,6 +208,34 @@ static inline uint64_t bumped(uint64_t control) { return control + (1ull << VERS
 static inline uint64_t next_control(uint64_t control, uint64_t length, uint64_t flags)
 {
     return ((version_of(control) + 1) << VERSION_SHIFT) | (length << LENGTH_SHIFT) | flags;
+}
+
+#define ABSOLUTE (1ull << 63)
+/* What everybody outside calls the version of the value in a cell with that bias word. */
+static inline uint64_t logical_of(uint64_t control, uint64_t bias)
+{
+    return ((bias & ABSOLUTE) != 0 ? bias : version_of(control) + bias) & ~ABSOLUTE;
+}
+/* The bias of the next local write: it makes the logical version one more. */
+static inline uint64_t relative(uint64_t control, uint64_t bias)
+{
+    return ((bias & ABSOLUTE) != 0 ? bias - version_of(control) : bias) & ~ABSOLUTE;
+}
+
+#define KEY_LENGTH_MASK 0xffull
+static inline uint64_t home_word(const seg_home *home, size_t key_len)
+{
+    return (uint64_t)home->learners << 40 | (uint64_t)home->replicas << 24 |
+           (uint64_t)(home->want & 15) << 20 | (uint64_t)(home->hint & 15) << 16 |
+           (uint64_t)home->master << 8 | key_len;
+}
+static inline seg_home home_of(uint64_t w)
+{
+    return (seg_home){.learners = (uint16_t)(w >> 40),
+                      .replicas = (uint16_t)(w >> 24),
+                      .want = (w >> 20) & 15,
+                      .hint = (w >> 16) & 15,
+                      .master = (uint8_t)(w >> 8)};
 }
 
 #define MARK 1u
@@ -208,6 +273,9 @@ static inline void relax(void)
     __asm__ volatile("yield");
 #endif
 }
+
+/* May this client access anything? Asked first by each access to an item. */
+static inline bool seg_idle(const seg *s) { return peek(&s->header->standing) == CLUSTERED; }
 
 /* Segment memory is copied by relaxed 8-byte words, so that a concurrent writer is a stale or a
  * mixed copy and not undefined behaviour. */
@@ -284,6 +352,8 @@ uint64_t seg_hash(const seg *s, const void *key, size_t len);
 uint64_t seg_mix(const seg *s, uint64_t a, uint64_t b, uint64_t c);
 /* The key of an item: false when it has none (any more) or it makes no sense. */
 bool seg_item_key(const seg *s, const struct item *it, void *key, size_t *len, uint64_t *hash);
+/* The home word of an item and where it stands, with the hash of its key; NULL as above. */
+word *seg_item_home(const seg *s, const struct item *it, uint64_t *home, uint64_t *hash);
 /* As a writer: unlinks what is marked on the way. *head is the bucket as it was at the start. */
 enum found seg_chain_find(seg *s, uint64_t hash, const void *key, size_t len, uint64_t *head,
                           seg_handle *h);
@@ -315,12 +385,77 @@ void seg_reclaim(seg *s, const struct item *it, uint32_t ref);
 /* One version on: every publish that was prepared before fails. */
 uint64_t seg_bump(struct item *it);
 
+
 /* ---- seg_feed.c ---- */
 void seg_feed_push(seg *s, const void *key, size_t len, uint64_t hash);
 
 /* ---- seg_item.c ---- */
-bool seg_fenced(seg *s, const seg_grant *g, uint64_t *seen);
+/* A cell of at least `need` bytes of value at `cell[which]`; 0 with *status set otherwise. */
+uint32_t seg_prepare_cell(seg *s, struct item *it, uint64_t which, size_t need,
+                          seg_status *status);
+/* One access out of SEG_SAMPLE is remembered. */
+void seg_sample(seg *s, uint32_t item);
+static inline void seg_accessed(seg *s, uint32_t item)
+{
+    if (--s->until_sample == 0) {
+        seg_sample(s, item);
+    }
+}
+static inline void seg_fill_cell(seg *s, uint32_t ref, uint64_t deadline_ns, uint64_t bias,
+                                 const void *data, size_t len)
+{
+    word *cell = at_ref(s, ref);
+    poke(cell, deadline_ns);
+    POINT("deadline");
+    poke(cell + 1, bias);
+    POINT("bias");
+    copy_in(cell + CELL_HEADER_WORDS, 0, data, len);
+}
+/* The cell that counts under this control word; NULL: none (a stub), or it makes no sense. */
+static inline word *seg_cell(const seg *s, const struct item *it, uint64_t control)
+{
+    uint64_t at = (uint64_t)ref_of(peek(&it->cell[control & ACTIVE])) << 4;
+    uint64_t end = at + ((CELL_HEADER_BYTES + length_of(control) + 7) & ~7ull);
+    return at < s->at.heap || end > s->total ? NULL : (word *)(s->base + at);
+}
+static inline bool seg_is_stub(const struct item *it, uint64_t control)
+{
+    return (control & AWAY) != 0 && ref_of(peek(&it->cell[control & ACTIVE])) == 0;
+}
+
+/* ---- seg_make.c ---- */
+/* `copy` NULL: a local item, or a fence. */
 seg_status seg_make(seg *s, const void *key, size_t len, seg_new *n, uint64_t flags,
-                    seg_handle *out);
+                    const seg_copy *copy, seg_handle *out);
+/* Announce an operation and take it back: a raised fence finds the writes in flight. */
+static inline void seg_begin(seg *s, uint32_t item, const seg_grant *g)
+{
+    struct client *c = s->client;
+    poke(&c->item, item);
+    poke(&c->fence, g == NULL ? 0 : g->fence);
+    poke(&c->epoch, g == NULL ? 0 : g->epoch);
+    s->ops += 2;
+    put(&c->op, s->ops - 1);
+    POINT("announced");
+}
+static inline seg_status seg_done(seg *s, seg_status status)
+{
+    put(&s->client->op, s->ops);
+    POINT("withdrawn");
+    return status;
+}
+
+/* ---- seg_fence.c ---- */
+#define FENCE_EPOCH_FLIP (1ull << 63)
+bool seg_stale(seg *s, const seg_grant *g, uint64_t *seen);
+/* Is the grant older than its fence? To be asked after the control word was loaded. */
+static inline bool seg_fenced(seg *s, const seg_grant *g, uint64_t *seen)
+{
+    return g != NULL && g->fence != 0 && seg_stale(s, g, seen);
+}
+
+/* ---- seg_keep.c ---- */
+/* The next live item from *cursor on, no fence; NULL at the end. */
+struct item *seg_next_item(const seg *s, uint64_t *cursor, uint32_t *ref);
 
 #endif

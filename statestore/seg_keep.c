@@ -158,17 +158,15 @@ seg_status seg_housekeep(seg *s, uint64_t now_ns, seg_kept *kept)
         sweep(s, kept);
         put(&s->header->sweeps_done, wanted);
     }
-    expire(s, now_ns, kept);
+    if (!seg_clustered(s)) {
+        expire(s, now_ns, kept);
+    }
     return SEG_OK;
 }
 
-seg_status seg_scan(seg *s, uint64_t *cursor, const void *prefix, size_t prefix_len, void *key,
-                    size_t *key_len, seg_handle *out)
+struct item *seg_next_item(const seg *s, uint64_t *cursor, uint32_t *ref)
 {
     const struct geometry *g = &s->geometry[CLASS_ITEM];
-    if (!seg_usable(s)) {
-        return SEG_UNAVAILABLE;
-    }
     uint64_t total = slab_top(s) * g->count;
     uint32_t kind;
     while (*cursor < total) {
@@ -179,8 +177,24 @@ seg_status seg_scan(seg *s, uint64_t *cursor, const void *prefix, size_t prefix_
             continue;
         }
         ++*cursor;
-        uint32_t ref = seg_block_ref(s, slab, kind, index);
-        const struct item *it = at_ref(s, ref);
+        *ref = seg_block_ref(s, slab, kind, index);
+        struct item *it = at_ref(s, *ref);
+        if ((get(&it->control) & (LIVE | FENCE)) == LIVE) {
+            return it;
+        }
+    }
+    return NULL;
+}
+
+seg_status seg_scan(seg *s, uint64_t *cursor, const void *prefix, size_t prefix_len, void *key,
+                    size_t *key_len, seg_handle *out)
+{
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
+    const struct item *it;
+    uint32_t ref;
+    while ((it = seg_next_item(s, cursor, &ref)) != NULL) {
         for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
             uint64_t control = get(&it->control);
             if ((control & (LIVE | FENCE)) != LIVE) {
@@ -209,7 +223,7 @@ seg_status seg_stats_read(seg *s, seg_stats *out)
     if (!seg_usable(s)) {
         return SEG_UNAVAILABLE;
     }
-    out->generation = s->header->generation;
+    out->generation = get(&s->header->generation);
     out->total_bytes = s->at.slab_count * SLAB_BYTES;
     out->feed_sequence = get(&s->header->feed_tail);
     out->feed_capacity = s->at.entries;
@@ -326,7 +340,9 @@ seg_status seg_verify(seg *s, seg_verdict *v)
             }
             v->items++;
             uint32_t a = ref_of(get(&it->cell[0])), b = ref_of(get(&it->cell[1]));
-            v->torn_refs += (control & ACTIVE) != 0 ? b == 0 : a == 0;
+            bool stub = seg_is_stub(it, control);
+            v->torn_refs += !stub && ((control & ACTIVE) != 0 ? b == 0 : a == 0);
+            v->torn_refs += stub && length_of(control) != 0;
             v->shared_blocks += a != 0 && a == b;
             check_ref(s, ref, a, v);
             check_ref(s, ref, b, v);

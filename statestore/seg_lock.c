@@ -128,13 +128,22 @@ void seg_reap(seg *s, struct item *it)
 /* Take from a robbed, living `victim` every block that it may still write to. */
 static seg_status disarm(seg *s, struct item *it, uint32_t victim)
 {
+    uint64_t before = get(&it->control);
+    const word *cell = seg_cell(s, it, before);
+    uint64_t bias = cell == NULL ? 0 : peek(cell + 1);
     uint64_t control = seg_bump(it); /* from here on, what the victim prepared cannot publish */
+    if (control != bumped(before)) {
+        return SEG_CHANGED;
+    }
     if ((control & LIVE) != 0) {
         uint64_t active = control & ACTIVE;
         word *other = &it->cell[active ^ 1];
         uint64_t len = length_of(control);
         if (!detach(s, it, other, victim, 0)) {
             return SEG_CHANGED;
+        }
+        if (seg_is_stub(it, control)) {
+            goto disarmed;
         }
         uint64_t from = (uint64_t)ref_of(get(&it->cell[active])) << 4;
         uint64_t words = (CELL_HEADER_BYTES + len + 7) / 8;
@@ -151,6 +160,10 @@ static seg_status disarm(seg *s, struct item *it, uint32_t victim)
         for (uint64_t i = 0; i < words; i++) {
             poke(to + i, peek((const word *)(s->base + from) + i));
         }
+        if ((control & AWAY) == 0) {
+            /* The victim may be writing this very word; a version that was seen does not return. */
+            poke(to + 1, relative(before, bias));
+        }
         POINT("moved");
         uint64_t empty = get(other);
         if (!seg_held(s, it) || !cas(other, empty, ref_word(empty, fresh))) {
@@ -158,7 +171,7 @@ static seg_status disarm(seg *s, struct item *it, uint32_t victim)
             return SEG_CHANGED;
         }
         POINT("moved in");
-        uint64_t flags = (control & (LIVE | TTL | FENCE)) | (active ^ 1);
+        uint64_t flags = (control & (LIVE | TTL | FENCE | AWAY)) | (active ^ 1);
         if (!cas(&it->control, control, next_control(control, len, flags))) {
             return SEG_CHANGED;
         }
@@ -167,6 +180,7 @@ static seg_status disarm(seg *s, struct item *it, uint32_t victim)
             return SEG_CHANGED;
         }
     }
+disarmed:
     if (!cas(&it->lock, lock_word(s->me, victim), lock_word(s->me, 0))) {
         return SEG_CHANGED;
     }

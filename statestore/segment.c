@@ -276,6 +276,7 @@ static seg_status enter(seg *s, const char *path, char *why, size_t why_len)
     s->feed = (struct entry *)(s->base + s->at.feed);
     s->slabs = (struct slab *)(s->base + s->at.slabs);
     s->client = &s->scratch;
+    s->until_sample = SEG_SAMPLE;
     if (!s->readonly && !sign_in(s)) {
         say(why, why_len, "segment %s: all %u client slots are taken; close some process", path,
             SEG_CLIENTS_MAX);
@@ -410,6 +411,7 @@ void seg_close(seg *s)
     if (s->alive_page != MAP_FAILED) {
         munmap(s->alive_page, HEADER_BYTES);
     }
+    free(s->samples_seen);
     if (s->fd >= 0) {
         close(s->fd); /* drops the slot's lock */
     }

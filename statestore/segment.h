@@ -199,7 +199,8 @@ seg_status seg_plant(seg *s, const void *key, size_t key_len, const seg_copy *c,
 seg_status seg_overwrite(seg *s, seg_handle *h, const seg_copy *c);
 /* Set AWAY: when it returns no local write can publish any more. */
 seg_status seg_freeze(seg *s, seg_handle *h);
-/* Clear AWAY: the logical version becomes max(version + 1, at_least). SEG_INVALID: a stub. */
+/* Clear AWAY: the logical version becomes max(version + 1, at_least). SEG_INVALID: a stub. What is
+ * not away stays as it is. */
 seg_status seg_thaw(seg *s, seg_handle *h, uint64_t at_least);
 /* Make it a stub (AWAY, no value, its blocks freed). */
 seg_status seg_strip(seg *s, seg_handle *h);
@@ -236,8 +237,9 @@ seg_status seg_overdue(seg *s, uint64_t now_ns, uint64_t *cursor, seg_handle *ou
  * most cap; one per SEG_SAMPLE accesses. */
 #define SEG_SAMPLE 64u
 size_t seg_samples(seg *s, uint32_t *items, size_t cap);
-/* Delete every item (not the fences) and forget the cluster: this member begins anew, with a new
- * generation (its incarnation). */
+/* Delete every item (not the fences) and forget the view: this member begins anew, with a new
+ * generation (its incarnation). A clustered segment stays clustered and serves nothing. Whoever
+ * finds generation 0 must call it again: the last one did not come to its end. */
 seg_status seg_begin_anew(seg *s, uint64_t generation);
 
 /* ---- items ---- */

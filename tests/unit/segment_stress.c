@@ -7,6 +7,8 @@
  * kills    processes work at random and are killed at random
  * schedule processes are stopped at every store and a dice decides who goes on: every order of
  *          events can happen, and the seed repeats it
+ * cluster  what the functions for a cluster promise
+ * roster   the writer of the cluster's members is killed at each store
  */
 #include "segment_stress.h"
 
@@ -102,7 +104,7 @@ int main(int argc, char **argv)
     path = argv[2];
     rounds = atoi(argv[3]);
     fresh();
-    if (!concurrent_modes(argv[1])) {
+    if (!concurrent_modes(argv[1]) && !cluster_modes(argv[1], path)) {
         interrupted_modes(argv[1]);
     }
     unlink(path);

@@ -42,5 +42,7 @@ void keep(seg *s);
 void interrupted_modes(const char *mode);
 /* segment_concurrent.c */
 bool concurrent_modes(const char *mode);
+/* segment_cluster.c */
+bool cluster_modes(const char *mode, const char *segment_path);
 
 #endif

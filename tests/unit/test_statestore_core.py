@@ -87,6 +87,14 @@ def test_processes_killed_at_random(stress: Path, work: Path) -> None:
     run(stress, "kills", work / "kills", 150)
 
 
+def test_what_the_functions_for_a_cluster_promise(stress: Path, work: Path) -> None:
+    run(stress, "cluster", work / "cluster", 1)
+
+
+def test_the_roster_survives_a_writer_killed_at_each_store(stress: Path, work: Path) -> None:
+    run(stress, "roster", work / "roster", 1)
+
+
 def test_threads_under_the_address_sanitizer(stress: Path, work: Path) -> None:
     run(stress, "threads", work / "threads", 10000)
 

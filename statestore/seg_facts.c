@@ -1,0 +1,217 @@
+/* What stands about an item, from any copy: facts, values, homes; and the walks over all items.
+ *
+ * Knows: item words, home words. Must not know: members, messages, what follows from a fact.
+ */
+#include "seg_internal.h"
+
+/* One look at an item; false when it changed meanwhile. `cell` is NULL for a stub. */
+static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t control,
+                 const word *cell, seg_facts *out, uint64_t *hash)
+{
+    uint64_t home;
+    if (!seg_item_home(s, it, &home, hash)) {
+        return false;
+    }
+    *out = (seg_facts){
+        .version = cell == NULL ? 0 : logical_of(control, peek(cell + 1)),
+        .control = version_of(control),
+        .acked = peek(&it->last),
+        .auth = auth,
+        .deadline_ns = cell == NULL ? 0 : peek(cell),
+        .len = length_of(control),
+        .home = home_of(home),
+        .away = (control & AWAY) != 0,
+        .stub = cell == NULL,
+    };
+    atomic_thread_fence(memory_order_acquire);
+    return peek(&it->control) == control && peek(&it->auth) == auth;
+}
+
+/* SEG_NOT_FOUND: the slot is another's, or nobody's. */
+static seg_status facts_of(const seg *s, const struct item *it, uint64_t auth, seg_facts *out,
+                           uint64_t *hash)
+{
+    seg_status status = SEG_UNAVAILABLE;
+    for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
+        if (auth == 0 || peek(&it->auth) != auth) {
+            return SEG_NOT_FOUND;
+        }
+        uint64_t control = get(&it->control);
+        if ((control & (LIVE | FENCE)) != LIVE) {
+            return SEG_NOT_FOUND;
+        }
+        const word *cell = seg_cell(s, it, control);
+        bool stub = seg_is_stub(it, control);
+        if ((stub || cell != NULL) &&
+            look(s, it, auth, control, stub ? NULL : cell, out, hash)) {
+            return SEG_OK;
+        }
+        status = peek(&it->control) == control ? SEG_CORRUPT : SEG_UNAVAILABLE;
+        seg_pause(tries);
+    }
+    return status;
+}
+
+seg_status seg_facts_read(seg *s, const seg_handle *h, seg_facts *out)
+{
+    uint64_t ignored;
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
+    const struct item *it = seg_item(s, h->item);
+    return it == NULL ? SEG_NOT_FOUND : facts_of(s, it, h->auth, out, &ignored);
+}
+
+/* As facts_of, with the value. */
+static seg_status value_of(seg *s, const struct item *it, uint64_t auth, void *buf, size_t cap,
+                           size_t *len, seg_facts *out)
+{
+    uint64_t ignored;
+    for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
+        seg_status status = facts_of(s, it, auth, out, &ignored);
+        if (status != SEG_OK) {
+            return status;
+        }
+        uint64_t control = get(&it->control);
+        const word *cell = seg_cell(s, it, control);
+        if (version_of(control) != out->control) {
+            continue;
+        }
+        *len = out->len;
+        bool fits = !out->stub && out->len <= cap && cell != NULL;
+        if (fits) {
+            copy_out(buf, cell + CELL_HEADER_WORDS, out->len);
+        }
+        atomic_thread_fence(memory_order_acquire);
+        if (peek(&it->control) == control && peek(&it->auth) == auth) {
+            return out->stub ? SEG_AWAY : fits ? SEG_OK : SEG_TOO_BIG;
+        }
+        count(s, N_RETRIES);
+    }
+    return SEG_UNAVAILABLE;
+}
+
+seg_status seg_peek(seg *s, const void *key, size_t key_len, seg_handle *h, void *buf, size_t cap,
+                    size_t *len, seg_facts *facts)
+{
+    seg_facts own;
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
+    for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
+        const struct item *it = seg_item(s, h->item);
+        seg_status status = it == NULL ? SEG_NOT_FOUND
+                                       : value_of(s, it, h->auth, buf, cap, len,
+                                                  facts == NULL ? &own : facts);
+        if (status != SEG_NOT_FOUND) {
+            return status;
+        }
+        if (tries > 0 || h->auth != 0) {
+            count(s, N_AUTH_MISSES);
+        }
+        status = seg_lookup(s, key, key_len, h);
+        if (status != SEG_OK) {
+            return status;
+        }
+    }
+    return SEG_UNAVAILABLE;
+}
+
+seg_status seg_home_write(seg *s, const seg_handle *h, const seg_home *home)
+{
+    struct item *it = seg_item(s, h->item);
+    if (!seg_usable(s) || s->readonly) {
+        return SEG_UNAVAILABLE;
+    }
+    for (uint32_t tries = 0; tries < SEG_WRITE_TRIES_MAX; tries++) {
+        uint64_t hash, old;
+        word *at = it == NULL ? NULL : seg_item_home(s, it, &old, &hash);
+        /* The word was loaded before the auth: if it is still there, it was this item's. */
+        if (it == NULL || h->auth == 0 || get(&it->auth) != h->auth ||
+            (get(&it->control) & (LIVE | FENCE)) != LIVE) {
+            return SEG_NOT_FOUND;
+        }
+        if (at == NULL) {
+            return SEG_CORRUPT;
+        }
+        if (cas(at, old, home_word(home, old & KEY_LENGTH_MASK))) {
+            POINT("home");
+            return SEG_OK;
+        }
+    }
+    return SEG_UNAVAILABLE;
+}
+
+void seg_ack(seg *s, const seg_handle *h, uint64_t control)
+{
+    struct item *it = seg_usable(s) && !s->readonly ? seg_item(s, h->item) : NULL;
+    for (uint32_t tries = 0; it != NULL && tries < SEG_WRITE_TRIES_MAX; tries++) {
+        uint64_t old = get(&it->last);
+        if (h->auth == 0 || get(&it->auth) != h->auth || (get(&it->control) & FENCE) != 0 ||
+            (control != 0 && control <= old) || cas(&it->last, old, control)) {
+            return;
+        }
+    }
+}
+
+seg_status seg_key(seg *s, const seg_handle *h, void *key, size_t *key_len)
+{
+    uint64_t hash;
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
+    const struct item *it = seg_item(s, h->item);
+    for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
+        if (it == NULL || h->auth == 0 || peek(&it->auth) != h->auth) {
+            return SEG_NOT_FOUND;
+        }
+        uint64_t control = get(&it->control);
+        if ((control & (LIVE | FENCE)) != LIVE) {
+            return SEG_NOT_FOUND;
+        }
+        bool good = seg_item_key(s, it, key, key_len, &hash);
+        atomic_thread_fence(memory_order_acquire);
+        if (peek(&it->control) == control && peek(&it->auth) == h->auth) {
+            return good ? SEG_OK : SEG_CORRUPT;
+        }
+        seg_pause(tries);
+    }
+    return SEG_UNAVAILABLE;
+}
+
+seg_status seg_walk(seg *s, uint64_t *cursor, seg_handle *out, seg_facts *facts)
+{
+    struct item *it;
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
+    while ((it = seg_next_item(s, cursor, &out->item)) != NULL) {
+        out->auth = peek(&it->auth);
+        seg_status status = facts_of(s, it, out->auth, facts, &out->hash);
+        if (status != SEG_NOT_FOUND) {
+            return status;
+        }
+    }
+    return SEG_NOT_FOUND;
+}
+
+seg_status seg_overdue(seg *s, uint64_t now_ns, uint64_t *cursor, seg_handle *out)
+{
+    struct item *it;
+    seg_facts facts;
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
+    while ((it = seg_next_item(s, cursor, &out->item)) != NULL) {
+        if ((peek(&it->control) & (TTL | AWAY)) != TTL) {
+            continue;
+        }
+        out->auth = peek(&it->auth);
+        seg_status status = facts_of(s, it, out->auth, &facts, &out->hash);
+        if (status == SEG_OK && !facts.away && facts.deadline_ns != 0 &&
+            facts.deadline_ns <= now_ns) {
+            return SEG_OK;
+        }
+    }
+    return SEG_NOT_FOUND;
+}

@@ -1,0 +1,499 @@
+/* What the functions for a cluster promise, one after another, by one client at rest; and a roster
+ * whose writer died. */
+#include "segment_stress.h"
+
+static seg_handle find(seg *s, const char *key)
+{
+    seg_handle h;
+    CHECK(seg_lookup(s, key, strlen(key), &h) == SEG_OK, "lookup of %s", key);
+    return h;
+}
+
+static seg_facts facts(seg *s, const seg_handle *h)
+{
+    seg_facts f;
+    CHECK(seg_facts_read(s, h, &f) == SEG_OK, "facts");
+    return f;
+}
+
+static bool same_home(seg_home a, seg_home b)
+{
+    return a.replicas == b.replicas && a.learners == b.learners && a.master == b.master &&
+           a.want == b.want && a.hint == b.hint;
+}
+
+static seg_status write_to(seg *s, const char *key, const char *value)
+{
+    seg_op op = {.verb = SEG_WRITE, .data = value, .len = strlen(value)};
+    return update(s, key, &op);
+}
+
+/* The value any copy has, and its version. */
+static void peeked(seg *s, const char *key, const char *value, uint64_t version)
+{
+    uint8_t out[SEG_VALUE_BYTES_MAX];
+    size_t len;
+    seg_facts f;
+    seg_handle h = {0};
+    CHECK(seg_peek(s, key, strlen(key), &h, out, sizeof out, &len, &f) == SEG_OK, "peek %s", key);
+    CHECK(len == strlen(value) && memcmp(out, value, len) == 0, "%s is %.*s", key, (int)len, out);
+    CHECK(f.version == version && f.len == len && !f.stub, "%s is at %lu", key, f.version);
+}
+
+static void at(seg *s, const char *key, const char *value, uint64_t version)
+{
+    uint8_t out[SEG_VALUE_BYTES_MAX];
+    size_t len;
+    uint64_t now;
+    CHECK(get_value(s, key, out, &len, &now) == SEG_OK, "read of %s", key);
+    CHECK(len == strlen(value) && memcmp(out, value, len) == 0, "%s is %.*s", key, (int)len, out);
+    CHECK(now == version, "%s is at %lu, not %lu", key, now, version);
+    peeked(s, key, value, version);
+}
+
+static void is_away(seg *s, const char *key)
+{
+    uint8_t out[SEG_VALUE_BYTES_MAX];
+    size_t len;
+    seg_op ops[] = {{.verb = SEG_WRITE, .data = "x", .len = 1},
+                    {.verb = SEG_APPEND, .data = "x", .len = 1},
+                    {.verb = SEG_SWAP, .data = "x", .len = 1},
+                    {.verb = SEG_ADD, .delta = 1}};
+    CHECK(get_value(s, key, out, &len, NULL) == SEG_AWAY, "%s was read", key);
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
+        CHECK(update(s, key, &ops[i]) == SEG_AWAY, "verb %zu on %s", i, key);
+    }
+}
+
+static seg_copy copy_of(const char *value, uint64_t auth, uint64_t version)
+{
+    return (seg_copy){.auth = auth, .version = version, .value = value, .len = strlen(value)};
+}
+
+static void expect_feed(seg *s, seg_cursor *c, const char *key)
+{
+    uint8_t found[SEG_KEY_BYTES_MAX];
+    size_t len;
+    bool deleted;
+    CHECK(seg_poll(s, c, key, strlen(key), found, &len, &deleted) == SEG_OK, "%s was not told", key);
+}
+
+static void masters_and_copies(seg *s)
+{
+    seg_handle h, again;
+    seg_cursor c;
+    uint8_t out[16];
+    size_t len;
+    seg_copy copy = copy_of("one", 7, 41);
+    copy.home = (seg_home){.replicas = 0xa5c3, .learners = 0x1234, .master = 11, .want = 15,
+                           .hint = SEG_HINT_PIN};
+    CHECK(seg_watch(s, &c) == SEG_OK, "watch");
+    CHECK(seg_plant(s, "m", 1, &copy, &h) == SEG_OK && h.auth == 7, "plant");
+    expect_feed(s, &c, "m");
+    CHECK(seg_plant(s, "m", 1, &copy, &again) == SEG_EXISTS, "planted twice");
+    at(s, "m", "one", 41);
+    seg_facts f = facts(s, &h);
+    CHECK(f.auth == 7 && !f.away && !f.stub && f.acked == 0 && f.deadline_ns == 0, "facts of m");
+    CHECK(same_home(f.home, copy.home), "home of m");
+
+    /* Local writes count on from the version that was planted. */
+    CHECK(write_to(s, "m", "two") == SEG_OK, "write");
+    at(s, "m", "two", 42);
+    seg_op op = {.verb = SEG_SWAP, .data = "no", .len = 2, .version = 41};
+    CHECK(update(s, "m", &op) == SEG_CHANGED, "swap of another version");
+    op.version = 42;
+    CHECK(update(s, "m", &op) == SEG_OK, "swap");
+    at(s, "m", "no", 43);
+    f = facts(s, &h);
+
+    seg_ack(s, &h, f.control);
+    CHECK(facts(s, &h).acked == f.control, "ack");
+    seg_ack(s, &h, f.control - 1);
+    CHECK(facts(s, &h).acked == f.control, "ack lowered");
+    CHECK(seg_freeze(s, &h) == SEG_OK, "freeze");
+    expect_feed(s, &c, "m");
+    is_away(s, "m");
+    peeked(s, "m", "no", 43);
+    f = facts(s, &h);
+    CHECK(f.away && f.acked == f.control, "a frozen item loses its acknowledgement");
+    seg_ack(s, &h, 0);
+    CHECK(facts(s, &h).acked == 0, "ack is not set to 0");
+    CHECK(seg_freeze(s, &h) == SEG_OK && facts(s, &h).control == f.control, "freeze twice");
+
+    /* Copies: only newer ones. */
+    copy = copy_of("same", 7, 43);
+    CHECK(seg_overwrite(s, &h, &copy) == SEG_CHANGED, "the same version was written");
+    copy.version = 42;
+    CHECK(seg_overwrite(s, &h, &copy) == SEG_CHANGED, "an older version was written");
+    copy = copy_of("sixty", 7, 60);
+    copy.deadline_ns = 1234;
+    CHECK(seg_overwrite(s, &h, &copy) == SEG_OK, "overwrite");
+    peeked(s, "m", "sixty", 60);
+    CHECK(facts(s, &h).deadline_ns == 1234 && facts(s, &h).away, "facts of the copy");
+    CHECK(same_home(facts(s, &h).home, f.home), "a copy changed the home");
+    copy.version = 1ull << 63;
+    CHECK(seg_overwrite(s, &h, &copy) == SEG_INVALID, "version of 64 bits");
+
+    CHECK(seg_thaw(s, &h, 12) == SEG_OK, "thaw");
+    at(s, "m", "sixty", 61);
+    CHECK(facts(s, &h).deadline_ns == 1234, "thawed without its deadline");
+    CHECK(seg_overwrite(s, &h, &copy) == SEG_INVALID, "a master was overwritten");
+    CHECK(seg_thaw(s, &h, 1000) == SEG_OK, "thaw what is not away");
+    at(s, "m", "sixty", 61);
+    CHECK(seg_freeze(s, &h) == SEG_OK && seg_thaw(s, &h, 5ull << 36) == SEG_OK, "thaw in an epoch");
+    at(s, "m", "sixty", 5ull << 36);
+    op = (seg_op){.verb = SEG_APPEND, .data = "e", .len = 1};
+    CHECK(seg_freeze(s, &h) == SEG_OK && seg_thaw(s, &h, 0) == SEG_OK, "thaw");
+    CHECK(update(s, "m", &op) == SEG_OK, "append");
+    CHECK(facts(s, &h).version == (5ull << 36) + 2, "append in place counts on: %lx",
+          facts(s, &h).version);
+
+    /* Stubs. */
+    seg_home home = facts(s, &h).home;
+    CHECK(seg_strip(s, &h) == SEG_OK, "strip");
+    f = facts(s, &h);
+    CHECK(f.stub && f.away && f.len == 0 && f.version == 0 && f.deadline_ns == 0, "stub");
+    CHECK(same_home(f.home, home), "strip changed the home");
+    is_away(s, "m");
+    CHECK(seg_peek(s, "m", 1, &h, out, sizeof out, &len, NULL) == SEG_AWAY, "a stub was read");
+    CHECK(seg_thaw(s, &h, 0) == SEG_INVALID, "a stub was thawed");
+    CHECK(seg_strip(s, &h) == SEG_OK && seg_freeze(s, &h) == SEG_OK, "strip twice");
+    copy = copy_of("3", 7, 3);
+    CHECK(seg_overwrite(s, &h, &copy) == SEG_OK, "a stub takes any version");
+    peeked(s, "m", "3", 3);
+    CHECK(seg_peek(s, "m", 1, &h, out, 0, &len, NULL) == SEG_TOO_BIG && len == 1, "peek, no room");
+    CHECK(seg_thaw(s, &h, 0) == SEG_OK, "thaw");
+    at(s, "m", "3", 4);
+    CHECK(write_to(s, "m", "5") == SEG_OK, "write");
+    at(s, "m", "5", 5);
+    CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
+    expect_feed(s, &c, "m");
+    CHECK(seg_lookup(s, "m", 1, &again) == SEG_NOT_FOUND, "uprooted and there");
+    CHECK(seg_facts_read(s, &h, &f) == SEG_NOT_FOUND, "facts of nothing");
+    CHECK(seg_freeze(s, &h) == SEG_NOT_FOUND && seg_thaw(s, &h, 0) == SEG_NOT_FOUND &&
+              seg_strip(s, &h) == SEG_NOT_FOUND && seg_uproot(s, &h) == SEG_NOT_FOUND &&
+              seg_overwrite(s, &h, &copy) == SEG_NOT_FOUND &&
+              seg_home_write(s, &h, &f.home) == SEG_NOT_FOUND,
+          "something was done to nothing");
+    copy = (seg_copy){.auth = 9, .stub = true, .away = true};
+    CHECK(seg_plant(s, "m", 1, &copy, &h) == SEG_OK && facts(s, &h).stub, "plant a stub");
+    copy.away = false;
+    CHECK(seg_plant(s, "n", 1, &copy, &again) == SEG_INVALID, "a stub that is not away");
+    copy = copy_of("x", 0, 1);
+    CHECK(seg_plant(s, "n", 1, &copy, &again) == SEG_INVALID, "planted without auth");
+    CHECK(seg_uproot(s, &h) == SEG_OK, "uproot a stub");
+    CHECK(seg_watch(s, &c) == SEG_OK, "watch");
+    seg_note(s, "elsewhere", 9);
+    expect_feed(s, &c, "elsewhere");
+    keep(s);
+    sound(s, "masters and copies", true);
+}
+
+/* An item's slot has had many versions before: a planted version does not depend on them. */
+static void versions(seg *s)
+{
+    for (int life = 0; life < 20; life++) {
+        seg_copy copy = copy_of("v", 100 + (uint64_t)life, 1);
+        seg_handle h;
+        copy.away = life % 2 == 0;
+        CHECK(seg_plant(s, "v", 1, &copy, &h) == SEG_OK, "plant");
+        CHECK(facts(s, &h).version == 1, "life %d begins at %lu", life, facts(s, &h).version);
+        CHECK(!copy.away || seg_thaw(s, &h, 0) == SEG_OK, "thaw");
+        uint64_t version = copy.away ? 2 : 1;
+        for (int i = 0; i < 5; i++) {
+            CHECK(write_to(s, "v", "w") == SEG_OK, "write");
+            at(s, "v", "w", ++version);
+        }
+        CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
+    }
+}
+
+static void homes(seg *s)
+{
+    uint8_t key[SEG_KEY_BYTES_MAX], found[SEG_KEY_BYTES_MAX];
+    size_t len;
+    memset(key, 'k', sizeof key);
+    for (size_t n = 1; n <= sizeof key; n += 21) {
+        seg_copy copy = copy_of("h", n, 1);
+        seg_handle h;
+        CHECK(seg_plant(s, key, n, &copy, &h) == SEG_OK, "plant");
+        seg_home home = {0xffff, 0xffff, 255, 15, SEG_HINT_PIN};
+        CHECK(seg_home_write(s, &h, &home) == SEG_OK, "home");
+        CHECK(same_home(facts(s, &h).home, home), "home is another");
+        home = (seg_home){0};
+        CHECK(seg_home_write(s, &h, &home) == SEG_OK, "home");
+        CHECK(same_home(facts(s, &h).home, home), "home is another");
+        CHECK(seg_key(s, &h, found, &len) == SEG_OK && len == n && memcmp(found, key, n) == 0, "key");
+        CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
+        CHECK(seg_key(s, &h, found, &len) == SEG_NOT_FOUND, "key of nothing");
+    }
+}
+
+static void walks(seg *s)
+{
+    enum { ITEMS = 50 };
+    char key[16];
+    uint64_t cursor = 0, seen = 0, late = 0;
+    uint32_t fence;
+    seg_handle h;
+    seg_facts f;
+    CHECK(seg_fence(s, "w", 1, true, &fence) == SEG_OK, "fence");
+    for (unsigned i = 0; i < ITEMS; i++) {
+        seg_copy copy = copy_of("w", 1000 + i, 1 + i);
+        snprintf(key, sizeof key, "w/%u", i);
+        copy.away = i % 2 == 0;
+        copy.stub = i % 4 == 0;
+        copy.deadline_ns = i % 3 == 0 ? 100 + i : 0;
+        CHECK(seg_plant(s, key, strlen(key), &copy, &h) == SEG_OK, "plant");
+    }
+    while (seg_walk(s, &cursor, &h, &f) == SEG_OK) {
+        unsigned i = (unsigned)(f.auth - 1000);
+        CHECK(i < ITEMS && (seen >> i & 1) == 0 && h.auth == f.auth, "walk finds %lu", f.auth);
+        seen |= 1ull << i;
+        CHECK(f.away == (i % 2 == 0) && f.stub == (i % 4 == 0), "walk: facts of %u", i);
+        CHECK(f.version == (f.stub ? 0 : 1 + i), "walk: version of %u", i);
+        snprintf(key, sizeof key, "w/%u", i);
+        CHECK(find(s, key).item == h.item && find(s, key).hash == h.hash, "walk: handle of %u", i);
+    }
+    CHECK(seen == (1ull << ITEMS) - 1, "walk saw %lx", seen);
+    for (cursor = 0; seg_overdue(s, 121, &cursor, &h) == SEG_OK;) {
+        unsigned i = (unsigned)(h.auth - 1000);
+        CHECK(i % 2 == 1 && i % 3 == 0 && i <= 21, "%u is not overdue", i);
+        late |= 1ull << i;
+    }
+    CHECK(late == (1ull << 3 | 1ull << 9 | 1ull << 15 | 1ull << 21), "overdue: %lx", late);
+    for (cursor = 0; seg_walk(s, &cursor, &h, &f) == SEG_OK;) {
+        CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
+    }
+}
+
+static void a_fence_is_no_item(seg *s)
+{
+    seg_handle h;
+    uint32_t fence;
+    bool raised;
+    seg_facts f;
+    seg_copy copy = copy_of("a", 77, 1);
+    CHECK(seg_plant(s, "a", 1, &copy, &h) == SEG_OK, "plant");
+    seg_ack(s, &h, 1000);
+    uint32_t item = h.item;
+    CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
+    CHECK(seg_fence(s, "new", 3, true, &fence) == SEG_OK && fence == item, "another slot");
+    CHECK(seg_fence_epoch(s, fence) == 0, "a fence begins at %lu", seg_fence_epoch(s, fence));
+    CHECK(seg_fence_raise(s, fence, UINT64_MAX, &raised) == SEG_OK && raised, "raise");
+    CHECK(seg_fence_epoch(s, fence) == UINT64_MAX, "raised to %lu", seg_fence_epoch(s, fence));
+    CHECK(seg_lookup(s, "\0fence/new", 10, &h) == SEG_OK, "lookup");
+    seg_ack(s, &h, 5);
+    seg_ack(s, &h, 0);
+    CHECK(seg_fence_epoch(s, fence) == UINT64_MAX, "an ack changed a fence");
+    CHECK(seg_facts_read(s, &h, &f) == SEG_NOT_FOUND && seg_freeze(s, &h) == SEG_INVALID &&
+              seg_uproot(s, &h) == SEG_INVALID,
+          "a fence is an item");
+}
+
+static seg_cluster some_cluster(void)
+{
+    seg_cluster c = {.clustered = true, .serving = true, .self = 2, .leader = 15, .epoch = 77,
+                     .lease_ns = 99, .applied = 1234, .present = 0x8004};
+    for (int slot = 2; slot < 16; slot += 13) {
+        seg_member *m = &c.member[slot];
+        m->slot = (uint8_t)slot;
+        memset(m->ip, 0x10 + slot, sizeof m->ip);
+        m->port = (uint16_t)(65000 + slot);
+        m->incarnation = UINT64_MAX - (uint64_t)slot;
+        memset(m->node, 'a' + slot, SEG_NODE_BYTES_MAX);
+    }
+    return c;
+}
+
+static void same_cluster(const seg_cluster *a, const seg_cluster *b, const char *when)
+{
+    CHECK(a->clustered == b->clustered && a->serving == b->serving && a->self == b->self &&
+              a->leader == b->leader && a->epoch == b->epoch && a->lease_ns == b->lease_ns &&
+              a->applied == b->applied && a->present == b->present,
+          "%s: another cluster", when);
+    for (int slot = 0; slot < 16; slot++) {
+        const seg_member *x = &a->member[slot], *y = &b->member[slot];
+        CHECK(x->slot == y->slot && x->port == y->port && x->incarnation == y->incarnation &&
+                  memcmp(x->ip, y->ip, sizeof x->ip) == 0 && strcmp(x->node, y->node) == 0,
+              "%s: another member %d", when, slot);
+    }
+}
+
+static void clusters(seg *s)
+{
+    seg_cluster none = {0}, now, some = some_cluster();
+    seg_new n = {.value = "x", .len = 1};
+    seg_copy copy = copy_of("c", 5, 1);
+    seg_handle h;
+    uint8_t out[8];
+    size_t len;
+    seg_op gone = {.verb = SEG_DELETE}, late = {.verb = SEG_EXPIRE, .deadline_ns = 10};
+    seg_kept kept;
+    CHECK(seg_cluster_read(s, &now) == SEG_OK, "read nothing");
+    same_cluster(&now, &none, "at first");
+    CHECK(!seg_clustered(s) && seg_serving(s) && seg_epoch(s) == 0, "at first");
+    seg_serve(s, false);
+    CHECK(seg_serving(s), "an embedded segment always serves");
+
+    CHECK(seg_cluster_write(s, &some) == SEG_OK && seg_cluster_read(s, &now) == SEG_OK, "write");
+    same_cluster(&now, &some, "written");
+    CHECK(seg_clustered(s) && seg_serving(s) && seg_epoch(s) == 77 && seg_lease_ns(s) == 99, "words");
+    seg_lease(s, 100);
+    seg_applied(s, 1235);
+    some.lease_ns = 100;
+    some.applied = 1235;
+    CHECK(seg_cluster_read(s, &now) == SEG_OK, "read");
+    same_cluster(&now, &some, "lease and applied");
+
+    CHECK(seg_create(s, "c", 1, &n, &h) == SEG_INVALID, "a client made an item by itself");
+    copy.deadline_ns = 5;
+    CHECK(seg_plant(s, "c", 1, &copy, &h) == SEG_OK, "plant");
+    CHECK(update(s, "c", &gone) == SEG_INVALID && update(s, "c", &late) == SEG_INVALID,
+          "a client deleted an item by itself");
+    CHECK(seg_housekeep(s, 10, &kept) == SEG_OK && kept.expired == 0, "housekeeping expired it");
+    at(s, "c", "c", 1);
+    seg_serve(s, false);
+    CHECK(!seg_serving(s) && get_value(s, "c", out, &len, NULL) == SEG_NOT_SERVING &&
+              write_to(s, "c", "y") == SEG_NOT_SERVING,
+          "served without leave");
+    peeked(s, "c", "c", 1);
+    CHECK(seg_freeze(s, &h) == SEG_OK && seg_thaw(s, &h, 0) == SEG_OK, "the server goes on");
+    seg_serve(s, true);
+    at(s, "c", "c", 2);
+
+    uint32_t fence;
+    bool raised;
+    uint64_t cursor = 0;
+    CHECK(seg_fence(s, "kept", 4, true, &fence) == SEG_OK &&
+              seg_fence_raise(s, fence, 3, &raised) == SEG_OK,
+          "raise");
+    CHECK(seg_begin_anew(s, 0) == SEG_INVALID && seg_begin_anew(s, 4242) == SEG_OK, "begin anew");
+    CHECK(seg_generation(s) == 4242 && seg_clustered(s) && !seg_serving(s), "after begin anew");
+    CHECK(seg_cluster_read(s, &now) == SEG_OK && now.present == 0 && now.epoch == 0, "forgotten");
+    CHECK(seg_scan(s, &cursor, "", 0, out, &len, &h) == SEG_NOT_FOUND, "an item is left");
+    CHECK(seg_fence_epoch(s, fence) == 3, "the fence is lost");
+    CHECK(seg_cluster_write(s, &none) == SEG_OK && seg_serving(s) && !seg_clustered(s), "embedded");
+    CHECK(seg_create(s, "c", 1, &n, &h) == SEG_OK && update(s, "c", &gone) == SEG_OK, "embedded");
+    keep(s);
+    sound(s, "clusters", true);
+}
+
+static void readonly_clients(const char *segment_path)
+{
+    char why[256];
+    seg *r;
+    seg_handle h = {1, 1, 1};
+    seg_home home = {0};
+    seg_cluster c = {0};
+    seg_copy copy = copy_of("r", 1, 1);
+    CHECK(seg_open(segment_path, true, &r, why, sizeof why) == SEG_OK, "open: %s", why);
+    CHECK(seg_plant(r, "r", 1, &copy, &h) == SEG_UNAVAILABLE &&
+              seg_cluster_write(r, &c) == SEG_UNAVAILABLE &&
+              seg_begin_anew(r, 1) == SEG_UNAVAILABLE &&
+              seg_home_write(r, &h, &home) == SEG_UNAVAILABLE && seg_freeze(r, &h) == SEG_UNAVAILABLE,
+          "a reader wrote");
+    seg_ack(r, &h, 1);
+    seg_serve(r, false);
+    seg_lease(r, 1);
+    seg_note(r, "r", 1);
+    seg_close(r);
+}
+
+/* A sample says which items local clients use, and nothing about the server's own accesses. */
+static void samples(seg *s)
+{
+    enum { READS = 64 * 400 };
+    uint32_t found[64];
+    uint8_t out[8];
+    size_t len, n, mine = 0;
+    seg_cluster c = {.clustered = true, .serving = true};
+    seg_copy copy = copy_of("s", 11, 1);
+    seg_handle h;
+    CHECK(seg_cluster_write(s, &c) == SEG_OK, "cluster");
+    CHECK(seg_plant(s, "s", 1, &copy, &h) == SEG_OK, "plant");
+    seg *client = enter();
+    CHECK(seg_samples(s, found, 64) == 0, "samples at first");
+    for (int i = 0; i < READS; i++) {
+        CHECK(seg_read(client, "s", 1, &h, out, sizeof out, &len, NULL) == SEG_OK, "read");
+        CHECK(seg_read(s, "s", 1, &h, out, sizeof out, &len, NULL) == SEG_OK, "read");
+        n = seg_samples(s, found, 64);
+        for (size_t k = 0; k < n; k++) {
+            CHECK(found[k] == h.item, "sample of %u", found[k]);
+        }
+        mine += n;
+    }
+    CHECK(mine > READS / SEG_SAMPLE / 2 && mine < READS / SEG_SAMPLE * 2, "%zu samples", mine);
+    for (int i = 0; i < READS; i++) {
+        CHECK(seg_read(client, "s", 1, &h, out, sizeof out, &len, NULL) == SEG_OK, "read");
+    }
+    CHECK(seg_samples(s, found, 3) == 3, "cap");
+    n = seg_samples(s, found, 64);
+    CHECK(n > 0 && n < 64, "%zu samples are kept", n);
+    seg_close(client);
+    CHECK(seg_begin_anew(s, 1) == SEG_OK, "begin anew");
+    c.clustered = false;
+    CHECK(seg_cluster_write(s, &c) == SEG_OK, "cluster");
+}
+
+/* The roster's writer dies at each store: the old one, the new one, or nobody knows. */
+static void roster(void)
+{
+    seg_cluster old = some_cluster(), new = some_cluster(), now;
+    long point = 1, torn = 0;
+    new.epoch = 78;
+    new.leader = 2;
+    new.present = 0x0004;
+    memset(&new.member[15], 0, sizeof new.member[15]);
+    for (bool hit = true; hit; point++) {
+        seg *s = enter();
+        int state;
+        CHECK(seg_cluster_write(s, &old) == SEG_OK, "roster: write");
+        pid_t pid = fork();
+        CHECK(pid >= 0, "fork");
+        if (pid == 0) {
+            signal_at_point = SIGKILL;
+            seg *mine = enter();
+            countdown = point;
+            (void)seg_cluster_write(mine, &new);
+            _exit(0);
+        }
+        CHECK(waitpid(pid, &state, 0) == pid, "waitpid");
+        hit = WIFSIGNALED(state);
+        seg_status status = seg_cluster_read(s, &now);
+        if (status == SEG_UNAVAILABLE) {
+            torn++;
+        } else {
+            CHECK(status == SEG_OK && (now.epoch == 77 || now.epoch == 78), "roster: %d", status);
+            now.serving = true;
+            same_cluster(&now, now.epoch == 77 ? &old : &new, "a dead writer");
+        }
+        CHECK(seg_cluster_write(s, &new) == SEG_OK && seg_cluster_read(s, &now) == SEG_OK, "repair");
+        same_cluster(&now, &new, "repaired");
+        seg_close(s);
+    }
+    CHECK(torn > 10, "the roster was torn only %ld times", torn);
+}
+
+bool cluster_modes(const char *mode, const char *segment_path)
+{
+    if (strcmp(mode, "cluster") == 0) {
+        seg *s = enter();
+        masters_and_copies(s);
+        versions(s);
+        homes(s);
+        walks(s);
+        a_fence_is_no_item(s);
+        clusters(s);
+        readonly_clients(segment_path);
+        samples(s);
+        keep(s);
+        sound(s, "cluster", true);
+        seg_close(s);
+    } else if (strcmp(mode, "roster") == 0) {
+        roster();
+    } else {
+        return false;
+    }
+    return true;
+}
