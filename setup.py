@@ -3,15 +3,36 @@
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 FLAGS = ["-std=c11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"]
 ABI = [("Py_LIMITED_API", "0x030b0000"), ("_GNU_SOURCE", "1")]
+STATE = Path("statestore")
 
 
-def extension(name: str, sources: list[str], depends: list[str], include: list[str]) -> Extension:
+def sources(*patterns: str) -> list[str]:
+    return sorted(str(path) for pattern in patterns for path in STATE.glob(pattern))
+
+
+# libdal: what a network function in C links with, and what the Python binding is made of.
+DAL = sources("seg*.c", "link*.c", "crypto.c", "keys.c", "wire.c", "client*.c", "dal*.c")
+NODE = sources("_node*.c", "node*.c")
+STATE_HEADERS = sources("*.h")
+
+
+class Build(build_ext):
+    """As ever, but libdal is no Python module: it has the name that linkers look for."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        if fullname.rpartition(".")[2] == "libdal":
+            return f"{fullname.replace('.', '/')}.so"
+        return str(super().get_ext_filename(fullname))
+
+
+def extension(name: str, files: list[str], depends: list[str], include: list[str]) -> Extension:
     return Extension(
         name,
-        sources,
+        files,
         depends=depends,
         include_dirs=include,
         define_macros=ABI,
@@ -23,14 +44,12 @@ def extension(name: str, sources: list[str], depends: list[str], include: list[s
 setup(
     ext_modules=[
         extension(
-            "statestore._segment",
-            [
-                "statestore/_segment.c",
-                "statestore/_segment_items.c",
-                *sorted(str(path) for path in Path("statestore").glob("seg*.c")),
-            ],
-            ["statestore/segment.h", "statestore/seg_internal.h", "statestore/_segment.h"],
-            ["statestore"],
+            "statestore._segment", [*sources("_segment*.c"), *DAL], STATE_HEADERS, ["statestore"]
+        ),
+        extension("statestore.libdal", DAL, STATE_HEADERS, ["statestore"]),
+        *(
+            extension("statestore._node", [*NODE, *DAL], STATE_HEADERS, ["statestore"])
+            for _ in sources("_node.c")
         ),
         extension(
             "bgf.media._xdp",
@@ -50,5 +69,6 @@ setup(
             ["bgf/lab", "bgf/lab/bpf", "bgf/media/bpf"],
         ),
     ],
+    cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

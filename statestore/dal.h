@@ -85,14 +85,23 @@ typedef struct {
     uint64_t timeout_ns;  /* of one operation */
     bool busy;            /* spin for answers instead of sleeping */
     bool readonly;
-    dal_write write;      /* defaults handed back to you; the library itself does not use them */
+    dal_write write;      /* room for your defaults; the library itself does not use them */
 } dal_options;
 #define DAL_DEFAULTS ((dal_options){.timeout_ns = 1000000000ull})
+#define DAL_NO_SLOT 255u
 
 typedef struct {
     uint16_t replicas, learners;
     uint8_t master, want, hint;
 } dal_home;
+
+typedef struct {
+    char node[64], address[64]; /* name; IP and port */
+    uint64_t incarnation;
+    uint8_t slot;
+    bool leader, self; /* self: the server of this host */
+} dal_member;
+#define DAL_MEMBERS_MAX 16u
 
 DAL_API dal_status dal_open(const char *address, const dal_options *o, dal **out, char *why,
                             size_t why_len);
@@ -129,7 +138,8 @@ DAL_API dal_status dal_delete(dal *d, dal_handle *h, dal_write *w);
 /* Wait until what stands now is on all replicas. */
 DAL_API dal_status dal_ensure(dal *d, dal_handle *h);
 
-/* *cursor begins at 0; DAL_NOT_FOUND at the end. `key` has DAL_KEY_BYTES_MAX; h->key points to it. */
+/* *cursor begins at 0; DAL_NOT_FOUND at the end. `key` has DAL_KEY_BYTES_MAX; h->key points to it. Keep
+ * the cursor in one place: over the network a batch waits beside the address of it. */
 DAL_API dal_status dal_scan(dal *d, uint64_t *cursor, const void *prefix, size_t prefix_len, void *key,
                             dal_handle *h);
 /* *cursor begins at 0 (from now on). DAL_NOT_FOUND: nothing yet. DAL_OVERRUN: scan, then go on. */
@@ -143,6 +153,10 @@ DAL_API dal_status dal_raise(dal *d, const char *fence, size_t len, uint64_t epo
 
 DAL_API dal_status dal_home_of(dal *d, dal_handle *h, dal_home *out);
 DAL_API dal_status dal_move(dal *d, dal_handle *h, uint8_t to_slot);
+
+/* The view: who is a member. An embedded segment has none (DAL_OK, *count 0). */
+DAL_API dal_status dal_members(dal *d, dal_member *out /* DAL_MEMBERS_MAX */, size_t *count,
+                               uint64_t *epoch);
 
 DAL_API dal_status dal_inbox(dal *d, const char *name, size_t len);
 /* The next message of this client's inboxes; DAL_NOT_FOUND: none. Never waits. */
