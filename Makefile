@@ -3,11 +3,14 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CODE := bgf statestore failover benchmarks tests setup.py
 
-.PHONY: help setup setup-bpf demo test verify fix bench bpf-check bpf clean
+.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bpf-check bpf clean
 
 help:
 	@echo 'make demo       set up, run the lab cluster, kill a gateway under 100 real calls, show the outage'
 	@echo 'make test       set up, run all tests, fast ones first'
+	@echo 'make simulate   the state plane in 10,000 simulated clusters; failing seeds are printed (FIRST=1 COUNT=10000)'
+	@echo 'make model      the formal model of view change, migration and fencing, checked by spin'
+	@echo 'make fuzz       libFuzzer on every message parser of the state plane'
 	@echo 'make verify     style, types, walls; never writes'
 	@echo 'make fix        repair style'
 	@echo 'make bench      the benchmarks, quick forms (RUNS=10 for the ten-run outage figures)'
@@ -28,6 +31,17 @@ demo: setup
 
 test: setup
 	@$(PY) -m pytest tests/test_house.py tests/unit tests/contract tests/simulation tests/kernel tests/integration
+
+FIRST ?= 1
+COUNT ?= 10000
+simulate: setup
+	@scripts/simulate.sh $(FIRST) $(COUNT)
+
+model: setup
+	@scripts/model.sh
+
+fuzz: setup
+	@scripts/fuzz.sh
 
 verify: setup
 	@.venv/bin/ruff check --no-cache $(CODE)
