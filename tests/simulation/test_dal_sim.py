@@ -1,8 +1,9 @@
 """The state plane's protocol with its real C code, in simulated clusters: dal/sim.h says how.
 
-A seed is a whole history: members, clients, faults, the network. A failure prints its seed, the rule
-that was broken and the last events; `dal_sim --seed N --trace` shows all of them. `make simulate` runs
-10,000. The mutants are the proof that the checks bite: each takes one safeguard out of the engine.
+A seed is a whole history: members, clients, faults, the network. A failure prints its seed, the
+rule that was broken and the last events; `dal_sim --seed N --trace` shows all of them.
+`make simulate` runs 10,000. The mutants are the proof that the checks bite: each takes one
+safeguard out of the engine.
 """
 
 from __future__ import annotations
