@@ -95,3 +95,26 @@ seg_status seg_fence_raise(seg *s, uint32_t fence, uint64_t epoch, bool *raised)
     *raised = true;
     return SEG_OK;
 }
+
+seg_status seg_fence_walk(seg *s, uint64_t *cursor, void *name, size_t *len, uint64_t *epoch)
+{
+    uint8_t key[SEG_KEY_BYTES_MAX];
+    size_t key_len;
+    uint64_t hash;
+    uint32_t ref;
+    struct item *it;
+    if (!seg_usable(s)) {
+        return SEG_UNAVAILABLE;
+    }
+    while ((it = seg_next_item(s, cursor, &ref)) != NULL) {
+        if ((get(&it->control) & (LIVE | FENCE)) == (LIVE | FENCE) &&
+            seg_item_key(s, it, key, &key_len, &hash) && key_len >= FENCE_PREFIX_BYTES &&
+            memcmp(key, FENCE_PREFIX, FENCE_PREFIX_BYTES) == 0) {
+            *len = key_len - FENCE_PREFIX_BYTES;
+            memcpy(name, key + FENCE_PREFIX_BYTES, *len);
+            *epoch = seg_fence_epoch(s, ref);
+            return SEG_OK;
+        }
+    }
+    return SEG_NOT_FOUND;
+}

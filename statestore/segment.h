@@ -233,6 +233,9 @@ seg_status seg_key(seg *s, const seg_handle *h, void *key /* SEG_KEY_BYTES_MAX *
 seg_status seg_walk(seg *s, uint64_t *cursor, seg_handle *out, seg_facts *facts);
 /* Items whose deadline lies before now and that are not away; as seg_walk. */
 seg_status seg_overdue(seg *s, uint64_t now_ns, uint64_t *cursor, seg_handle *out);
+/* Every fence with its epoch; as seg_walk. */
+seg_status seg_fence_walk(seg *s, uint64_t *cursor, void *name /* SEG_KEY_BYTES_MAX */, size_t *len,
+                          uint64_t *epoch);
 /* A sample of what local clients have accessed since the last call: item references (handles' `item`), at
  * most cap; one per SEG_SAMPLE accesses. */
 #define SEG_SAMPLE 64u

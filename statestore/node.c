@@ -1,0 +1,444 @@
+/* The engine's frame: made, fed with datagrams and time, drained of datagrams.
+ *
+ * Knows: which part a message is for, whether this member serves. Must not know: what the parts do
+ * with it (node_map.c, node_copy.c, node_move.c, node_serve.c).
+ */
+#include "node_internal.h"
+
+node *node_new(const node_config *c, uint64_t now_ns)
+{
+    node *n = calloc(1, sizeof *n);
+    if (n == NULL) {
+        return NULL;
+    }
+    n->c = *c;
+    strncpy(n->name, c->name, SEG_NODE_BYTES_MAX);
+    n->seg = c->segment;
+    n->link = c->link;
+    n->now = now_ns;
+    n->random = c->random | 1;
+    n->next_id = now_ns | 1ull << 50; /* above errands' ids, and higher than those of an earlier process on this host */
+    n->self = NOBODY;
+    n->log = calloc(NODE_LOG_OPS_MAX, sizeof *n->log);
+    n->proposal = calloc(NODE_PROPOSALS_MAX + 1, sizeof *n->proposal);
+    n->request = calloc(NODE_REQUESTS_MAX + 1, sizeof *n->request);
+    n->flight = calloc(NODE_FLIGHT_MAX + 1, sizeof *n->flight);
+    n->move = calloc(NODE_MOVES_MAX + 1, sizeof *n->move);
+    n->errand = calloc(NODE_ERRANDS_MAX + 1, sizeof *n->errand);
+    n->refusal = calloc(NODE_REFUSALS_MAX, sizeof *n->refusal);
+    n->session = calloc(NODE_SESSIONS_MAX, sizeof *n->session);
+    n->dirty = calloc(NODE_DIRTY_MAX, sizeof *n->dirty);
+    n->track = calloc(NODE_TRACKED_MAX, sizeof *n->track);
+    n->inbox = calloc(NODE_INBOXES_MAX, sizeof *n->inbox);
+    n->outbox = calloc(NODE_PROPOSALS_MAX, sizeof *n->outbox);
+    n->ready = calloc(NODE_PROPOSALS_MAX, sizeof *n->ready);
+    n->floor = n->next_id;
+    n->buffer = malloc(WIRE_MESSAGE_BYTES_MAX);
+    n->scratch = malloc(SEG_VALUE_BYTES_MAX + 8);
+    bool ok = n->log != NULL && n->proposal != NULL && n->request != NULL && n->flight != NULL &&
+              n->move != NULL && n->errand != NULL && n->refusal != NULL && n->session != NULL &&
+              n->dirty != NULL && n->track != NULL && n->inbox != NULL && n->outbox != NULL &&
+              n->ready != NULL && n->buffer != NULL &&
+              n->scratch != NULL && pool_init(&n->proposals, NODE_PROPOSALS_MAX) &&
+              pool_init(&n->requests, NODE_REQUESTS_MAX) && pool_init(&n->flights, NODE_FLIGHT_MAX) &&
+              pool_init(&n->moves, NODE_MOVES_MAX) && pool_init(&n->errands, NODE_ERRANDS_MAX) &&
+              table_init(&n->proposal_by_id, NODE_PROPOSALS_MAX) &&
+              table_init(&n->flight_by_item, NODE_FLIGHT_MAX) &&
+              table_init(&n->move_by_item, NODE_MOVES_MAX) &&
+              table_init(&n->errand_by_id, NODE_ERRANDS_MAX) &&
+              table_init(&n->dirty_set, NODE_DIRTY_MAX) &&
+              table_init(&n->tracks, NODE_TRACKED_MAX) &&
+              table_init(&n->session_by_key, NODE_SESSIONS_MAX);
+    for (int slot = 0; ok && slot < (int)SEG_SLOTS_MAX; slot++) {
+        n->peer[slot].seen = calloc(NODE_SEEN_BITS / 64, sizeof(uint64_t));
+        ok = n->peer[slot].seen != NULL;
+    }
+    if (!ok || seg_watch(n->seg, &n->feed) != SEG_OK) {
+        node_free(n);
+        return NULL;
+    }
+    seg_cluster was;
+    if (seg_clustered(n->seg) && seg_cluster_read(n->seg, &was) == SEG_OK && was.applied != 0) {
+        /* The process was restarted over a living segment. */
+        n->restarted = n->complete = true;
+        n->applied = was.applied;
+        n->log_first = n->applied + 1;
+        n->completes = was.present;
+        n->walk_dirty = true;
+        seg_serve(n->seg, false);
+        /* What is frozen here was about to move or to go, and nobody remembers. */
+        uint64_t cursor = 0;
+        seg_handle h;
+        seg_facts f;
+        while (seg_walk(n->seg, &cursor, &h, &f) == SEG_OK) {
+            if (f.away && f.home.master == was.self) {
+                apply_thaw_later(n, h.item, f.auth);
+            }
+        }
+        n->thaw_at = UINT64_MAX; /* until the leader has told us where it stands */
+    } else {
+        n->log_first = 1;
+    }
+    return n;
+}
+
+void node_free(node *n)
+{
+    if (n == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; n->log != NULL && i < NODE_LOG_OPS_MAX; i++) {
+        free(n->log[i].bytes);
+    }
+    for (uint32_t i = 0; n->proposal != NULL && i <= NODE_PROPOSALS_MAX; i++) {
+        free(n->proposal[i].bytes);
+    }
+    for (uint32_t i = 0; n->request != NULL && i <= NODE_REQUESTS_MAX; i++) {
+        free(n->request[i].key);
+        free(n->request[i].value);
+    }
+    for (uint32_t i = 0; n->errand != NULL && i <= NODE_ERRANDS_MAX; i++) {
+        free(n->errand[i].bytes);
+    }
+    for (uint32_t i = 0; n->session != NULL && i < NODE_SESSIONS_MAX; i++) {
+        free(n->session[i].answer);
+    }
+    for (uint32_t i = 0; n->inbox != NULL && i < n->inboxes; i++) {
+        for (struct message *m = n->inbox[i].first, *next; m != NULL; m = next) {
+            next = m->next;
+            free(m);
+        }
+    }
+    for (int slot = 0; slot < (int)SEG_SLOTS_MAX; slot++) {
+        free(n->peer[slot].seen);
+    }
+    pool_free(&n->proposals);
+    pool_free(&n->requests);
+    pool_free(&n->flights);
+    pool_free(&n->moves);
+    pool_free(&n->errands);
+    table_free(&n->proposal_by_id);
+    table_free(&n->flight_by_item);
+    table_free(&n->move_by_item);
+    table_free(&n->errand_by_id);
+    table_free(&n->dirty_set);
+    table_free(&n->tracks);
+    table_free(&n->session_by_key);
+    free(n->log);
+    free(n->proposal);
+    free(n->request);
+    free(n->flight);
+    free(n->move);
+    free(n->errand);
+    free(n->refusal);
+    free(n->session);
+    free(n->dirty);
+    free(n->track);
+    free(n->inbox);
+    free(n->outbox);
+    free(n->thaw);
+    free(n->starts);
+    free(n->ready);
+    free(n->buffer);
+    free(n->scratch);
+    free(n);
+}
+
+/* ---- who we are ---- */
+
+bool node_serves(const node *n)
+{
+    return n->in_view && n->complete && !n->unfit && n->now < n->lease_ns;
+}
+
+void node_refresh_serving(node *n)
+{
+    bool serves = node_serves(n);
+    if (seg_clustered(n->seg) && seg_serving(n->seg) != serves) {
+        seg_serve(n->seg, serves);
+    }
+}
+
+/* Static: 2 KiB, and one engine at a time writes it. */
+void node_publish(node *n)
+{
+    seg_cluster c;
+    memset(&c, 0, sizeof c);
+    c.clustered = true;
+    c.serving = node_serves(n);
+    c.self = n->self;
+    c.leader = n->view.leader;
+    c.epoch = n->view.epoch;
+    c.lease_ns = n->lease_ns;
+    c.applied = n->applied;
+    c.present = n->view.present;
+    memcpy(c.member, n->view.member, sizeof c.member);
+    (void)seg_cluster_write(n->seg, &c);
+}
+
+void node_set_lease(node *n, uint64_t deadline_ns, uint64_t now_ns)
+{
+    n->now = now_ns;
+    if (deadline_ns > n->lease_ns) {
+        n->lease_ns = deadline_ns;
+        seg_lease(n->seg, deadline_ns);
+    }
+    node_refresh_serving(n);
+}
+
+void node_set_view(node *n, const node_view *v, uint64_t now_ns)
+{
+    n->now = now_ns;
+    if (v->epoch <= n->view.epoch) {
+        return;
+    }
+    uint64_t incarnation = seg_generation(n->seg);
+    uint64_t before = n->view.epoch;
+    n->view = *v;
+    n->view_at = now_ns;
+    n->self = NOBODY;
+    for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {
+        if ((v->present & BIT(slot)) != 0 && v->member[slot].incarnation == incarnation &&
+            strcmp(v->member[slot].node, n->name) == 0) {
+            n->self = slot;
+        }
+    }
+    n->in_view = n->self != NOBODY;
+    /* We led this epoch before the process was restarted, and what we sequenced may be known to
+     * nobody else: only who is alone may go on. */
+    n->unfit = n->restarted && before == 0 && n->in_view && v->leader == n->self &&
+               v->present != BIT(n->self) && seg_epoch(n->seg) == v->epoch;
+    n->phase = !n->in_view || n->unfit ? NODE_OUTSIDE : NODE_CHANGING;
+    if (n->in_view && !n->unfit) {
+        map_view(n);
+        n->phase = n->complete ? NODE_CHANGING : NODE_JOINING;
+    }
+    node_publish(n);
+    map_tick(n);
+}
+
+/* ---- saying ---- */
+
+link_addr node_addr(const node *n, uint8_t slot)
+{
+    link_addr a;
+    memcpy(a.ip, n->view.member[slot].ip, sizeof a.ip);
+    a.port = n->view.member[slot].port;
+    return a;
+}
+
+void node_say_bytes(node *n, uint8_t to, void *bytes, size_t len, uint64_t tag)
+{
+    if (to >= SEG_SLOTS_MAX || (n->view.present & BIT(to)) == 0) {
+        return;
+    }
+    link_addr a = node_addr(n, to);
+    (void)link_send(n->link, &a, bytes, len, tag, n->now);
+}
+
+void node_say(node *n, uint8_t to, wire_msg *m, uint64_t tag)
+{
+    m->mask |= WIRE_EPOCH;
+    m->epoch = n->view.epoch;
+    m->slot = n->self;
+    size_t len = wire_encode(m, n->buffer, WIRE_MESSAGE_BYTES_MAX);
+    if (len != 0) {
+        node_say_bytes(n, to, n->buffer, len, tag);
+    }
+}
+
+void node_answer(node *n, const link_addr *to, wire_msg *m)
+{
+    m->type = WIRE_REPLY;
+    m->mask |= WIRE_EPOCH | WIRE_ID;
+    m->epoch = n->view.epoch;
+    m->slot = n->self == NOBODY ? 0 : n->self;
+    n->stats.replies_by_status[m->status & 127]++;
+    size_t len = wire_encode(m, n->buffer, WIRE_MESSAGE_BYTES_MAX);
+    if (len != 0) {
+        (void)link_send(n->link, to, n->buffer, len, m->id, n->now);
+    }
+}
+
+void node_silence(node *n, uint8_t slot)
+{
+    struct peer *p = &n->peer[slot];
+    if (n->now - p->heard_at > 3 * n->c.resend_ns && n->now - p->suspect_at > 3 * n->c.resend_ns) {
+        link_addr a = node_addr(n, slot);
+        p->suspect_at = n->now;
+        link_suspect(n->link, &a);
+    }
+}
+
+/* ---- in ---- */
+
+/* From another member, in this epoch? Answers what has to be answered. */
+static bool of_this_view(node *n, const link_addr *from, const wire_msg *m)
+{
+    if ((m->mask & WIRE_EPOCH) == 0 || m->slot >= SEG_SLOTS_MAX || !n->in_view || n->unfit) {
+        return false;
+    }
+#ifndef DAL_MUTANT_NO_EPOCH_CHECK
+    if (m->epoch < n->view.epoch) {
+        n->stats.stale++;
+        if (m->type == WIRE_COPY) {
+            wire_msg r = {.status = WIRE_STALE, .id = m->id};
+            node_answer(n, from, &r);
+        }
+        return false;
+    }
+    if (m->epoch > n->view.epoch) {
+        n->stats.later++;
+        if (m->type == WIRE_COPY) {
+            wire_msg r = {.status = WIRE_LATER, .id = m->id};
+            node_answer(n, from, &r);
+        }
+        return false;
+    }
+#endif
+    if ((n->view.present & BIT(m->slot)) == 0) {
+        return false;
+    }
+    return true;
+}
+
+static void deliver(void *context, const link_addr *from, uint64_t session, const void *bytes,
+                    size_t len)
+{
+    node *n = context;
+    wire_msg m;
+    if (!wire_decode(bytes, len, &m)) {
+        n->stats.refused++;
+        return;
+    }
+    if (m.type < 32) {
+        n->stats.requests_by_type[m.type]++;
+    }
+    if (m.type == WIRE_COPY) {
+        if (of_this_view(n, from, &m)) {
+            copy_receive(n, from, &m);
+        }
+        return;
+    }
+    if (m.type < WIRE_REPLY) {
+        serve_request(n, from, session, &m);
+        return;
+    }
+    if (m.type == WIRE_REPLY) {
+        if (m.slot < SEG_SLOTS_MAX) {
+            n->peer[m.slot].heard_at = n->now;
+        }
+        if (m.id >> 48 != 0 && (m.id & 3) == 1) {
+            copy_acknowledged(n, &m);
+        } else {
+            mail_answered(n, &m);
+        }
+        return;
+    }
+    if (m.type < WIRE_PROPOSE || !of_this_view(n, from, &m)) {
+        return;
+    }
+    n->peer[m.slot].heard_at = n->now;
+    if (m.type == WIRE_NOTE) {
+        copy_note(n, &m);
+    } else if (m.type == WIRE_WANTS) {
+        n->wants = m.number != 0 ? n->wants | BIT(m.slot) : n->wants & (uint16_t)~BIT(m.slot);
+    } else {
+        map_receive(n, &m);
+    }
+}
+
+void node_receive(node *n, const link_addr *from, const void *datagram, size_t len, uint64_t now_ns)
+{
+    n->now = now_ns;
+    node_refresh_serving(n);
+    (void)link_receive(n->link, from, datagram, len, now_ns, deliver, n);
+}
+
+void node_tick(node *n, uint64_t now_ns)
+{
+    n->now = now_ns;
+    node_refresh_serving(n);
+    link_tick(n->link, now_ns);
+    if (n->in_view && !n->unfit) {
+        map_tick(n);
+        copy_feed(n);
+        copy_tick(n);
+        move_tick(n);
+        apply_thaw_due(n);
+    }
+    serve_tick(n);
+    mail_tick(n);
+    n->tick_at = now_ns + 1000000u;
+}
+
+/* Something is always due within a millisecond: background walks, retries, expiry. */
+uint64_t node_deadline(const node *n)
+{
+    uint64_t due = link_deadline(n->link);
+    return due < n->tick_at ? due : n->tick_at;
+}
+
+bool node_next(node *n, link_addr *to, void *out, size_t *len)
+{
+    if (n->in_view && !n->unfit) {
+        map_flush(n);
+    }
+    return link_next(n->link, to, out, len);
+}
+
+uint16_t node_unwanted(const node *n)
+{
+    return n->unfit ? BIT(n->self) : n->unwanted & n->view.present;
+}
+
+void node_leave(node *n, uint64_t now_ns)
+{
+    n->now = now_ns;
+    n->leaving = true;
+    n->leave_walked = n->leave_found = false;
+    n->leave_cursor = 0;
+}
+
+seg_status node_move(node *n, const void *key, size_t key_len, uint8_t to, uint64_t now_ns)
+{
+    seg_handle h;
+    n->now = now_ns;
+    seg_status status = seg_lookup(n->seg, key, key_len, &h);
+    return status == SEG_OK ? move_start(n, &h, to, false, 0) : status;
+}
+
+void node_stats_read(node *n, bool walk, node_stats *out)
+{
+    *out = n->stats;
+    out->phase = n->phase;
+    out->complete = n->complete;
+    out->leading = n->leading;
+    out->serving = node_serves(n);
+    out->leaving = n->leaving;
+    out->left = n->left;
+    out->self = n->self;
+    out->leader = n->view.leader;
+    out->epoch = n->view.epoch;
+    out->applied = n->applied;
+    out->committed = n->committed;
+    out->last = n->applied;
+    out->proposals = n->proposal_by_id.used;
+    out->dirty = n->dirty_count;
+    out->flight = n->flight_by_item.used;
+    out->moving = n->move_by_item.used;
+    out->sessions = n->sessions;
+    out->inboxes = 0;
+    for (uint32_t i = 0; i < n->inboxes; i++) {
+        out->inboxes += n->inbox[i].live;
+    }
+    uint64_t cursor = 0;
+    seg_handle h;
+    seg_facts f;
+    while (walk && seg_walk(n->seg, &cursor, &h, &f) == SEG_OK) {
+        out->items++;
+        out->masters += f.home.master == n->self;
+        out->replicas += f.home.master != n->self && (f.home.replicas & BIT(n->self & 15)) != 0;
+        out->stubs += f.stub;
+    }
+}

@@ -1,0 +1,458 @@
+/* What an operation of the map log does to this member's segment.
+ *
+ * Knows: items, homes, fences, inboxes. Must not know: who sequences, how operations travel.
+ *
+ * What stops happens when the operation arrives, what starts happens when it is committed: so nobody
+ * is served by a new master while an old one might be (docs/dal.md). All of it may be applied again
+ * over a newer state (snapshot, restart).
+ */
+#include "node_internal.h"
+
+static void start_later(node *n, uint64_t seq, uint32_t item, uint64_t auth, enum start_kind kind)
+{
+    if (n->start_count == n->start_room) {
+        uint32_t room = n->start_room == 0 ? 1024 : n->start_room * 2;
+        struct start *more = malloc(room * sizeof *more);
+        if (more == NULL) {
+            n->stats.moves_failed++;
+            return;
+        }
+        for (uint32_t i = 0; i < n->start_count; i++) {
+            more[i] = n->starts[(n->start_head + i) % n->start_room];
+        }
+        free(n->starts);
+        n->starts = more;
+        n->start_head = 0;
+        n->start_room = room;
+    }
+    n->starts[(n->start_head + n->start_count++) % n->start_room] =
+        (struct start){seq, auth, item, (uint8_t)kind};
+}
+
+bool apply_starting(const node *n, uint32_t item)
+{
+    for (uint32_t i = 0; i < n->start_count; i++) {
+        if (n->starts[(n->start_head + i) % n->start_room].item == item) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void apply_thaw_later(node *n, uint32_t item, uint64_t auth)
+{
+    if (n->thaw_count == n->thaw_room) {
+        uint32_t room = n->thaw_room == 0 ? 1024 : n->thaw_room * 2;
+        struct frozen *more = realloc(n->thaw, room * sizeof *more);
+        if (more == NULL) {
+            return;
+        }
+        n->thaw = more;
+        n->thaw_room = room;
+    }
+    n->thaw[n->thaw_count++] = (struct frozen){auth, item};
+}
+
+static void thaw(node *n, const seg_handle *h, uint64_t at_least)
+{
+    seg_facts f;
+    if (seg_thaw(n->seg, (seg_handle[]){*h}, at_least) == SEG_OK &&
+        seg_facts_read(n->seg, h, &f) == SEG_OK && (f.home.replicas | f.home.learners) != 0) {
+        copy_dirty(n, h->item, h->auth, n->now);
+    }
+}
+
+/* An item that was planted and never committed: nobody was told of it. */
+static void drop_stub(node *n, const seg_handle *h)
+{
+    uint8_t key[SEG_KEY_BYTES_MAX];
+    size_t len;
+    if (seg_key(n->seg, h, key, &len) == SEG_OK) {
+        wire_msg m = {.sub = WIRE_OP_DELETE, .mask = WIRE_KEY | WIRE_AUTH, .key = key, .key_len = len,
+                      .auth = h->auth};
+        (void)map_propose(n, &m, FOR_EXPIRY, 0);
+    }
+}
+
+void apply_thaw_due(node *n)
+{
+    if (n->thaw_count == 0 || n->now < n->thaw_at || n->committed < n->thaw_seq || !map_active(n)) {
+        return;
+    }
+    for (uint32_t i = 0; i < n->thaw_count; i++) {
+        seg_handle h = {n->thaw[i].auth, 0, n->thaw[i].item};
+        seg_facts f;
+        if (seg_facts_read(n->seg, &h, &f) != SEG_OK || f.home.master != n->self || !f.away ||
+            move_busy(n, h.item) || apply_starting(n, h.item)) {
+            continue;
+        }
+        if (f.stub) {
+            drop_stub(n, &h);
+        } else {
+            thaw(n, &h, n->view.epoch << NODE_EPOCH_SHIFT);
+        }
+    }
+    n->thaw_count = 0;
+}
+
+static void begin_create(node *n, const struct start *s)
+{
+    const struct op_bytes *op = &n->log[s->seq % NODE_LOG_OPS_MAX];
+    seg_handle h = {s->auth, 0, s->item};
+    seg_facts f;
+    wire_msg m;
+    if (seg_facts_read(n->seg, &h, &f) != SEG_OK || f.home.master != n->self || !f.stub ||
+        op->seq != s->seq || op->bytes == NULL || !wire_decode(op->bytes, op->len, &m)) {
+        return;
+    }
+    seg_copy c = {.auth = s->auth, .version = NODE_CREATED_VERSION - 1, .home = f.home,
+                  .deadline_ns = m.ttl_ns == 0 ? 0 : n->now + m.ttl_ns, .value = m.value,
+                  .len = m.value_len, .capacity = m.number};
+    if (seg_overwrite(n->seg, &h, &c) != SEG_OK) {
+        drop_stub(n, &h); /* no room: the proposal's answer says so */
+        n->stats.refused++;
+        return;
+    }
+    (void)seg_thaw(n->seg, &h, NODE_CREATED_VERSION);
+    if (f.home.replicas != 0 && seg_facts_read(n->seg, &h, &f) == SEG_OK) {
+        if (f.version == NODE_CREATED_VERSION) {
+            seg_ack(n->seg, &h, f.control);
+        } else {
+            copy_dirty(n, h.item, h.auth, n->now);
+        }
+    }
+}
+
+void apply_committed(node *n)
+{
+    while (n->start_count > 0) {
+        struct start s = n->starts[n->start_head];
+        seg_handle h = {s.auth, 0, s.item};
+        seg_facts f;
+        if (s.seq > n->committed) {
+            return;
+        }
+        n->start_head = (n->start_head + 1) % n->start_room;
+        n->start_count--;
+        switch (s.kind) {
+        case START_CREATE:
+            begin_create(n, &s);
+            break;
+        case START_THAW:
+            if (seg_facts_read(n->seg, &h, &f) == SEG_OK && f.home.master == n->self && f.away &&
+                !f.stub) {
+                thaw(n, &h, 0);
+            }
+            break;
+        default:
+            if (seg_facts_read(n->seg, &h, &f) == SEG_OK && f.home.master != n->self &&
+                (f.home.replicas & BIT(n->self)) == 0 && !f.stub) {
+                (void)seg_strip(n->seg, &h);
+            }
+        }
+    }
+}
+
+/* ---- operations ---- */
+
+static seg_status find(node *n, const wire_msg *m, seg_handle *h, seg_facts *f)
+{
+    seg_status status = seg_lookup(n->seg, m->key, m->key_len, h);
+    return status == SEG_OK ? seg_facts_read(n->seg, h, f) : status;
+}
+
+static void forget(node *n, uint32_t item)
+{
+    move_forget_item(n, item);
+}
+
+static bool apply_create(node *n, const wire_msg *m)
+{
+    seg_handle h;
+    seg_facts f;
+    bool master = m->home.master == n->self;
+    bool holds = (m->home.replicas & BIT(n->self)) != 0;
+    if (find(n, m, &h, &f) == SEG_OK) {
+        if (f.auth == m->auth) {
+            if (master && f.stub) {
+                start_later(n, m->seq, h.item, f.auth, START_CREATE);
+            }
+            return true;
+        }
+        forget(n, h.item);
+        (void)seg_uproot(n->seg, &h);
+    }
+    seg_copy c = {.auth = m->auth, .version = NODE_CREATED_VERSION, .home = m->home, .away = true,
+                  .deadline_ns = m->ttl_ns == 0 ? 0 : n->now + m->ttl_ns, .stub = !holds};
+    if (holds) {
+        c.value = m->value;
+        c.len = m->value_len;
+        c.capacity = m->number;
+    }
+    if (seg_plant(n->seg, m->key, m->key_len, &c, &h) != SEG_OK) {
+        return false;
+    }
+    if (master) {
+        start_later(n, m->seq, h.item, m->auth, START_CREATE);
+    }
+    return true;
+}
+
+static void apply_delete(node *n, const wire_msg *m)
+{
+    seg_handle h;
+    seg_facts f;
+    n->last_delete = m->seq;
+    if (find(n, m, &h, &f) == SEG_OK && f.auth == m->auth) {
+        forget(n, h.item);
+        (void)seg_uproot(n->seg, &h);
+    }
+}
+
+static void apply_place(node *n, const wire_msg *m)
+{
+    seg_handle h;
+    seg_facts f;
+    if (find(n, m, &h, &f) != SEG_OK || f.auth != m->auth) {
+        return;
+    }
+    bool mine = m->home.master == n->self;
+    if (f.home.master != m->number) {
+        if (mine && f.home.master == n->self && f.away && !move_busy(n, h.item)) {
+            start_later(n, m->seq, h.item, f.auth, START_THAW); /* applied before a restart */
+        }
+        return;
+    }
+    seg_home home = m->home;
+    (void)seg_home_write(n->seg, &h, &home);
+    if (mine && m->number != n->self) {
+        seg_ack(n->seg, &h, 0);
+#ifdef DAL_MUTANT_THAW_EARLY
+        thaw(n, &h, 0);
+#endif
+        start_later(n, m->seq, h.item, f.auth, START_THAW);
+    } else if (!mine && (home.replicas & BIT(n->self)) == 0 && !f.stub) {
+        start_later(n, m->seq, h.item, f.auth, START_STRIP);
+    }
+}
+
+static uint8_t heir(uint16_t replicas, uint64_t auth)
+{
+    for (uint32_t i = 0; i < SEG_SLOTS_MAX; i++) {
+        uint8_t slot = (uint8_t)((auth + i) % SEG_SLOTS_MAX);
+        if ((replicas & BIT(slot)) != 0) {
+            return slot;
+        }
+    }
+    return NOBODY;
+}
+
+/* One item whose home names a dead slot. */
+static void bequeath(node *n, seg_handle *h, seg_facts *f, uint16_t dead, uint16_t left)
+{
+    seg_home home = f->home;
+    home.replicas &= (uint16_t)~dead;
+    home.learners &= (uint16_t)~dead;
+    if ((dead & BIT(home.master)) == 0) {
+        (void)seg_home_write(n->seg, h, &home);
+        return;
+    }
+    uint8_t master = heir(home.replicas, f->auth);
+    if (master == NOBODY) {
+        n->stats.lost++;
+        forget(n, h->item);
+        (void)seg_uproot(n->seg, h);
+        return;
+    }
+    bool waits = (left & BIT(home.master)) == 0;
+    home.master = master;
+    home.replicas &= (uint16_t)~BIT(master);
+    home.learners = 0;
+    (void)seg_home_write(n->seg, h, &home);
+    if (master != n->self) {
+        if ((home.replicas & BIT(n->self)) == 0 && !f->stub) {
+            (void)seg_strip(n->seg, h);
+        }
+        return;
+    }
+    n->stats.promoted++;
+    seg_ack(n->seg, h, 0);
+#ifdef DAL_MUTANT_PROMOTE_AT_ONCE
+    waits = false;
+#endif
+    if (waits && n->c.promote_delay_ns != 0) {
+        apply_thaw_later(n, h->item, f->auth);
+    } else {
+        thaw(n, h, n->view.epoch << NODE_EPOCH_SHIFT);
+    }
+}
+
+static void apply_view(node *n, const wire_msg *m)
+{
+    uint16_t dead = (uint16_t)m->number;
+    uint64_t cursor = 0;
+    seg_handle h;
+    seg_facts f;
+    bool current = m->auth == n->view.epoch;
+    n->viewed = m->auth;
+    n->completes = (uint16_t)m->grant_epoch;
+    uint64_t due = n->view_at + n->c.promote_delay_ns;
+    if (n->thaw_at == UINT64_MAX || due > n->thaw_at) {
+        n->thaw_at = due;
+    }
+    while (seg_walk(n->seg, &cursor, &h, &f) == SEG_OK) {
+        if ((dead & (BIT(f.home.master) | f.home.replicas | f.home.learners)) != 0) {
+            bequeath(n, &h, &f, dead, (uint16_t)m->version);
+        }
+    }
+    for (uint32_t i = 0; i < n->inboxes; i++) {
+        if (n->inbox[i].live && (dead & BIT(n->inbox[i].slot)) != 0) {
+            inbox_put(n, n->inbox[i].name, n->inbox[i].name_len, n->inbox[i].slot, true);
+        }
+    }
+    n->wants &= (uint16_t)~dead;
+    if (current && n->complete) {
+        n->phase = NODE_ACTIVE;
+        n->restarted = n->restarted && !n->rejoined;
+        n->rejoined = true;
+    }
+    move_view(n);
+    n->walk_repair = true;
+    n->repair_cursor = 0;
+    n->repair_again = true;
+    n->i_want = false;
+    node_publish(n);
+}
+
+static void apply_member(node *n, const wire_msg *m)
+{
+    n->completes |= BIT(m->number & 15);
+    if (m->number == n->self) {
+        n->completes = (uint16_t)m->version;
+        n->complete = true;
+        n->viewed = n->view.epoch;
+        n->phase = NODE_ACTIVE;
+        n->thaw_at = n->thaw_at == UINT64_MAX ? n->now : n->thaw_at;
+        node_publish(n);
+    }
+    n->walk_repair = true;
+    n->repair_cursor = 0;
+    n->repair_again = true;
+}
+
+bool apply_op(node *n, const wire_msg *m)
+{
+    uint32_t fence = 0;
+    bool raised;
+    switch (m->sub) {
+    case WIRE_OP_CREATE:
+        return apply_create(n, m);
+    case WIRE_OP_DELETE:
+        apply_delete(n, m);
+        return true;
+    case WIRE_OP_PLACE:
+        apply_place(n, m);
+        return true;
+    case WIRE_OP_FENCE:
+        return seg_fence(n->seg, m->fence, m->fence_len, true, &fence) == SEG_OK &&
+               seg_fence_raise(n->seg, fence, m->grant_epoch, &raised) == SEG_OK;
+    case WIRE_OP_VIEW:
+        apply_view(n, m);
+        return true;
+    case WIRE_OP_MEMBER:
+        apply_member(n, m);
+        return true;
+    case WIRE_OP_INBOX:
+        inbox_put(n, m->key, m->key_len, m->home.master, m->number != 0);
+        return true;
+    default:
+        n->stats.refused++;
+        return true;
+    }
+}
+
+/* ---- snapshots ---- */
+
+void apply_wipe(node *n)
+{
+    (void)seg_begin_anew(n->seg, seg_generation(n->seg));
+    for (uint32_t i = 0; i < n->inboxes; i++) {
+        if (n->inbox[i].live) {
+            inbox_put(n, n->inbox[i].name, n->inbox[i].name_len, n->inbox[i].slot, true);
+        }
+    }
+    n->start_count = n->thaw_count = 0;
+    n->applied = 0;
+    node_publish(n);
+}
+
+void apply_snap(node *n, const wire_msg *m)
+{
+    wire_reader r = {m->value, (const uint8_t *)m->value + m->value_len};
+    uint64_t auth;
+    seg_home home;
+    const void *key;
+    size_t len;
+    while (wire_take_entry(&r, &auth, &home, &key, &len)) {
+        if (m->sub == 0) {
+            seg_handle h;
+            seg_copy c = {.auth = auth, .home = home, .stub = true, .away = true};
+            if (seg_plant(n->seg, key, len, &c, &h) == SEG_FULL) {
+                n->stats.refused++;
+            }
+        } else if (m->sub == 1) {
+            uint32_t fence = 0;
+            bool raised;
+            if (seg_fence(n->seg, key, len, true, &fence) == SEG_OK) {
+                (void)seg_fence_raise(n->seg, fence, auth, &raised);
+            }
+        } else {
+            inbox_put(n, key, len, home.master, false);
+        }
+    }
+}
+
+/* ---- inboxes ---- */
+
+struct inbox *inbox_find(node *n, const void *name, size_t len)
+{
+    for (uint32_t i = 0; i < n->inboxes; i++) {
+        if (n->inbox[i].live && n->inbox[i].name_len == len &&
+            memcmp(n->inbox[i].name, name, len) == 0) {
+            return &n->inbox[i];
+        }
+    }
+    return NULL;
+}
+
+void inbox_put(node *n, const void *name, size_t len, uint8_t slot, bool closed)
+{
+    struct inbox *b = inbox_find(n, name, len);
+    if (closed) {
+        if (b != NULL && b->slot == slot) {
+            for (struct message *m = b->first, *next; m != NULL; m = next) {
+                next = m->next;
+                if (m->request != 0) {
+                    serve_reply(n, m->request, WIRE_IN_DOUBT);
+                }
+                free(m);
+            }
+            memset(b, 0, sizeof *b);
+        }
+        return;
+    }
+    for (uint32_t i = 0; b == NULL && i < n->inboxes; i++) {
+        b = n->inbox[i].live ? NULL : &n->inbox[i];
+    }
+    if (b == NULL && n->inboxes < NODE_INBOXES_MAX) {
+        b = &n->inbox[n->inboxes++];
+    }
+    if (b == NULL || len > sizeof b->name) {
+        return;
+    }
+    if (!b->live) {
+        *b = (struct inbox){.live = true, .name_len = (uint8_t)len};
+        memcpy(b->name, name, len);
+    }
+    b->slot = slot;
+}

@@ -1,0 +1,365 @@
+/* What the files of the engine share. Included by node*.c only. */
+#ifndef STATESTORE_NODE_INTERNAL_H
+#define STATESTORE_NODE_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "node.h"
+
+#define NOBODY 255u
+#define NODE_WINDOW_OPS 2048u          /* sent to a member and not acknowledged */
+#define NODE_WINDOW_BYTES (1u << 20)
+#define NODE_SEEN_BITS 131072u         /* proposals of one member that are told apart */
+#define NODE_REFUSALS_MAX 4096u        /* refusals that can be repeated */
+#define NODE_FEED_MAX 1024u            /* changes taken in per round */
+#define NODE_WALK_MAX 4096u            /* items looked at per round by a background walk */
+#define NODE_SNAP_BYTES 32768u         /* of one piece of a snapshot */
+#define NODE_NOTE_BYTES 1200u
+#define NODE_NOTE_NS 2000000ull        /* notes are gathered for so long */
+#define NODE_GRACE_NS 1000000ull       /* a client that syncs gets so long to do it itself */
+#define NODE_RETRY_NS 2000000ull       /* after LATER */
+#define NODE_EXPIRE_NS 50000000ull     /* between two looks for what is overdue */
+#define NODE_PUSH_TRIES_MAX 50u        /* of one message to a client that does not answer */
+#define NODE_ERRAND_TRIES_MAX 100u
+#define NODE_ERRANDS_MAX 4096u
+#define NODE_ERRANDS_TO_MAX 200u       /* to one member; less than NODE_REPLIES_MAX */
+#define NODE_INTEREST_NS 5000000000ull /* a watcher that does not poll is forgotten */
+#define NODE_RENEWED_NS 5000000000ull  /* an inbox that is not renewed is closed */
+#define NODE_REQUEST_NS 10000000000ull /* a request that waits longer is forgotten */
+#define NODE_EPOCH_SHIFT 36            /* logical versions of a new master begin at epoch << this */
+#define NODE_INBOX_QUEUE_MAX 1024u
+#define NODE_CREATED_VERSION 2u        /* the logical version of a new item, on all copies */
+
+/* Open addressing, linear probing, 64-bit keys (not 0) to 32-bit values. */
+typedef struct {
+    uint64_t *key;
+    uint32_t *value;
+    uint32_t mask, used;
+} table;
+bool table_init(table *t, uint32_t most);
+void table_free(table *t);
+bool table_get(const table *t, uint64_t key, uint32_t *value);
+bool table_put(table *t, uint64_t key, uint32_t value);
+void table_remove(table *t, uint64_t key);
+void table_clear(table *t);
+
+/* A pool of numbered entries with a free list; 0 is none. */
+typedef struct {
+    uint32_t *next;
+    uint32_t free, size, used;
+} pool;
+bool pool_init(pool *p, uint32_t size);
+void pool_free(pool *p);
+uint32_t pool_take(pool *p);
+void pool_give(pool *p, uint32_t i);
+
+struct op_bytes {
+    uint64_t seq;
+    uint32_t len;
+    uint8_t *bytes; /* an encoded WIRE_OP; epoch and committed are patched when sent */
+};
+
+enum proposal_kind { FOR_REQUEST = 1, FOR_MOVE, FOR_EXPIRY, FOR_INBOX_CLOSE };
+
+struct proposal {
+    uint64_t id, seq; /* seq: where it was applied, 0 not yet */
+    uint64_t next_send;
+    uint32_t len, ref; /* request or move */
+    uint8_t *bytes;    /* an encoded WIRE_PROPOSE */
+    uint8_t kind;
+    bool live;
+};
+
+enum wait { WAITS_NOTHING, WAITS_PROPOSAL, WAITS_FLIGHT, WAITS_MOVE, WAITS_ERRAND };
+
+struct request {
+    bool live;
+    uint8_t wait, type, flags;
+    uint64_t session, id, deadline;
+    link_addr from;
+    uint64_t control; /* WAITS_FLIGHT: to be acknowledged */
+    uint64_t began;
+    uint32_t item;
+    uint32_t next; /* in the list of its flight or move */
+    uint32_t left; /* errands not answered yet */
+    uint8_t status;
+    uint8_t *key;  /* DELETE, CREATE, INBOX: to find it again */
+    size_t key_len;
+    wire_msg reply; /* fields gathered so far; no strings but value */
+    uint8_t *value;
+};
+
+struct flight {
+    bool live, urgent;
+    uint32_t item;
+    uint64_t auth, control, version, id;
+    uint16_t got, asked; /* slots */
+    uint64_t next_send;
+    uint32_t tries;
+    uint32_t waiters; /* requests */
+    uint32_t move;
+};
+
+enum move_state { M_FILL = 1, M_FROZEN, M_PROPOSED };
+
+struct move {
+    bool live, repair, deleting;
+    uint8_t state, to;
+    uint32_t item;
+    uint64_t auth;
+    uint32_t waiters; /* requests */
+    uint32_t proposal;
+};
+
+struct errand {
+    bool live;
+    uint8_t to;
+    uint64_t id, next_send;
+    uint32_t tries, request, len;
+    uint64_t incarnation; /* of whom it is for */
+    uint8_t *bytes;
+};
+
+struct answer {
+    uint64_t id;
+    uint8_t status, done;
+    uint32_t mask, item;
+    uint64_t version, number, auth, grant_epoch;
+    seg_home home;
+};
+
+struct session {
+    bool live;
+    uint64_t key, used;
+    struct answer *answer; /* NODE_REPLIES_MAX */
+};
+
+struct message {
+    struct message *next;
+    uint32_t request; /* to answer when it was taken; 0 none */
+    uint32_t len;
+    uint8_t bytes[];
+};
+
+struct inbox {
+    bool live;
+    uint8_t slot; /* its server */
+    uint8_t name_len;
+    uint8_t name[64];
+    /* at its server */
+    uint64_t session;
+    link_addr addr;
+    uint64_t number, push_id, next_send, renewed_at;
+    uint32_t tries, queued;
+    bool closing;
+    struct message *first, *last;
+};
+
+struct track {
+    uint64_t auth, history; /* 4 bits per access, newest lowest */
+    uint8_t count;
+};
+
+/* What begins when an operation is committed. */
+enum start_kind { START_CREATE = 1, START_THAW, START_STRIP };
+struct start {
+    uint64_t seq, auth;
+    uint32_t item;
+    uint8_t kind;
+};
+
+struct frozen { /* to be thawed when nobody else can serve it any more */
+    uint64_t auth;
+    uint32_t item;
+};
+
+struct refusal {
+    uint64_t id;
+    uint8_t slot, status;
+    uint64_t grant_epoch;
+};
+
+struct peer { /* as the leader sees a member */
+    uint64_t acked, sent, ack_at, resend_at;
+    uint64_t state_applied;
+    bool stated, state_complete;
+    uint64_t floor; /* its proposals below are an earlier process's */
+    /* snapshot to it */
+    bool snapping, snap_done;
+    uint8_t snap_kind;
+    uint64_t snap_cursor, snap_next_cursor, snap_chunk, snap_first, snap_base, snap_at;
+    /* proposals of its that were taken in this epoch */
+    uint64_t *seen; /* bits */
+    uint64_t seen_high;
+    /* as any member sees it */
+    uint64_t heard_at, suspect_at;
+};
+
+struct node {
+    node_config c;
+    char name[SEG_NODE_BYTES_MAX + 1];
+    seg *seg;
+    struct link *link;
+    uint64_t now;
+    uint64_t random;
+
+    node_view view;
+    bool in_view, complete, leading, opened /* VIEW of this epoch sequenced */, restarted, unfit;
+    bool leaving, left;
+    node_phase phase;
+    uint8_t self;
+    uint64_t view_at, lease_ns, viewed; /* epoch of the last VIEW applied */
+    uint16_t completes;                 /* members that are complete, by the log */
+    uint64_t state_at, fetch_at;
+    uint16_t unwanted, wants;
+    bool i_want;
+    uint64_t wants_at;
+
+    uint64_t applied, committed;
+    struct op_bytes *log; /* NODE_LOG_OPS_MAX */
+    uint64_t log_first, log_bytes;
+    struct peer peer[SEG_SLOTS_MAX];
+    uint64_t view_seq;   /* leader: where this epoch's VIEW stands */
+    uint64_t floor;      /* proposals below were made by an earlier process of ours */
+    bool snapped, rejoined;
+    uint64_t snap_next;  /* piece wanted */
+    uint32_t *outbox, outbox_head, outbox_count; /* proposals to be sent */
+    uint32_t *ready, ready_head, ready_count;    /* applied, in order, not yet committed */
+    uint64_t propose_at;
+    uint32_t fetches;
+    bool owe_ack, owe_pump;
+    uint16_t owe_beat;
+    bool stuck; /* an operation cannot be applied here (no room) */
+
+    pool proposals, requests, flights, moves, errands;
+    struct proposal *proposal;
+    struct request *request;
+    struct flight *flight;
+    struct move *move;
+    struct errand *errand;
+    table proposal_by_id, flight_by_item, move_by_item, errand_by_id, dirty_set, tracks;
+    uint64_t next_id;
+    struct refusal *refusal;
+    uint32_t refusal_at;
+    uint32_t live_proposals; /* highest index that was ever used + 1, for walks */
+
+    table session_by_key;
+    struct session *session;
+    uint32_t sessions, session_hand;
+
+    struct dirty { uint32_t item; uint64_t auth, due; } *dirty;
+    uint32_t dirty_head, dirty_count;
+    bool walk_dirty, walk_repair;
+    uint64_t dirty_cursor, repair_cursor;
+    struct frozen *thaw;
+    uint32_t thaw_count, thaw_room;
+    uint64_t thaw_at, thaw_seq;
+    struct start *starts; /* a ring, in the order of seq */
+    uint32_t start_head, start_count, start_room;
+    uint64_t commit_hold, last_delete;
+    uint64_t errand_count[SEG_SLOTS_MAX]; /* ids given out, per target */
+    uint32_t errands_to[SEG_SLOTS_MAX];
+    seg_cursor poll_hole;                 /* of pollers over the network */
+    uint64_t polled_at;
+    uint64_t repair_credit_at, repair_credit;
+    bool repair_again;
+    uint64_t expire_at, expire_cursor, leave_cursor;
+    bool leave_walked, leave_found;
+    seg_cursor feed;
+    uint64_t note_at;
+    uint8_t note[NODE_NOTE_BYTES];
+    size_t note_len;
+
+    struct track *track;
+    uint32_t track_count;
+    struct inbox *inbox;
+    uint32_t inboxes;
+    
+    uint64_t tick_at;
+    node_stats stats;
+    uint8_t *buffer;  /* one message, encoded */
+    uint8_t *scratch; /* one value */
+};
+
+#define BIT(slot) ((uint16_t)(1u << (slot)))
+
+/* ---- node.c ---- */
+bool node_serves(const node *n);
+/* Encode and queue; the sender's epoch and slot are filled in. */
+void node_say(node *n, uint8_t to, wire_msg *m, uint64_t tag);
+void node_say_bytes(node *n, uint8_t to, void *bytes, size_t len, uint64_t tag);
+void node_answer(node *n, const link_addr *to, wire_msg *m);
+link_addr node_addr(const node *n, uint8_t slot);
+void node_silence(node *n, uint8_t slot); /* we repeat ourselves to it */
+void node_publish(node *n);               /* the cluster block of the segment */
+void node_refresh_serving(node *n);
+
+/* ---- node_map.c ---- */
+void map_receive(node *n, const wire_msg *m);
+void map_tick(node *n);
+void map_flush(node *n);
+void map_view(node *n);
+/* Propose an operation; 0: no room. `m` holds its fields; type, id, epoch are filled in. */
+uint32_t map_propose(node *n, wire_msg *m, enum proposal_kind kind, uint32_t ref);
+bool map_active(const node *n);
+/* Forget a proposal; it is known that it was not sequenced. */
+void map_withdraw(node *n, uint32_t proposal);
+
+/* ---- node_apply.c ---- */
+/* False: it cannot be applied now (no room): stay before it. */
+bool apply_op(node *n, const wire_msg *m);
+void apply_snap(node *n, const wire_msg *m);
+void apply_wipe(node *n);
+/* Begin what was committed. */
+void apply_committed(node *n);
+/* Thaw it when nobody else can serve it: after `thaw_at`. */
+void apply_thaw_later(node *n, uint32_t item, uint64_t auth);
+void apply_thaw_due(node *n);
+bool apply_starting(const node *n, uint32_t item);
+struct inbox *inbox_find(node *n, const void *name, size_t len);
+void inbox_put(node *n, const void *name, size_t len, uint8_t slot, bool closed);
+
+/* ---- node_copy.c ---- */
+void copy_receive(node *n, const link_addr *from, const wire_msg *m);
+void copy_acknowledged(node *n, const wire_msg *m);
+void copy_tick(node *n);
+void copy_dirty(node *n, uint32_t item, uint64_t auth, uint64_t due);
+/* Start or join a flight: the request waits until `control` is acknowledged. */
+bool copy_wait(node *n, const seg_handle *h, uint32_t request, uint64_t control);
+void copy_feed(node *n);
+void copy_note(node *n, const wire_msg *m);
+/* A flight for a move: tells move_flown when everybody has it. */
+void copy_fill(node *n, uint32_t item, uint64_t auth, uint32_t move);
+struct flight *copy_flight(node *n, uint32_t item, uint64_t auth);
+
+/* ---- node_move.c ---- */
+seg_status move_start(node *n, const seg_handle *h, uint8_t to, bool repair, uint32_t request);
+/* Its flight is over; `got`: slots that have what stood at `control`. */
+void move_flown(node *n, uint32_t move, uint16_t got, uint64_t control);
+void move_placed(node *n, uint32_t move, uint8_t status);
+void move_view(node *n);
+void move_tick(node *n);
+void move_accessed(node *n, const seg_handle *h, uint8_t slot);
+void move_samples(node *n);
+void move_forget_item(node *n, uint32_t item);
+bool move_busy(node *n, uint32_t item);
+
+/* ---- node_serve.c ---- */
+void serve_request(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
+void serve_reply(node *n, uint32_t request, uint8_t status);
+void serve_proposed(node *n, uint32_t request, uint8_t status, uint64_t number);
+void serve_flown(node *n, uint32_t waiters, uint64_t control, bool ok);
+void serve_tick(node *n);
+void serve_expiry_done(node *n, const struct proposal *p, uint8_t status);
+
+/* ---- node_mail.c ---- */
+void mail_request(node *n, uint32_t request, const wire_msg *m);
+void mail_registered(node *n, const struct request *r);
+/* Carry a request to the member that can do it; its answer becomes the request's. */
+bool mail_errand(node *n, uint8_t to, const wire_msg *m, uint32_t request);
+void mail_answered(node *n, const wire_msg *m);
+void mail_tick(node *n);
+
+#endif
