@@ -148,7 +148,11 @@ void seg_ack(seg *s, const seg_handle *h, uint64_t control)
     for (uint32_t tries = 0; it != NULL && tries < SEG_WRITE_TRIES_MAX; tries++) {
         uint64_t old = get(&it->last);
         if (h->auth == 0 || get(&it->auth) != h->auth || (get(&it->control) & FENCE) != 0 ||
-            (control != 0 && control <= old) || cas(&it->last, old, control)) {
+            (control != 0 && control <= old)) {
+            return;
+        }
+        POINT("acknowledging");
+        if (cas(&it->last, old, control)) {
             return;
         }
     }

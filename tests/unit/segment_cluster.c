@@ -291,6 +291,58 @@ static void a_fence_is_no_item(seg *s)
           "a fence is an item");
 }
 
+/* A late ack does not take a fence for the item that was there before. */
+static void a_late_ack(seg *s)
+{
+    seg_handle h;
+    uint32_t fence;
+    int state;
+    seg_copy copy = copy_of("l", 88, 1);
+    CHECK(seg_plant(s, "l", 1, &copy, &h) == SEG_OK, "plant");
+    pid_t pid = fork();
+    CHECK(pid >= 0, "fork");
+    if (pid == 0) {
+        signal_at_point = SIGSTOP;
+        seg *mine = enter();
+        countdown = 1;
+        seg_ack(mine, &h, 1000);
+        seg_close(mine);
+        _exit(0);
+    }
+    CHECK(waitpid(pid, &state, WUNTRACED) == pid && WIFSTOPPED(state), "stop");
+    uint32_t item = h.item;
+    CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
+    CHECK(seg_fence(s, "late", 4, true, &fence) == SEG_OK && fence == item, "another slot");
+    CHECK(kill(pid, SIGCONT) == 0 && waitpid(pid, &state, 0) == pid && state == 0, "resume");
+    CHECK(seg_fence_epoch(s, fence) == 0, "an ack raised a fence to %lu", seg_fence_epoch(s, fence));
+}
+
+static uint64_t bytes_used(seg *s)
+{
+    seg_stats t;
+    CHECK(seg_stats_read(s, &t) == SEG_OK, "stats");
+    return t.bytes;
+}
+
+/* A stub, and what is deleted, holds no more than it needs. */
+static void blocks(seg *s)
+{
+    uint64_t empty = bytes_used(s);
+    seg_handle h;
+    seg_copy copy = copy_of("b", 66, 1);
+    copy.capacity = 1000;
+    copy.away = true;
+    CHECK(seg_plant(s, "b", 1, &copy, &h) == SEG_OK, "plant");
+    copy.version = 2;
+    CHECK(seg_overwrite(s, &h, &copy) == SEG_OK, "overwrite");
+    uint64_t full = bytes_used(s);
+    CHECK(full - empty > 2000, "two cells of %lu bytes", full - empty);
+    CHECK(seg_strip(s, &h) == SEG_OK, "strip");
+    CHECK(bytes_used(s) < full - 2000, "a stub of %lu bytes", bytes_used(s) - empty);
+    CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
+    CHECK(bytes_used(s) == empty, "%lu bytes are left", bytes_used(s) - empty);
+}
+
 static seg_cluster some_cluster(void)
 {
     seg_cluster c = {.clustered = true, .serving = true, .self = 2, .leader = 15, .epoch = 77,
@@ -484,6 +536,8 @@ bool cluster_modes(const char *mode, const char *segment_path)
         homes(s);
         walks(s);
         a_fence_is_no_item(s);
+        a_late_ack(s);
+        blocks(s);
         clusters(s);
         readonly_clients(segment_path);
         samples(s);

@@ -14,6 +14,48 @@ static uint32_t dice(uint32_t *state)
     return *state >> 8;
 }
 
+/* One thing the state server does. `alone`: nobody else is the server, so a frozen item stands
+ * still, and comes back with a higher version. */
+static void serve(seg *s, const char *key, uint32_t *seed, bool keep_value, bool alone)
+{
+    uint8_t value[400];
+    seg_facts before, after;
+    seg_handle h = {0};
+    size_t len = 8 + dice(seed) % 392;
+    fill(value, len, (uint8_t)dice(seed));
+    seg_copy copy = {.auth = 1 + dice(seed), .version = 1 + dice(seed) % 9, .value = value,
+                     .len = len, .away = dice(seed) % 2 == 0};
+    seg_status status = seg_lookup(s, key, strlen(key), &h);
+    if (status == SEG_NOT_FOUND) {
+        copy.stub = copy.away && dice(seed) % 2 == 0;
+        status = seg_plant(s, key, strlen(key), &copy, &h);
+    }
+    if (status != SEG_OK || seg_freeze(s, &h) != SEG_OK ||
+        seg_facts_read(s, &h, &before) != SEG_OK) {
+        return; /* deleted, or made by another */
+    }
+    CHECK(!alone || before.away, "frozen and not away");
+    uint32_t kind = keep_value ? 0 : dice(seed) % 4;
+    copy.version = before.version + 1;
+    copy.stub = false;
+    CHECK(kind != 1 || seg_strip(s, &h) == SEG_OK || !alone, "strip");
+    if (kind != 0) {
+        status = seg_overwrite(s, &h, &copy);
+        CHECK(!alone || status == SEG_OK, "overwrite says %d", status);
+    }
+    status = seg_facts_read(s, &h, &after);
+    CHECK(!alone || (status == SEG_OK && after.away &&
+                     (before.stub || after.version == before.version + (kind != 0))),
+          "a frozen item went from %lu to %lu", before.version, after.version);
+    if (kind == 2) {
+        status = seg_uproot(s, &h);
+        CHECK(!alone || status == SEG_OK, "uproot says %d", status);
+        return;
+    }
+    status = seg_thaw(s, &h, 0);
+    CHECK(status == SEG_OK || !alone || (after.stub && status == SEG_INVALID), "thaw says %d", status);
+}
+
 static void work(seg *s, uint32_t seed, int turns, bool count_adds)
 {
     uint8_t value[2048];
@@ -32,25 +74,43 @@ static void work(seg *s, uint32_t seed, int turns, bool count_adds)
         } else if (kind == 1) {
             op.verb = SEG_DELETE;
             seg_status status = update(s, key, &op);
-            CHECK(status == SEG_OK || status == SEG_NOT_FOUND, "delete says %d", status);
+            CHECK(status == SEG_OK || status == SEG_NOT_FOUND || status == SEG_AWAY, "delete says %d", status);
         } else if (kind <= 3) {
             seg_status status = update(s, key, &op);
-            CHECK(status == SEG_OK || status == SEG_NOT_FOUND, "write says %d", status);
+            CHECK(status == SEG_OK || status == SEG_NOT_FOUND || status == SEG_AWAY, "write says %d", status);
         } else if (kind == 4) {
             seg_op add = {.verb = SEG_ADD, .delta = 1};
             seg_status status = update(s, "counter", &add);
-            CHECK(status == SEG_OK, "add says %d", status);
-            if (count_adds) {
+            CHECK(status == SEG_OK || status == SEG_AWAY, "add says %d", status);
+            if (count_adds && status == SEG_OK) {
                 added++;
             }
+        } else if (kind == 5 && !count_adds) {
+            serve(s, key, &seed, false, false);
+            serve(s, "counter", &seed, true, false);
         } else {
             seg_status status = get_value(s, key, out, &len, NULL);
-            CHECK(status == SEG_OK || status == SEG_NOT_FOUND, "read says %d", status);
+            CHECK(status == SEG_OK || status == SEG_NOT_FOUND || status == SEG_AWAY, "read says %d", status);
             for (size_t k = 1; status == SEG_OK && k < len; k++) {
                 CHECK(out[k] == out[0], "torn read of %s at %zu of %zu", key, k, len);
             }
         }
     }
+}
+
+static void *server(void *seed)
+{
+    char why[256], key[32];
+    uint32_t state = (uint32_t)(size_t)seed;
+    seg *s;
+    CHECK(seg_attach(shared, &s, why, sizeof why) == SEG_OK, "attach: %s", why);
+    for (int i = 0; i < rounds / 4; i++) {
+        snprintf(key, sizeof key, "t/%u", dice(&state) % KEYS);
+        serve(s, key, &state, false, true);
+        serve(s, "counter", &state, true, true);
+    }
+    seg_close(s);
+    return NULL;
 }
 
 static void *thread(void *seed)
@@ -73,16 +133,17 @@ static void make_counter(seg *s, const char *key)
 
 static void threads(void)
 {
-    pthread_t ids[THREADS];
+    pthread_t ids[THREADS + 1];
     uint64_t sum = 0;
     size_t len;
     uint8_t value[SEG_VALUE_BYTES_MAX];
     shared = enter();
     make_counter(shared, "counter");
-    for (size_t i = 0; i < THREADS; i++) {
-        CHECK(pthread_create(&ids[i], NULL, thread, (void *)(i + 1)) == 0, "thread");
+    for (size_t i = 0; i <= THREADS; i++) {
+        CHECK(pthread_create(&ids[i], NULL, i < THREADS ? thread : server, (void *)(i + 1)) == 0,
+              "thread");
     }
-    for (size_t i = 0; i < THREADS; i++) {
+    for (size_t i = 0; i <= THREADS; i++) {
         pthread_join(ids[i], NULL);
     }
     keep(shared);
@@ -130,8 +191,20 @@ static void kills(uint32_t seed)
 }
 
 /* ---- schedules ---- */
-#define ACTORS 3
+#define ACTORS 4
 #define TURNS 3
+
+/* The first actor is the state server, the others are clients. */
+static void act_server(seg *s, uint32_t seed)
+{
+    for (int i = 0; i < TURNS; i++) {
+        if (dice(&seed) % 2 == 0) {
+            serve(s, "counter", &seed, true, true);
+        } else {
+            serve(s, "shared", &seed, false, true);
+        }
+    }
+}
 
 static uint64_t guarded(seg *s)
 {
@@ -143,7 +216,7 @@ static uint64_t guarded(seg *s)
     return sum;
 }
 
-static void act(uint32_t seed)
+static void act(uint32_t seed, bool server)
 {
     uint8_t value[600];
     int adds = 0;
@@ -156,7 +229,10 @@ static void act(uint32_t seed)
     always = 1;
     countdown = 1;
     signal_at_point = SIGSTOP;
-    for (int i = 0; i < TURNS; i++) {
+    if (server) {
+        act_server(s, seed);
+    }
+    for (int i = 0; i < TURNS && !server; i++) {
         size_t n = 8 + dice(&seed) % 120;
         seg_op op = {.verb = SEG_WRITE, .data = value, .len = n};
         fill(value, n, (uint8_t)(1 + dice(&seed) % 250));
@@ -196,7 +272,8 @@ static void whole(seg *s, uint32_t seed)
 {
     uint8_t out[SEG_VALUE_BYTES_MAX];
     size_t len;
-    seg_status status = get_value(s, "shared", out, &len, NULL);
+    seg_handle h = {0};
+    seg_status status = seg_peek(s, "shared", 6, &h, out, sizeof out, &len, NULL);
     for (size_t k = 1; status == SEG_OK && k < len; k++) {
         CHECK(out[k] == out[0], "schedule %u: torn at %zu of %zu", seed, k, len);
     }
@@ -220,7 +297,7 @@ static void schedule(uint32_t seed)
         actor[i] = fork();
         CHECK(actor[i] >= 0, "fork");
         if (actor[i] == 0) {
-            act(start);
+            act(start, i == 0);
         }
         CHECK(waitpid(actor[i], &state, WUNTRACED) == actor[i] && WIFSTOPPED(state), "start");
     }

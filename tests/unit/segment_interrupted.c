@@ -5,9 +5,11 @@
 #define POINTS_MAX 2000
 
 /* ---- the operations that are interrupted ---- */
-enum { CREATE, WRITE, GROW, APPEND, APPEND_GROW, DELETE, SWAP, ADD, OPERATIONS };
-static const char *const names[] = {"create", "write", "grow",  "append", "append-grow",
-                                    "delete", "swap",  "add"};
+enum { CREATE, WRITE, GROW, APPEND, APPEND_GROW, DELETE, SWAP, ADD, OWN };
+#define OPERATIONS (OWN + MOVES) /* the state server's come after a client's own */
+static const char *const own_names[] = {"create", "write", "grow",  "append", "append-grow",
+                                        "delete", "swap",  "add"};
+static const char *name_of(int what) { return what < OWN ? own_names[what] : move_names[what - OWN]; }
 
 static void before(seg *s, int what, const char *key)
 {
@@ -15,6 +17,10 @@ static void before(seg *s, int what, const char *key)
     seg_handle h;
     seg_new n = {.value = &one, .len = sizeof one};
     seg_op op = {.verb = SEG_APPEND, .data = "old", .len = 3};
+    if (what >= OWN) {
+        move_before(s, what - OWN, key);
+        return;
+    }
     switch (what) {
     case CREATE:
         return;
@@ -41,6 +47,9 @@ static seg_status perform(seg *s, int what, const char *key, const seg_grant *g)
     uint8_t scratch[SEG_VALUE_BYTES_MAX];
     seg_op op = {.verb = SEG_WRITE, .data = value, .len = VALUE, .grant = g};
     fill(value, sizeof value, 'n');
+    if (what >= OWN) {
+        return move_perform(s, what - OWN, key);
+    }
     switch (what) {
     case CREATE:
         return create(s, key, 'n', VALUE, 0, g);
@@ -79,14 +88,18 @@ static char state_of(seg *s, int what, const char *key)
 {
     static uint8_t value[SEG_VALUE_BYTES_MAX];
     size_t len = 0;
-    seg_status status = get_value(s, key, value, &len, NULL);
+    if (what >= OWN) {
+        return move_state(s, what - OWN, key);
+    }
+    seg_handle h = {0};
+    seg_status status = seg_peek(s, key, strlen(key), &h, value, sizeof value, &len, NULL);
     if (status == SEG_NOT_FOUND) {
         return '-';
     }
-    CHECK(status == SEG_OK, "%s of %s: read says %d", names[what], key, status);
+    CHECK(status == SEG_OK, "%s of %s: read says %d", name_of(what), key, status);
     if (len > 0 && value[0] == 'r') {
         for (size_t i = 0; i < VALUE && i < len; i++) {
-            CHECK(value[i] == 'r', "%s: torn rival value at %zu of %zu", names[what], i, len);
+            CHECK(value[i] == 'r', "%s: torn rival value at %zu of %zu", name_of(what), i, len);
         }
         /* an append may have come after it */
         return len == VALUE ? 'r' : len == VALUE + 65 ? 'n' : '?';
@@ -100,12 +113,12 @@ static char state_of(seg *s, int what, const char *key)
         while (at + 4 <= len) {
             uint32_t n;
             memcpy(&n, value + at, 4);
-            CHECK(at + 4 + n <= len, "%s: an entry runs over the end", names[what]);
-            CHECK(n == (entries < 3 ? 3u : 61u), "%s: entry %d of %u bytes", names[what], entries,
+            CHECK(at + 4 + n <= len, "%s: an entry runs over the end", name_of(what));
+            CHECK(n == (entries < 3 ? 3u : 61u), "%s: entry %d of %u bytes", name_of(what), entries,
                   n);
             for (uint32_t i = 0; i < n; i++) {
                 uint8_t c = entries < 3 ? (uint8_t)"old"[i] : 'n';
-                CHECK(value[at + 4 + i] == c, "%s: torn entry", names[what]);
+                CHECK(value[at + 4 + i] == c, "%s: torn entry", name_of(what));
             }
             at += 4 + n;
             entries++;
@@ -113,7 +126,7 @@ static char state_of(seg *s, int what, const char *key)
         return at == len && entries == 3 ? 'o' : at == len && entries == 4 ? 'n' : '?';
     }
     for (size_t i = 1; i < len; i++) {
-        CHECK(value[i] == value[0], "%s: torn value at %zu of %zu", names[what], i, len);
+        CHECK(value[i] == value[0], "%s: torn value at %zu of %zu", name_of(what), i, len);
     }
     return len == VALUE || (what == GROW && len == 300) ? (char)value[0] : '?';
 }
@@ -160,10 +173,10 @@ static bool interrupted(int what, const char *key, const seg_grant *g, long poin
     CHECK(waitpid(pid, &state, WUNTRACED) == pid, "waitpid");
     *child = pid;
     if (WIFEXITED(state)) {
-        CHECK(WEXITSTATUS(state) == 90, "%s: child exit %d", names[what], WEXITSTATUS(state));
+        CHECK(WEXITSTATUS(state) == 90, "%s: child exit %d", name_of(what), WEXITSTATUS(state));
         return false;
     }
-    CHECK(sig == SIGSTOP ? WIFSTOPPED(state) : WIFSIGNALED(state), "%s: state %x", names[what],
+    CHECK(sig == SIGSTOP ? WIFSTOPPED(state) : WIFSIGNALED(state), "%s: state %x", name_of(what),
           state);
     return true;
 }
@@ -182,17 +195,24 @@ static void rival(seg *s, int what, const char *key)
     uint8_t value[VALUE];
     fill(value, sizeof value, 'r');
     seg_op op = {.verb = SEG_WRITE, .data = value, .len = VALUE};
+    if (what >= OWN) {
+        move_rival(s, what - OWN, key);
+        return;
+    }
     seg_status status = what == CREATE ? create(s, key, 'r', VALUE, 0, NULL) : update(s, key, &op);
     if ((what == CREATE && status == SEG_EXISTS) || (what == DELETE && status == SEG_NOT_FOUND)) {
         return;
     }
-    CHECK(status == SEG_OK, "%s: the rival's write says %d", names[what], status);
+    CHECK(status == SEG_OK, "%s: the rival's write says %d", name_of(what), status);
 }
 
 static void drop(seg *s, const char *key)
 {
     seg_op op = {.verb = SEG_DELETE};
     seg_status status = update(s, key, &op);
+    if (status == SEG_AWAY) {
+        status = uproot(s, key);
+    }
     CHECK(status == SEG_OK || status == SEG_NOT_FOUND, "drop says %d", status);
 }
 
@@ -223,33 +243,33 @@ static long crash(int what, bool access_first)
         seg *s = enter();
         seg_cursor cursor;
         pid_t child;
-        snprintf(key, sizeof key, "k/%s/%ld", names[what], point);
+        snprintf(key, sizeof key, "k/%s/%ld", name_of(what), point);
         before(s, what, key);
         char old = state_of(s, what, key);
         CHECK(seg_watch(s, &cursor) == SEG_OK, "watch");
         bool hit = interrupted(what, key, NULL, point, SIGKILL, &child);
         CHECK(point < POINTS_MAX, "too many points");
         char now = state_of(s, what, key);
-        char new = what == DELETE ? '-' : 'n';
-        CHECK(now == old || now == new, "%s, point %ld: '%c' became '%c'", names[what], point, old,
+        char new = what >= OWN ? move_done(what - OWN) : what == DELETE ? '-' : 'n';
+        CHECK(now == old || now == new, "%s, point %ld: '%c' became '%c'", name_of(what), point, old,
               now);
         if (access_first) {
             rival(s, what, key);
         }
         keep(s);
-        sound(s, names[what], true);
+        sound(s, name_of(what), true);
         if (!access_first) {
             CHECK(state_of(s, what, key) == now, "%s, point %ld: recovery changed the value",
-                  names[what], point);
+                  name_of(what), point);
             if (now != old) {
                 told(s, &cursor, key);
             }
             rival(s, what, key);
         }
         drop(s, key);
-        CHECK(state_of(s, what, key) == '-', "%s: still there", names[what]);
+        CHECK(state_of(s, what, key) == '-', "%s: still there", name_of(what));
         neighbours_live(s);
-        sound(s, names[what], true);
+        sound(s, name_of(what), true);
         seg_close(s);
         if (!hit) {
             return point - 1;
@@ -257,7 +277,25 @@ static long crash(int what, bool access_first)
     }
 }
 
-enum { RIVAL_WRITES, RIVAL_DELETES, RIVAL_REMAKES, RIVAL_RAISES, RIVALS };
+enum { RIVAL_WRITES, RIVAL_DELETES, RIVAL_REMAKES, RIVAL_FREEZES, RIVAL_RAISES, RIVALS };
+
+/* Local writers only: the server's operations have no grants, and there is one server. */
+static bool makes_sense(int what, int how)
+{
+    return (how != RIVAL_RAISES && how != RIVAL_FREEZES) ||
+           (what < OWN && (what != CREATE || how == RIVAL_RAISES));
+}
+
+/* After a fence was raised, or the item frozen: the writer that goes on changes nothing. */
+static void powerless(int what, int how, long point, char old, char seen, char after, int status)
+{
+    seg_status refusal = how == RIVAL_RAISES ? SEG_FENCED : SEG_AWAY;
+    CHECK(after == seen, "%s, point %ld: a write took effect that was %s: '%c' became '%c'",
+          name_of(what), point, how == RIVAL_RAISES ? "fenced" : "frozen out", seen, after);
+    CHECK((seg_status)status == (seen != old ? SEG_OK : refusal),
+          "%s, point %ld: the writer was told %d ('%c' before, '%c' after)", name_of(what), point,
+          status, old, seen);
+}
 
 static long stop(int what, int how)
 {
@@ -268,7 +306,8 @@ static long stop(int what, int how)
         pid_t child;
         uint32_t fence;
         bool raised = false;
-        snprintf(key, sizeof key, "k/%s/%ld", names[what], point);
+        seg_facts facts = {0}, now = {0};
+        snprintf(key, sizeof key, "k/%s/%ld", name_of(what), point);
         CHECK(seg_fence(s, key, strlen(key), true, &fence) == SEG_OK, "fence");
         seg_grant grant = {1, fence};
         before(s, what, key);
@@ -285,13 +324,21 @@ static long stop(int what, int how)
             CHECK(seg_fence_raise(s, fence, 2, &raised) == SEG_OK && raised, "raise");
             seen = state_of(s, what, key);
             break;
+        case RIVAL_FREEZES: {
+            seg_status frozen = freeze(s, key, &facts);
+            CHECK(frozen == SEG_OK || (frozen == SEG_NOT_FOUND && what == DELETE), "freeze");
+            seen = state_of(s, what, key);
+            break;
+        }
         case RIVAL_WRITES:
             rival(s, what, key);
             break;
         default:
             drop(s, key);
             if (how == RIVAL_REMAKES) {
-                CHECK(create(s, key, 'r', VALUE, 0, NULL) == SEG_OK, "remake");
+                CHECK((what < OWN ? create(s, key, 'r', VALUE, 0, NULL) : move_remake(s, key)) ==
+                          SEG_OK,
+                      "remake");
                 for (int i = 0; i < 4; i++) { /* reuse what was freed */
                     char other[80];
                     snprintf(other, sizeof other, "x/%d", i);
@@ -299,20 +346,20 @@ static long stop(int what, int how)
                 }
             }
         }
-        sound(s, names[what], false);
+        sound(s, name_of(what), false);
         char between = state_of(s, what, key);
         int status = resume(child);
         char after = state_of(s, what, key);
-        if (how == RIVAL_RAISES) {
-            CHECK(after == seen, "%s, point %ld: a fenced write took effect: '%c' became '%c'",
-                  names[what], point, seen, after);
-            bool effect = seen != old;
-            CHECK(effect ? status == SEG_OK : status == SEG_FENCED,
-                  "%s, point %ld: fenced writer was told %d ('%c' before, '%c' after)",
-                  names[what], point, status, old, seen);
+        if (how == RIVAL_RAISES || how == RIVAL_FREEZES) {
+            powerless(what, how, point, old, seen, after, status);
+            CHECK(how == RIVAL_RAISES || after == '-' ||
+                      (freeze(s, key, &now) == SEG_OK && now.version == facts.version),
+                  "%s, point %ld: a frozen item went from %lu to %lu", name_of(what), point,
+                  facts.version, now.version);
         } else if (how == RIVAL_REMAKES) {
-            CHECK(after == 'r' || after == 'n' || (what == DELETE && after == '-'),
-                  "%s, point %ld: '%c' after a remake, then '%c'", names[what], point, between,
+            CHECK(what >= OWN ? after == 'R'
+                              : after == 'r' || after == 'n' || (what == DELETE && after == '-'),
+                  "%s, point %ld: '%c' after a remake, then '%c'", name_of(what), point, between,
                   after);
         }
         for (int i = 0; how == RIVAL_REMAKES && i < 4; i++) {
@@ -324,7 +371,7 @@ static long stop(int what, int how)
         drop(s, key);
         keep(s);
         neighbours_live(s);
-        sound(s, names[what], true);
+        sound(s, name_of(what), true);
         seg_close(s);
     }
 }
@@ -363,12 +410,12 @@ static void twice(int what, long point, int sig)
         state_of(s, what, key);
         if (sig == SIGSTOP) {
             resume(first);
-            state_of(s, WRITE, key);
+            state_of(s, what < OWN ? WRITE : what, key);
         }
         drop(s, key);
         keep(s);
         neighbours_live(s);
-        sound(s, names[what], true);
+        sound(s, name_of(what), true);
         seg_close(s);
         if (WIFEXITED(state)) {
             return;
@@ -383,11 +430,13 @@ void interrupted_modes(const char *mode)
     seg_close(s);
     for (int what = 0; what < OPERATIONS; what++) {
         if (strcmp(mode, "crash") == 0) {
-            printf("%s: %ld points\n", names[what], crash(what, false));
+            printf("%s: %ld points\n", name_of(what), crash(what, false));
             crash(what, true);
         } else if (strcmp(mode, "stop") == 0) {
             for (int how = 0; how < RIVALS; how++) {
-                printf("%s: %ld points\n", names[what], stop(what, how));
+                if (makes_sense(what, how)) {
+                    printf("%s: %ld points\n", name_of(what), stop(what, how));
+                }
             }
         } else {
             for (long point = 1; point < 60; point += rounds) {

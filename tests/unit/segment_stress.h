@@ -38,6 +38,20 @@ seg_status get_value(seg *s, const char *key, uint8_t *value, size_t *len, uint6
 void sound(seg *s, const char *when, bool at_rest);
 void keep(seg *s);
 
+/* segment_moves.c */
+enum { FREEZE, THAW, OVERWRITE, FILL, PLANT, STRIP, UPROOT, MOVES };
+extern const char *const move_names[MOVES];
+void move_before(seg *s, int move, const char *key);
+seg_status move_perform(seg *s, int move, const char *key);
+char move_state(seg *s, int move, const char *key);
+char move_done(int move);
+/* A local client's write, or a copy that is newer. */
+void move_rival(seg *s, int move, const char *key);
+seg_status move_remake(seg *s, const char *key);
+seg_status uproot(seg *s, const char *key);
+seg_status freeze(seg *s, const char *key, seg_facts *facts);
+seg_status thaw(seg *s, const char *key);
+
 /* segment_interrupted.c */
 void interrupted_modes(const char *mode);
 /* segment_concurrent.c */
