@@ -69,8 +69,8 @@ class View(msgspec.Struct, frozen=True):
     """The value of `view`.
 
     `left`: slots whose member left in good order with this very view. `founded`: the epoch in
-    which the state began; when it is the view's own epoch, the leader is complete with what it
-    has, and everything else is lost or never was.
+    which the state began; its leader was complete from then on with what it had, and everything
+    else is lost or never was.
     """
 
     epoch: int

@@ -246,7 +246,9 @@ class Membership:
             text += f"; does not serve, its lease {ended}"
         if seen.trouble:
             text += f"; {seen.trouble}"
-        founding = view.founded == view.epoch and view.leader == slot
+        # A leader was complete when it was chosen, or founds; the founding view itself may have
+        # been missed.
+        founding = view.leader == slot and not self._own.complete
         return Step(actions + changes, standing, view, slot, founding, lease_ns, text)
 
     # -- renewing and proposing --

@@ -199,9 +199,20 @@ def test_the_first_member_makes_the_first_view() -> None:
     assert proposal.view_revision == 0
     assert proposals(bench.step()) == []  # once, until it can be known what came of it
     bench.adopt(proposal)
+    bench.own = EMPTY
     step = bench.step()
     assert step.standing is Standing.INSIDE and step.slot == 0 and step.founding
     assert step.view == proposal.view
+
+
+def test_a_founder_that_missed_its_own_view_founds_all_the_same() -> None:
+    bench = Bench("n0", None)
+    bench.own = EMPTY
+    bench.step()
+    bench.view, bench.view_revision = view_of("n0", "n1", epoch=2), 7
+    assert bench.step().founding
+    bench.own = COMPLETE
+    assert not bench.step().founding
 
 
 def test_a_joiner_takes_the_lowest_free_slot() -> None:
