@@ -26,7 +26,7 @@ HISTORY_RANGE: Final = (0, 16)
 REPLICAS_RANGE: Final = (0, 15)
 REPAIR_PER_S_RANGE: Final = (1, 1_000_000)
 CLUSTER_NAME_CHARS_MAX: Final = 32
-PROFILES: Final = ("careful", "fast")
+PROFILES: Final = ("safe", "fast", "lab")
 PROMOTE: Final = ("lease", "at once")
 TLS_KEYS: Final = ("etcd_ca_file", "etcd_cert_file", "etcd_key_file")
 PATH_RULE: Final = "an absolute path of printable characters without '..'"
@@ -51,7 +51,7 @@ class StateCluster:
     key_file: Path
     etcd: tuple[str, ...]
     name: str = "bgf"
-    profile: str = "careful"
+    profile: str = "safe"
     replicas: int = 2
     history: int = 8
     promote: str = "lease"
@@ -107,7 +107,7 @@ def _cluster(table: Table) -> StateCluster:
             f"1 to {CLUSTER_NAME_CHARS_MAX} letters, digits or '-'",
             "bgf",
         ),
-        profile=table.text("profile", PROFILES.__contains__, _one_of(PROFILES), "careful"),
+        profile=table.text("profile", PROFILES.__contains__, _one_of(PROFILES), "safe"),
         replicas=table.integer("replicas", REPLICAS_RANGE, 2),
         history=table.integer("history", HISTORY_RANGE, 8),
         promote=table.text("promote", PROMOTE.__contains__, _one_of(PROMOTE), "lease"),

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgf import config
+from bgf import config, config_state
 from bgf.errors import ConfigError
 from bgf.model import Address, Family, Group, RealmAddress
+from statestore import member_records
 
 EXAMPLE = """
 [node]
@@ -162,7 +163,7 @@ def test_defaults_of_a_cluster_member_are_the_careful_ones() -> None:
     assert cluster == config.StateCluster(
         Address("fd00::11", 7400), Path("/etc/bgf/cluster.key"), ("http://10.30.0.201:2379",)
     )
-    assert (cluster.name, cluster.profile, cluster.promote) == ("bgf", "careful", "lease")
+    assert (cluster.name, cluster.profile, cluster.promote) == ("bgf", "safe", "lease")
     assert (cluster.replicas, cluster.history, cluster.metrics) == (2, 8, None)
 
 
@@ -181,7 +182,7 @@ def test_defaults_of_a_cluster_member_are_the_careful_ones() -> None:
         ("http://[fd00::2]:2379", "http://10.30.0.201:2379", "different http(s)://HOST:PORT"),
         ("http://10.30.0.201:2379", "http://10.30.0.201:99999", "state.cluster.etcd = ["),
         ('name = "east-1"', 'name = "east/1"', 'state.cluster.name = "east/1": must be 1 to 32'),
-        ('"fast"', '"faster"', "profile = \"faster\": must be one of 'careful', 'fast'"),
+        ('"fast"', '"faster"', "profile = \"faster\": must be one of 'safe', 'fast', 'lab'"),
         ('"at once"', '"never"', "promote = \"never\": must be one of 'lease', 'at once'"),
         ("replicas = 1", "replicas = 16", "replicas = 16: must be a whole number from 0 to 15"),
         ("history = 1", "history = 17", "history = 17: must be a whole number from 0 to 16"),
@@ -581,3 +582,7 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: Any, raw: bytes) ->
     with pytest.raises(ConfigError) as refused:
         config.load(file)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_the_profiles_are_those_of_the_state_plane() -> None:
+    assert set(config_state.PROFILES) == set(member_records.PROFILES)
