@@ -236,6 +236,17 @@ static void told(struct peer *p, uint64_t counter, uint32_t index)
     }
 }
 
+/* A HELLO's word. What we have goes on, until the peer sends: then it knows us under the new one. */
+static void offered(struct peer *p, uint64_t counter, uint32_t index)
+{
+    if (p->state == PEER_CLAIMED) {
+        told(p, counter, index);
+    } else if (counter > p->theirs_at && counter > p->offered_at) {
+        p->offered_at = counter;
+        p->offered = index;
+    }
+}
+
 static void welcome(struct link *l, struct peer *p, uint64_t counter)
 {
     if (!p->want_welcome || counter > p->welcome_to) {
@@ -265,7 +276,7 @@ static bool receive_hello(struct link *l, const link_addr *from, uint64_t sessio
     if (p->state == PEER_CLAIMED && counter > p->window.floor) {
         p->window.floor = p->window.highest = counter;
     }
-    told(p, counter, index);
+    offered(p, counter, index);
     welcome(l, p, counter);
     return true;
 }
@@ -286,6 +297,9 @@ static bool receive_welcome(struct link *l, struct peer *p, uint64_t session, ui
         struct peer *claim = link_claim(l, &p->addr, session);
         if (claim != NULL) {
             link_absorb(l, p, claim);
+            p->offered = p->theirs; /* if later than this WELCOME: greetings that have crossed */
+            p->offered_at = p->theirs_at;
+            p->theirs_at = 0;
         } else {
             link_become(l, p, session, counter);
         }
@@ -368,6 +382,8 @@ static bool receive_data(struct link *l, const link_addr *from, const uint8_t *d
     window_mark(&p->window, counter);
     if (p->state == PEER_CLAIMED) {
         p = believe(l, p);
+    } else if (counter > p->offered_at) {
+        told(p, p->offered_at, p->offered);
     }
     link_peer_used(l, p);
     p->pins++; /* deliver may send, and sending may evict */

@@ -77,6 +77,8 @@ struct peer {
     struct index index[2]; /* ours, what it puts in its headers: told in our HELLO; in our WELCOME */
     uint32_t theirs;    /* what we put in ours; 0: not told yet */
     uint64_t theirs_at; /* counter of what told it: a replay tells nothing new */
+    uint32_t offered;   /* told by a HELLO: good when its sender has our WELCOME, so when it sends */
+    uint64_t offered_at;
     crypto_gcm *open[LINK_KEYS_MAX]; /* by the key's place in the list; made when needed */
     struct window window;
 

@@ -191,8 +191,8 @@ void link_become(struct link *l, struct peer *p, uint64_t session, uint64_t floo
         link_partials_forget(l, p);
         index_remove(l, p, 1);
         p->session = session;
-        p->theirs = 0;
-        p->theirs_at = 0;
+        p->theirs = p->offered = 0;
+        p->theirs_at = p->offered_at = 0;
         p->want_welcome = false;
         p->window = (struct window){.floor = floor, .highest = floor};
     }
