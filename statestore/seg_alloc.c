@@ -8,10 +8,24 @@
  */
 #include "seg_internal.h"
 
+/* Small blocks in steps of 16, then two sizes per doubling; each power of two fits with its header.
+ * More of them would waste less in a block and more in slabs that are never full. */
+#define CELL_OF(value_bytes) ((value_bytes) + CELL_HEADER_BYTES)
 const uint32_t class_bytes[CLASSES] = {
-    sizeof(struct item), 32,    64,    96,    128,   192,   256,   384,   512,
-    768,                 1024,  1536,  2048,  3072,  4096,  6144,  8192,  12288,
-    16384,               24576, 32768, 43584, 52352, SEG_VALUE_BYTES_MAX + 64};
+    sizeof(struct item), 32,
+    48,                  64,
+    CELL_OF(64),         96,
+    112,                 CELL_OF(128),
+    CELL_OF(192),        CELL_OF(256),
+    CELL_OF(384),        CELL_OF(512),
+    CELL_OF(768),        CELL_OF(1024),
+    CELL_OF(1536),       CELL_OF(2048),
+    CELL_OF(3072),       CELL_OF(4096),
+    CELL_OF(6144),       CELL_OF(8192),
+    CELL_OF(12288),      CELL_OF(16384),
+    CELL_OF(24576),      CELL_OF(32768),
+    43584,               52352,
+    CELL_OF(SEG_VALUE_BYTES_MAX)};
 
 #define CLAIM_ITEM_TRIES_MAX 64u
 

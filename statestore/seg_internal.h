@@ -143,7 +143,7 @@ _Static_assert(sizeof(struct item) == 64, "an item is one cache line");
 _Static_assert(sizeof(struct entry) == 256, "layout");
 
 #define CLASS_ITEM 0u
-#define CLASSES 24u
+#define CLASSES 27u
 extern const uint32_t class_bytes[CLASSES];
 
 struct geometry {
