@@ -3,7 +3,37 @@
  * Knows: which part a message is for, whether this member serves. Must not know: what the parts do
  * with it (node_map.c, node_copy.c, node_move.c, node_serve.c).
  */
+#include <stdio.h>
+
 #include "node_internal.h"
+
+seg_status node_prepare(seg *s, uint64_t random, char *why, size_t why_len)
+{
+    seg_cluster c;
+    uint64_t cursor = 0;
+    seg_handle h;
+    seg_facts f;
+    bool items = seg_walk(s, &cursor, &h, &f) == SEG_OK;
+    if (!seg_clustered(s)) {
+        if (items) {
+            snprintf(why, why_len, "the segment holds items of an embedded store: remove its file, or "
+                                   "give this member another directory");
+            return SEG_INVALID;
+        }
+        memset(&c, 0, sizeof c);
+        c.clustered = true;
+        c.self = c.leader = NOBODY;
+        return seg_cluster_write(s, &c);
+    }
+    if (seg_generation(s) == 0 || seg_cluster_read(s, &c) != SEG_OK ||
+        (c.applied == 0 && (items || c.epoch != 0))) {
+        if (seg_begin_anew(s, random) != SEG_OK) {
+            snprintf(why, why_len, "the segment could not be emptied; stop its clients or remove its file");
+            return SEG_UNAVAILABLE;
+        }
+    }
+    return SEG_OK;
+}
 
 node *node_new(const node_config *c, uint64_t now_ns)
 {
@@ -406,6 +436,12 @@ seg_status node_move(node *n, const void *key, size_t key_len, uint8_t to, uint6
     n->now = now_ns;
     seg_status status = seg_lookup(n->seg, key, key_len, &h);
     return status == SEG_OK ? move_start(n, &h, to, false, 0) : status;
+}
+
+void node_promotion_read(const node *n, node_stats *out)
+{
+    out->promoted = n->stats.promoted;
+    out->thawed = n->stats.thawed;
 }
 
 void node_stats_read(node *n, bool walk, node_stats *out)

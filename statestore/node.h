@@ -56,13 +56,17 @@ typedef struct {
     uint64_t epoch, applied, committed, last;
     uint64_t items, masters, replicas, stubs; /* walked when asked */
     uint64_t proposals, requests, dirty, flight, moving, repairs_wanted, inboxes, sessions;
-    uint64_t lost, promoted, promote_ns, moves, moves_failed, repaired, evictions_wanted;
+    uint64_t lost, promoted, promote_ns, thawed, moves, moves_failed, repaired, evictions_wanted;
     uint64_t stale, later, misses, in_doubt, refused, copies, copies_applied, notes, overruns, expired;
     uint64_t requests_by_type[32], replies_by_status[128];
+    uint64_t waited[32][32]; /* requests that had to wait, by type and power of two of nanoseconds */
 } node_stats;
 
 typedef struct node node;
 
+/* Before node_new: make the segment a cluster's. One that cannot be gone on with (torn, joining when it
+ * stopped) begins anew; one that holds an embedded store's items is refused. */
+seg_status node_prepare(seg *s, uint64_t random, char *why, size_t why_len);
 node *node_new(const node_config *c, uint64_t now_ns);
 void node_free(node *n);
 void node_receive(node *n, const link_addr *from, const void *datagram, size_t len, uint64_t now_ns);
@@ -80,6 +84,8 @@ seg_status node_move(node *n, const void *key, size_t key_len, uint8_t to, uint6
 void node_leave(node *n, uint64_t now_ns);
 /* A complete member that lags too far for the log: the leader wants it out. Slots; 0: none. */
 uint16_t node_unwanted(const node *n);
+/* Only `promoted` and `thawed`: so that who has a clock can time them. */
+void node_promotion_read(const node *n, node_stats *out);
 void node_stats_read(node *n, bool walk, node_stats *out);
 
 #endif

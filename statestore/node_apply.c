@@ -90,6 +90,7 @@ void apply_thaw_due(node *n)
             drop_stub(n, &h);
         } else {
             thaw(n, &h, n->view.epoch << NODE_EPOCH_SHIFT);
+            n->stats.thawed++;
         }
     }
     n->thaw_count = 0;

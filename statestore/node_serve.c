@@ -146,6 +146,9 @@ void serve_reply(node *n, uint32_t i, uint8_t status)
     } else {
         m.mask &= (uint32_t)~WIRE_VALUE;
     }
+    uint64_t ns = n->now - r->began;
+    uint32_t bucket = ns == 0 ? 0 : 63u - (uint32_t)__builtin_clzll(ns);
+    n->stats.waited[r->type & 31][bucket < 32 ? bucket : 31]++;
     answer(n, &r->from, r->session, r->type, &m);
     free(r->key);
     free(r->value);
