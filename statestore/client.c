@@ -159,8 +159,11 @@ void client_step(client *c, uint32_t n)
     }
     if (at_master(o->r.verb)) {
         if (client_find(c, n, &auth, &slot)) {
+            bool other = o->r.place.auth != 0 && auth != o->r.place.auth;
             o->result.place.auth = auth;
-            if (o->r.verb == CLIENT_LOOKUP) {
+            if (o->r.verb == CLIENT_SWAP && other) {
+                client_finish(c, n, DAL_CHANGED, ""); /* that version was of a deleted item */
+            } else if (o->r.verb == CLIENT_LOOKUP) {
                 client_finish(c, n, DAL_OK, "");
             } else {
                 client_ask(c, n, o->published ? QUESTION_ENSURE : QUESTION_ITSELF, slot);

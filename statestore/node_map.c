@@ -636,9 +636,11 @@ static void take_state(node *n, const wire_msg *m)
         if (complete && m->seq < p->acked) {
             p->acked = p->sent = m->seq; /* restarted, its last steps were lost */
         }
-        if (!complete && !p->snapping && (p->state_complete || (p->snap_done && m->seq == 0))) {
+        if (!complete && !p->snapping && (p->state_complete || !p->snap_done || m->seq == 0)) {
             snap_begin(n, m->slot);
             p->state_complete = false;
+        } else if (!complete && p->snap_done) {
+            take_ack(n, m); /* it has the snapshot, and asks what is still missing */
         }
         n->owe_beat |= BIT(m->slot);
         n->owe_pump = true;

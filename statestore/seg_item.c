@@ -268,8 +268,12 @@ seg_status seg_update(seg *s, const void *key, size_t key_len, seg_handle *h, se
         }
         robbed = false;
         if (status == SEG_NOT_FOUND && op->verb != SEG_EXPIRE) {
+            uint64_t named = h->auth;
             count(s, N_AUTH_MISSES);
             status = seg_lookup(s, key, key_len, h);
+            if (status == SEG_OK && op->verb == SEG_SWAP && named != 0 && named != h->auth) {
+                return seg_done(s, SEG_CHANGED); /* that version was of a deleted item */
+            }
             if (status == SEG_OK) {
                 poke(&s->client->item, h->item);
                 continue;

@@ -301,6 +301,9 @@ static void learn(world *w, uint32_t c, task *t, const client_result *out)
 {
     memory *m = &w->caller[c].memory[t->key];
     record *e = &w->record[t->record];
+    if (out->place.auth != m->place.auth) {
+        m->version = 0; /* versions belong to an incarnation */
+    }
     m->place = out->place;
     if (out->status == DAL_NOT_FOUND) {
         m->known = true;

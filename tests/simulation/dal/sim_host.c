@@ -74,6 +74,7 @@ void host_start_server(world *w, uint32_t h)
     e->addr = net_address(h, h, e->life);
     e->up = true;
     e->stopped = e->tick_missed = false;
+    e->tick_at = 0;
     new_node(w, h);
     trace(w, "server starts", h, (int64_t)(me->generation & 0xffff), e->life);
     if (!w->failed) {
