@@ -322,10 +322,14 @@ class EtcdRegistry:
             found = self.get(key)
         return False
 
+    def compact(self, revision: int) -> None:
+        """Let etcd forget what stood before `revision`; what stands now stays."""
+        self._request("/v3/kv/compaction", _encode({"revision": str(revision)}), _Txn)
+
     # -- watches --
 
     def watch(self, prefix: str) -> EtcdWatch:
-        watch = EtcdWatch(self, prefix)
+        watch = EtcdWatch(self, prefix, self.options.idle_ms)
         with self._lock:
             self._watches = [known for known in self._watches if not known.closed] + [watch]
         return watch
@@ -343,6 +347,7 @@ class EtcdRegistry:
                 "POST",
                 "/v3/watch",
                 body=body,
+                headers={"Grpc-Metadata-hasleader": "true"},  # a member without one ends it
                 retries=False,
                 redirect=False,
                 preload_content=False,

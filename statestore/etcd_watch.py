@@ -65,8 +65,8 @@ class _Message(msgspec.Struct):
     result: _Result | None = None
 
 
-class _Compacted(Exception):
-    """The revision to go on from is gone."""
+class _Restart(Exception):
+    """The revision to go on from is gone, or belongs to another history."""
 
 
 class _Broken(Exception):
@@ -87,8 +87,9 @@ def range_end(prefix: bytes) -> bytes:
 class EtcdWatch:
     """`registry.Watch` with a thread of its own; made by EtcdRegistry.watch."""
 
-    def __init__(self, source: Source, prefix: str) -> None:
+    def __init__(self, source: Source, prefix: str, idle_ms: int) -> None:
         self._source = source
+        self._idle_ns = idle_ms * 1_000_000
         self._prefix = prefix
         self._changed = threading.Condition()
         self._followed = Followed()
@@ -150,7 +151,7 @@ class EtcdWatch:
                 if self._revision == 0:
                     self._scan()
                 self._follow(at)
-            except _Compacted:
+            except _Restart:
                 self._revision = 0
             except ReadTimeoutError:  # silence; go on elsewhere, and ask how things stand
                 with contextlib.suppress(RegistryUnavailable):
@@ -168,9 +169,15 @@ class EtcdWatch:
             self._current_ns = max(self._current_ns, sent_at_ns)
             self._changed.notify_all()
 
-    def _ask(self) -> None:
-        """Nothing was heard for long: prove that nothing happened. What did happen is left to
-        the next stream; if that does not bring it either, the history is another one."""
+    def _lags(self) -> bool:
+        """Is there an answer of long ago whose revision the stream has not reached? It may be a
+        change of other keys, or the stream of a member that is cut off."""
+        with self._changed:
+            return bool(self._proofs) and now_ns() - self._proofs[0][0] > self._idle_ns
+
+    def _ask(self) -> bool:
+        """Does a scan show what is known? What is not known yet is left to the next stream; if
+        that does not bring it either, the history is another one."""
         sent_at_ns, revision, entries = self._source.dated_scan(self._prefix)
         with self._changed:
             known = {key: seen[:2] for key, seen in self._followed.entries.items()}
@@ -178,11 +185,13 @@ class EtcdWatch:
                 self._behind = 0
                 self._reach(revision)
                 self._current_ns = max(self._current_ns, sent_at_ns)
-                return
+                return True
             self._behind += 1
+            self._proofs = []
             if revision < self._revision or self._behind >= BEHIND_MAX:
                 self._behind = 0
                 self._revision = 0
+            return False
 
     def _follow(self, at: int) -> None:
         request = {
@@ -204,6 +213,8 @@ class EtcdWatch:
                 raise _Broken(f"HTTP status {stream.status}")
             for message in _messages(stream):
                 self._take(message)
+                if self._lags() and not self._ask():
+                    raise _Broken("it does not tell what a scan shows")
         finally:
             with self._changed:
                 self._stream = None
@@ -219,7 +230,7 @@ class EtcdWatch:
             raise _Broken("the stream reports an error")
         if result.canceled:
             if result.compact_revision:
-                raise _Compacted
+                raise _Restart
             raise _Broken(result.cancel_reason)
         if result.created:
             return
@@ -232,6 +243,8 @@ class EtcdWatch:
             if result.events:
                 self._reach(result.events[-1].kv.mod_revision)
                 self._changed.notify_all()
+            elif result.header.revision < self._revision:
+                raise _Restart  # it waits for a revision that this history may never reach
             else:  # progress: this stream has told everything up to here
                 self._reach(result.header.revision)
 

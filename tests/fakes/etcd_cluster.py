@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,6 +47,7 @@ class EtcdCluster:
             for i in range(size)
         ]
         self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
         self._running: dict[int, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
@@ -81,6 +83,10 @@ class EtcdCluster:
         process = self._running.pop(at)
         process.kill()
         process.wait()
+
+    def forget(self, at: int) -> None:
+        """Remove a dead member's data."""
+        shutil.rmtree(self.members[at].data_dir)
 
     def pause(self, at: int) -> None:
         self._running[at].send_signal(signal.SIGSTOP)
