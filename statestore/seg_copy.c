@@ -270,7 +270,7 @@ seg_status seg_begin_anew(seg *s, uint64_t generation)
     /* Whoever finds a 0 knows that some items are gone and must do this again. */
     put(&s->header->generation, 0);
     POINT("generation");
-    for (uint64_t cursor = 0; (it = seg_next_item(s, &cursor, &h.item)) != NULL;) {
+    for (uint64_t cursor = 0; (it = seg_next_item(s, 0, &cursor, &h.item)) != NULL;) {
         h.auth = get(&it->auth);
         seg_status status = seg_uproot(s, &h);
         worst = status == SEG_OK || status == SEG_NOT_FOUND ? worst : status;

@@ -189,7 +189,7 @@ seg_status seg_walk(seg *s, uint64_t *cursor, seg_handle *out, seg_facts *facts)
     if (!seg_usable(s)) {
         return SEG_UNAVAILABLE;
     }
-    while ((it = seg_next_item(s, cursor, &out->item)) != NULL) {
+    while ((it = seg_next_item(s, 0, cursor, &out->item)) != NULL) {
         out->auth = peek(&it->auth);
         seg_status status = facts_of(s, it, out->auth, facts, &out->hash);
         if (status != SEG_NOT_FOUND) {
@@ -206,7 +206,7 @@ seg_status seg_overdue(seg *s, uint64_t now_ns, uint64_t *cursor, seg_handle *ou
     if (!seg_usable(s)) {
         return SEG_UNAVAILABLE;
     }
-    while ((it = seg_next_item(s, cursor, &out->item)) != NULL) {
+    while ((it = seg_next_item(s, 0, cursor, &out->item)) != NULL) {
         if ((peek(&it->control) & (TTL | AWAY)) != TTL) {
             continue;
         }

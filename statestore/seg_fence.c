@@ -106,9 +106,8 @@ seg_status seg_fence_walk(seg *s, uint64_t *cursor, void *name, size_t *len, uin
     if (!seg_usable(s)) {
         return SEG_UNAVAILABLE;
     }
-    while ((it = seg_next_item(s, cursor, &ref)) != NULL) {
-        if ((get(&it->control) & (LIVE | FENCE)) == (LIVE | FENCE) &&
-            seg_item_key(s, it, key, &key_len, &hash) && key_len >= FENCE_PREFIX_BYTES &&
+    while ((it = seg_next_item(s, FENCE, cursor, &ref)) != NULL) {
+        if (seg_item_key(s, it, key, &key_len, &hash) && key_len >= FENCE_PREFIX_BYTES &&
             memcmp(key, FENCE_PREFIX, FENCE_PREFIX_BYTES) == 0) {
             *len = key_len - FENCE_PREFIX_BYTES;
             memcpy(name, key + FENCE_PREFIX_BYTES, *len);

@@ -164,7 +164,7 @@ seg_status seg_housekeep(seg *s, uint64_t now_ns, seg_kept *kept)
     return SEG_OK;
 }
 
-struct item *seg_next_item(const seg *s, uint64_t *cursor, uint32_t *ref)
+struct item *seg_next_item(const seg *s, uint64_t kind_of_item, uint64_t *cursor, uint32_t *ref)
 {
     const struct geometry *g = &s->geometry[CLASS_ITEM];
     uint64_t total = slab_top(s) * g->count;
@@ -179,7 +179,7 @@ struct item *seg_next_item(const seg *s, uint64_t *cursor, uint32_t *ref)
         ++*cursor;
         *ref = seg_block_ref(s, slab, kind, index);
         struct item *it = at_ref(s, *ref);
-        if ((get(&it->control) & (LIVE | FENCE)) == LIVE) {
+        if ((get(&it->control) & (LIVE | FENCE)) == (LIVE | kind_of_item)) {
             return it;
         }
     }
@@ -194,7 +194,7 @@ seg_status seg_scan(seg *s, uint64_t *cursor, const void *prefix, size_t prefix_
     }
     const struct item *it;
     uint32_t ref;
-    while ((it = seg_next_item(s, cursor, &ref)) != NULL) {
+    while ((it = seg_next_item(s, 0, cursor, &ref)) != NULL) {
         for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
             uint64_t control = get(&it->control);
             if ((control & (LIVE | FENCE)) != LIVE) {

@@ -267,6 +267,38 @@ static void walks(seg *s)
     }
 }
 
+/* Every fence with its epoch; the items between them do not count. */
+static void fences(seg *s)
+{
+    char name[SEG_KEY_BYTES_MAX], key[16];
+    size_t len;
+    uint32_t fence;
+    bool raised;
+    uint64_t cursor = 0, epoch, seen = 0;
+    for (unsigned i = 0; i < 20; i++) {
+        seg_handle h;
+        seg_copy copy = copy_of("f", 500 + i, 1);
+        snprintf(key, sizeof key, "f/%02u", i);
+        CHECK(seg_plant(s, key, strlen(key), &copy, &h) == SEG_OK, "plant");
+        CHECK(seg_fence(s, key, strlen(key), true, &fence) == SEG_OK &&
+                  seg_fence_raise(s, fence, 100 + i, &raised) == SEG_OK && raised,
+              "raise");
+    }
+    while (seg_fence_walk(s, &cursor, name, &len, &epoch) == SEG_OK) {
+        if (len == 4 && memcmp(name, "f/", 2) == 0) {
+            CHECK(epoch == 100 + (uint64_t)(name[2] - '0') * 10 + (uint64_t)(name[3] - '0'),
+                  "fence %.4s stands at %lu", name, epoch);
+            seen |= 1ull << (epoch - 100);
+        }
+    }
+    CHECK(seen == (1ull << 20) - 1, "fences seen: %lx", seen);
+    seg_handle h;
+    seg_facts f;
+    for (cursor = 0; seg_walk(s, &cursor, &h, &f) == SEG_OK;) {
+        CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
+    }
+}
+
 static void a_fence_is_no_item(seg *s)
 {
     seg_handle h;
@@ -452,6 +484,22 @@ static void readonly_clients(const char *segment_path)
     seg_close(r);
 }
 
+/* A segment of the layout before this one is refused in words, not read. */
+static void layouts(const char *segment_path)
+{
+    char path[512], why[512] = "";
+    uint32_t layout = SEG_LAYOUT - 1;
+    seg *s;
+    snprintf(path, sizeof path, "%s.old", segment_path);
+    CHECK(seg_format(path, SEG_SIZE_BYTES_MIN, why, sizeof why) == SEG_OK, "format: %s", why);
+    FILE *f = fopen(path, "r+b");
+    CHECK(f != NULL && fseek(f, 8, SEEK_SET) == 0 && fwrite(&layout, 4, 1, f) == 1 && fclose(f) == 0,
+          "patch");
+    CHECK(seg_open(path, false, &s, why, sizeof why) == SEG_WRONG_VERSION, "opened: %s", why);
+    CHECK(strstr(why, "layout 1, this build speaks 2") != NULL, "refused with: %s", why);
+    unlink(path);
+}
+
 /* A sample says which items local clients use, and nothing about the server's own accesses. */
 static void samples(seg *s)
 {
@@ -535,11 +583,13 @@ bool cluster_modes(const char *mode, const char *segment_path)
         versions(s);
         homes(s);
         walks(s);
+        fences(s);
         a_fence_is_no_item(s);
         a_late_ack(s);
         blocks(s);
         clusters(s);
         readonly_clients(segment_path);
+        layouts(segment_path);
         samples(s);
         keep(s);
         sound(s, "cluster", true);
