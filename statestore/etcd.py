@@ -39,8 +39,10 @@ ENDPOINTS_MAX = 16
 CONNECTIONS_MAX = 8  # kept open per endpoint
 RETRY_PAUSE_MS = 20  # between two rounds of all endpoints
 ATTEMPT_MS_MIN = 20  # with less time left than this, no further attempt is made
-REPLY_BYTES_MAX = 16 << 20
 WHY_CHARS_MAX = 160
+NO_LEADER = "etcdserver: no leader"
+NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
+"""A member that knows of no leader refuses at once, and ends its watches, instead of waiting."""
 CODE_RESOURCE_EXHAUSTED = 8  # etcd's database is full: no other endpoint will do better
 
 
@@ -165,6 +167,7 @@ class EtcdRegistry:
                 "POST",
                 path,
                 body=body,
+                headers=NEEDS_LEADER,
                 retries=False,
                 redirect=False,
                 timeout=urllib3.Timeout(total=timeout_s),
@@ -184,7 +187,7 @@ class EtcdRegistry:
             raise RegistryUnavailable(
                 f"etcd at {self.endpoints[at]} refuses {path}: {why}; " + _way_out(failure.code)
             )
-        raise _Lost(why, sent=True)
+        raise _Lost(why, sent=not failure.error.startswith(NO_LEADER))
 
     def _request(self, path: str, body: bytes, what: type[T]) -> tuple[int, T, bool]:
         """(when the answered attempt was sent, the answer, whether an earlier attempt may have
@@ -347,7 +350,7 @@ class EtcdRegistry:
                 "POST",
                 "/v3/watch",
                 body=body,
-                headers={"Grpc-Metadata-hasleader": "true"},  # a member without one ends it
+                headers=NEEDS_LEADER,
                 retries=False,
                 redirect=False,
                 preload_content=False,
@@ -396,9 +399,8 @@ def _as_wanted(
 
 def _passing(failure: _Failure) -> bool:
     """etcd's own words for what another endpoint, or a moment's patience, may heal."""
-    return failure.error.startswith(("etcdserver: request timed out", "etcdserver: no leader")) or (
-        "leader changed" in failure.error
-    )
+    passing = (NO_LEADER, "etcdserver: request timed out", "etcdserver: leader changed")
+    return failure.error.startswith(passing)
 
 
 def _way_out(code: int) -> str:
