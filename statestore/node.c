@@ -174,6 +174,15 @@ void node_free(node *n)
     free(n);
 }
 
+uint8_t node_pick(uint16_t slots, uint64_t by)
+{
+    uint64_t skip = slots == 0 ? 0 : by % (uint64_t)__builtin_popcount(slots);
+    for (; skip > 0; skip--) {
+        slots &= (uint16_t)(slots - 1);
+    }
+    return slots == 0 ? NOBODY : (uint8_t)__builtin_ctz(slots);
+}
+
 /* ---- who we are ---- */
 
 bool node_serves(const node *n)

@@ -237,17 +237,6 @@ static void apply_place(node *n, const wire_msg *m)
     }
 }
 
-static uint8_t heir(uint16_t replicas, uint64_t auth)
-{
-    for (uint32_t i = 0; i < SEG_SLOTS_MAX; i++) {
-        uint8_t slot = (uint8_t)((auth + i) % SEG_SLOTS_MAX);
-        if ((replicas & BIT(slot)) != 0) {
-            return slot;
-        }
-    }
-    return NOBODY;
-}
-
 /* One item whose home names a dead slot. */
 static void bequeath(node *n, seg_handle *h, seg_facts *f, uint16_t dead, uint16_t left)
 {
@@ -258,7 +247,7 @@ static void bequeath(node *n, seg_handle *h, seg_facts *f, uint16_t dead, uint16
         (void)seg_home_write(n->seg, h, &home);
         return;
     }
-    uint8_t master = heir(home.replicas, f->auth);
+    uint8_t master = node_pick(home.replicas, f->auth);
     if (master == NOBODY) {
         n->stats.lost++;
         forget(n, h->item);

@@ -11,6 +11,7 @@
 #define NOBODY 255u
 #define NODE_WINDOW_OPS 2048u          /* sent to a member and not acknowledged */
 #define NODE_WINDOW_BYTES (1u << 20)
+#define NODE_BURST_BYTES (256u << 10)   /* sent to a member in one go */
 #define NODE_SEEN_BITS 131072u         /* proposals of one member that are told apart */
 #define NODE_REFUSALS_MAX 4096u        /* refusals that can be repeated */
 #define NODE_FEED_MAX 1024u            /* changes taken in per round */
@@ -283,10 +284,14 @@ struct node {
     uint8_t *scratch; /* one value */
 };
 
+/* What every encoded operation carries, so that some of it can be stamped in place. */
+#define NODE_OP_MASK (WIRE_EPOCH | WIRE_ID | WIRE_SEQ | WIRE_COMMITTED | WIRE_ITEM | WIRE_SUB)
 #define BIT(slot) ((uint16_t)(1u << (slot)))
 
 /* ---- node.c ---- */
 bool node_serves(const node *n);
+/* One of the slots, spread evenly by `by`. */
+uint8_t node_pick(uint16_t slots, uint64_t by);
 /* Encode and queue; the sender's epoch and slot are filled in. */
 void node_say(node *n, uint8_t to, wire_msg *m, uint64_t tag);
 void node_say_bytes(node *n, uint8_t to, void *bytes, size_t len, uint64_t tag);
@@ -296,7 +301,29 @@ void node_silence(node *n, uint8_t slot); /* we repeat ourselves to it */
 void node_publish(node *n);               /* the cluster block of the segment */
 void node_refresh_serving(node *n);
 
+/* ---- node_lead.c ---- */
+void lead_proposal(node *n, const wire_msg *m);
+/* Sequence an operation of a member, or refuse it. */
+void lead_consider(node *n, wire_msg *m, uint8_t origin, uint64_t id);
+void lead_ack(node *n, const wire_msg *m);
+void lead_state(node *n, const wire_msg *m);
+void lead_tick(node *n);
+void lead_flush(node *n);
+
+/* ---- node_snap.c ---- */
+void snap_begin(node *n, uint8_t to);
+void snap_send(node *n, uint8_t to);
+void snap_acked(node *n, const wire_msg *m);
+void snap_take(node *n, const wire_msg *m);
+
 /* ---- node_map.c ---- */
+/* The operation that was just applied; bytes become the log's. */
+void map_log(node *n, uint64_t seq, uint8_t *bytes, size_t len);
+void map_log_clear(node *n);
+size_t map_send_op(node *n, uint8_t to, uint64_t seq);
+void map_proposal_end(node *n, uint32_t i, uint8_t status, uint64_t number);
+void map_proposal_applied(node *n, uint64_t id, uint64_t seq);
+void map_propose_again(node *n, uint32_t i);
 void map_receive(node *n, const wire_msg *m);
 void map_tick(node *n);
 void map_flush(node *n);
@@ -345,6 +372,20 @@ void move_accessed(node *n, const seg_handle *h, uint8_t slot);
 void move_samples(node *n);
 void move_forget_item(node *n, uint32_t item);
 bool move_busy(node *n, uint32_t item);
+
+/* ---- node_answer.c ---- */
+bool serve_changes(uint8_t type);
+void serve_answer(node *n, const link_addr *to, uint64_t session, uint8_t type, wire_msg *r);
+/* True: it was here before, and all is done about it. */
+bool serve_repeated(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
+/* A request that has to wait. 0: no room. */
+uint32_t serve_hold(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
+void serve_refuse(node *n, const link_addr *from, uint64_t session, const wire_msg *m, uint8_t status);
+
+/* ---- node_list.c ---- */
+void serve_scan(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
+void serve_poll(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
+void serve_members(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
 
 /* ---- node_serve.c ---- */
 void serve_request(node *n, const link_addr *from, uint64_t session, const wire_msg *m);

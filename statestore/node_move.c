@@ -218,17 +218,11 @@ static void repair_one(node *n, const seg_handle *h, const seg_facts *f)
     if (have >= want) {
         return;
     }
-    for (uint32_t i = 0; i < SEG_SLOTS_MAX; i++) {
-        uint8_t s = (uint8_t)((f->auth + i) % SEG_SLOTS_MAX);
-        if ((others & BIT(s)) != 0 && (f->home.replicas & BIT(s)) == 0) {
-            seg_status status = move_start(n, h, s, true, 0);
-            if (status != SEG_OK || have + 1 < want) {
-                n->repair_again = true; /* one copy at a time per item */
-            }
-            n->repair_credit--;
-            return;
-        }
+    uint8_t s = node_pick(others & (uint16_t)~f->home.replicas, f->auth);
+    if (move_start(n, h, s, true, 0) != SEG_OK || have + 1 < want) {
+        n->repair_again = true; /* one copy at a time per item */
     }
+    n->repair_credit--;
 }
 
 static void walk_repair(node *n)
@@ -281,15 +275,7 @@ static void walk_leave(node *n)
         }
         if ((f.home.replicas & others) == 0) {
             n->leave_found = true;
-            uint8_t to = (uint8_t)__builtin_ctz(others);
-            for (uint32_t k = 0; k < SEG_SLOTS_MAX; k++) {
-                uint8_t s = (uint8_t)((f.auth + k) % SEG_SLOTS_MAX);
-                if ((others & BIT(s)) != 0) {
-                    to = s;
-                    break;
-                }
-            }
-            (void)move_start(n, &h, to, false, 0);
+            (void)move_start(n, &h, node_pick(others, f.auth), false, 0);
         } else if (f.acked < f.control) {
             n->leave_found = true;
             copy_dirty(n, h.item, h.auth, n->now);

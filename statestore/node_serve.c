@@ -1,188 +1,9 @@
 /* Clients' requests: answered at once, or when copies or the map log have come that far.
  *
- * Knows: sessions and what was answered to them, which items are ours. Must not know: how copies travel,
- * how the log orders, messages between clients (node_mail.c).
+ * Knows: which items are ours, what each request needs. Must not know: how copies travel, how the log
+ * orders, sessions (node_answer.c), lists (node_list.c), messages between clients (node_mail.c).
  */
 #include "node_internal.h"
-
-#define LIST_BYTES_MAX 32768u
-
-/* ---- answers ---- */
-
-static bool changes(uint8_t type)
-{
-    switch (type) {
-    case WIRE_READ:
-    case WIRE_LOOKUP:
-    case WIRE_SCAN:
-    case WIRE_POLL:
-    case WIRE_FENCE:
-    case WIRE_MEMBERS:
-    case WIRE_ENSURE:
-        return false;
-    default:
-        return true;
-    }
-}
-
-static struct session *session_of(node *n, uint64_t key, bool make)
-{
-    uint32_t i;
-    if (table_get(&n->session_by_key, key, &i)) {
-        n->session[i].used = n->now;
-        return &n->session[i];
-    }
-    if (!make) {
-        return NULL;
-    }
-    if (n->sessions < NODE_SESSIONS_MAX) {
-        i = n->sessions++;
-    } else { /* the one that was silent longest among a few */
-        i = n->session_hand;
-        for (uint32_t k = 0; k < 16; k++) {
-            uint32_t at = (n->session_hand + k) % NODE_SESSIONS_MAX;
-            i = n->session[at].used < n->session[i].used ? at : i;
-        }
-        n->session_hand = (n->session_hand + 16) % NODE_SESSIONS_MAX;
-        table_remove(&n->session_by_key, n->session[i].key);
-    }
-    struct session *s = &n->session[i];
-    if (s->answer == NULL) {
-        s->answer = malloc(NODE_REPLIES_MAX * sizeof *s->answer);
-        if (s->answer == NULL) {
-            return NULL;
-        }
-    }
-    memset(s->answer, 0, NODE_REPLIES_MAX * sizeof *s->answer);
-    s->live = true;
-    s->key = key;
-    s->used = n->now;
-    (void)table_put(&n->session_by_key, key, i);
-    return s;
-}
-
-static void answer(node *n, const link_addr *to, uint64_t session, uint8_t type, wire_msg *r)
-{
-    if (changes(type)) {
-        struct session *s = session_of(n, session, false);
-        struct answer *a = s == NULL ? NULL : &s->answer[r->id % NODE_REPLIES_MAX];
-        if (a != NULL && a->id == r->id) {
-            *a = (struct answer){.id = r->id, .status = r->status, .done = 1, .item = r->item,
-                                 .mask = r->mask & (uint32_t)~WIRE_VALUE, .version = r->version,
-                                 .number = r->number, .auth = r->auth, .grant_epoch = r->grant_epoch,
-                                 .home = r->home};
-        }
-    }
-    node_answer(n, to, r);
-}
-
-/* True: it was here before, and all is done about it. */
-static bool repeated(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
-{
-    struct session *s = session_of(n, session, false);
-    if (s == NULL && (m->flags & WIRE_REPEAT) != 0) {
-        wire_msg r = {.status = WIRE_IN_DOUBT, .id = m->id};
-        n->stats.in_doubt++;
-        node_answer(n, from, &r);
-        return true;
-    }
-    s = s == NULL ? session_of(n, session, true) : s;
-    if (s == NULL) {
-        return true;
-    }
-    struct answer *a = &s->answer[m->id % NODE_REPLIES_MAX];
-    if (a->id > m->id) {
-        return true; /* long answered */
-    }
-    if (a->id == m->id) {
-        if (a->done) {
-            wire_msg r = {.status = a->status, .id = a->id, .mask = a->mask, .item = a->item,
-                          .version = a->version, .number = a->number, .auth = a->auth,
-                          .grant_epoch = a->grant_epoch, .home = a->home};
-            node_answer(n, from, &r);
-        }
-        return true;
-    }
-    *a = (struct answer){.id = m->id};
-    return false;
-}
-
-/* A request that has to wait. 0: no room. */
-static uint32_t hold(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
-{
-    uint32_t i = pool_take(&n->requests);
-    if (i == 0) {
-        return 0;
-    }
-    struct request *r = &n->request[i];
-    *r = (struct request){.live = true, .type = m->type, .flags = m->flags, .session = session,
-                          .id = m->id, .from = *from, .began = n->now};
-    if (m->key_len > 0) {
-        r->key = malloc(m->key_len);
-        if (r->key == NULL) {
-            r->live = false;
-            pool_give(&n->requests, i);
-            return 0;
-        }
-        memcpy(r->key, m->key, m->key_len);
-        r->key_len = m->key_len;
-    }
-    n->stats.requests++;
-    return i;
-}
-
-void serve_reply(node *n, uint32_t i, uint8_t status)
-{
-    struct request *r = &n->request[i];
-    if (i == 0 || !r->live) {
-        return;
-    }
-    wire_msg m = r->reply;
-    m.status = status;
-    m.id = r->id;
-    if (status == WIRE_OK && r->value != NULL) {
-        m.mask |= WIRE_VALUE;
-        m.value = r->value;
-    } else {
-        m.mask &= (uint32_t)~WIRE_VALUE;
-    }
-    uint64_t ns = n->now - r->began;
-    uint32_t bucket = ns == 0 ? 0 : 63u - (uint32_t)__builtin_clzll(ns);
-    n->stats.waited[r->type & 31][bucket < 32 ? bucket : 31]++;
-    answer(n, &r->from, r->session, r->type, &m);
-    free(r->key);
-    free(r->value);
-    *r = (struct request){0};
-    n->stats.requests--;
-    pool_give(&n->requests, i);
-}
-
-static void refuse(node *n, const link_addr *from, uint64_t session, const wire_msg *m, uint8_t status)
-{
-    wire_msg r = {.status = status, .id = m->id};
-    n->stats.later += status == WIRE_LATER;
-    n->stats.misses += status == WIRE_MISS;
-    answer(n, from, session, m->type, &r);
-}
-
-void serve_flown(node *n, uint32_t waiters, uint64_t control, bool ok)
-{
-    for (uint32_t r = waiters, next; r != 0; r = next) {
-        next = n->request[r].next;
-        n->request[r].next = 0;
-        if (!ok) {
-            /* The item went away under it: applied here, and nobody can tell what became of it. */
-            serve_reply(n, r, changes(n->request[r].type) ? WIRE_IN_DOUBT : WIRE_LATER);
-        } else if (n->request[r].control <= control) {
-            serve_reply(n, r, WIRE_OK);
-        } else {
-            seg_handle h = {n->request[r].reply.auth, 0, n->request[r].item};
-            if (!copy_wait(n, &h, r, n->request[r].control)) {
-                serve_reply(n, r, changes(n->request[r].type) ? WIRE_IN_DOUBT : WIRE_LATER);
-            }
-        }
-    }
-}
 
 /* ---- items ---- */
 
@@ -214,9 +35,9 @@ static bool replicated(const seg_facts *f)
 static void wait_for_copies(node *n, const link_addr *from, uint64_t session, const wire_msg *m,
                             const seg_handle *h, uint64_t control, wire_msg *r)
 {
-    uint32_t i = hold(n, from, session, m);
+    uint32_t i = serve_hold(n, from, session, m);
     if (i == 0) {
-        refuse(n, from, session, m, changes(m->type) ? WIRE_IN_DOUBT : WIRE_LATER);
+        serve_refuse(n, from, session, m, serve_changes(m->type) ? WIRE_IN_DOUBT : WIRE_LATER);
         return;
     }
     struct request *q = &n->request[i];
@@ -231,7 +52,7 @@ static void wait_for_copies(node *n, const link_addr *from, uint64_t session, co
         }
     }
     if (!copy_wait(n, h, i, control)) {
-        serve_reply(n, i, changes(m->type) ? WIRE_IN_DOUBT : WIRE_LATER);
+        serve_reply(n, i, serve_changes(m->type) ? WIRE_IN_DOUBT : WIRE_LATER);
     }
 }
 
@@ -244,7 +65,7 @@ static void serve_read(node *n, const link_addr *from, uint64_t session, const w
     wire_msg r = {.id = m->id};
     bool any = (m->flags & WIRE_ANY) != 0;
     if (status != WIRE_OK) {
-        refuse(n, from, session, m, status);
+        serve_refuse(n, from, session, m, status);
         return;
     }
     if (!any && f.home.master != n->self) {
@@ -252,12 +73,12 @@ static void serve_read(node *n, const link_addr *from, uint64_t session, const w
         r.mask = WIRE_HOME | WIRE_AUTH;
         r.home = f.home;
         r.auth = f.auth;
-        answer(n, from, session, m->type, &r);
+        serve_answer(n, from, session, m->type, &r);
         return;
     }
     if (f.stub || seg_peek(n->seg, m->key, m->key_len, &h, n->scratch, SEG_VALUE_BYTES_MAX, &len, &f) !=
                       SEG_OK) {
-        refuse(n, from, session, m, any ? SEG_AWAY : WIRE_LATER); /* created, not committed */
+        serve_refuse(n, from, session, m, any ? SEG_AWAY : WIRE_LATER); /* created, not committed */
         return;
     }
     r.mask = WIRE_VALUE | WIRE_VERSION | WIRE_ITEM | WIRE_AUTH;
@@ -269,7 +90,7 @@ static void serve_read(node *n, const link_addr *from, uint64_t session, const w
     if ((m->flags & WIRE_SYNC) != 0 && !any && !replicated(&f)) {
         wait_for_copies(n, from, session, m, &h, f.control, &r);
     } else {
-        answer(n, from, session, m->type, &r);
+        serve_answer(n, from, session, m->type, &r);
     }
     move_accessed(n, &h, m->slot);
 }
@@ -292,7 +113,7 @@ static void serve_write(node *n, const link_addr *from, uint64_t session, const 
         status = (uint8_t)seg_fence(n->seg, m->fence, m->fence_len, true, &g.fence);
     }
     if (status != WIRE_OK) {
-        refuse(n, from, session, m, status);
+        serve_refuse(n, from, session, m, status);
         return;
     }
     seg_op op = {.verb = verbs[m->type], .data = m->value, .len = m->value_len, .version = m->version,
@@ -306,7 +127,7 @@ static void serve_write(node *n, const link_addr *from, uint64_t session, const 
         r.status = done == SEG_AWAY || done == SEG_UNAVAILABLE ? WIRE_LATER
                    : done == SEG_NOT_FOUND                     ? WIRE_MISS
                                                                : (uint8_t)done;
-        answer(n, from, session, m->type, &r);
+        serve_answer(n, from, session, m->type, &r);
         return;
     }
     r.mask = WIRE_ITEM | WIRE_AUTH | WIRE_NUMBER;
@@ -316,7 +137,7 @@ static void serve_write(node *n, const link_addr *from, uint64_t session, const 
     if ((m->flags & WIRE_SYNC) != 0 && seg_facts_read(n->seg, &h, &f) == SEG_OK && !replicated(&f)) {
         wait_for_copies(n, from, session, m, &h, f.control, &r);
     } else {
-        answer(n, from, session, m->type, &r);
+        serve_answer(n, from, session, m->type, &r);
     }
     move_accessed(n, &h, m->slot);
 }
@@ -333,9 +154,9 @@ static void serve_ensure(node *n, const link_addr *from, uint64_t session, const
         status = WIRE_LATER;
     }
     if (status != WIRE_OK) {
-        refuse(n, from, session, m, status);
+        serve_refuse(n, from, session, m, status);
     } else if (replicated(&f)) {
-        answer(n, from, session, m->type, &r);
+        serve_answer(n, from, session, m->type, &r);
     } else {
         wait_for_copies(n, from, session, m, &h, f.control, &r);
     }
@@ -345,9 +166,9 @@ static void serve_ensure(node *n, const link_addr *from, uint64_t session, const
 
 static bool propose(node *n, const link_addr *from, uint64_t session, const wire_msg *m, wire_msg *op)
 {
-    uint32_t i = map_active(n) ? hold(n, from, session, m) : 0;
+    uint32_t i = map_active(n) ? serve_hold(n, from, session, m) : 0;
     if (i == 0) {
-        refuse(n, from, session, m, WIRE_LATER);
+        serve_refuse(n, from, session, m, WIRE_LATER);
         return false;
     }
     n->request[i].wait = WAITS_PROPOSAL;
@@ -368,7 +189,7 @@ static void serve_create(node *n, const link_addr *from, uint64_t session, const
               WIRE_NUMBER | WIRE_TTL;
     op.home = (seg_home){.master = n->self, .want = m->home.want & 15, .hint = m->home.hint & 3};
     if (m->key_len == 0 || *(const uint8_t *)m->key == 0) {
-        refuse(n, from, session, m, SEG_INVALID);
+        serve_refuse(n, from, session, m, SEG_INVALID);
         return;
     }
     (void)propose(n, from, session, m, &op);
@@ -391,12 +212,12 @@ static void serve_delete(node *n, const link_addr *from, uint64_t session, const
     seg_facts f;
     uint8_t status = resolve(n, m, &h, &f);
     if (status == WIRE_OK && f.home.master != n->self) {
-        uint32_t i = hold(n, from, session, m);
+        uint32_t i = serve_hold(n, from, session, m);
         if (i == 0 || !mail_errand(n, f.home.master, m, i)) {
             if (i != 0) {
                 serve_reply(n, i, WIRE_LATER);
             } else {
-                refuse(n, from, session, m, WIRE_LATER);
+                serve_refuse(n, from, session, m, WIRE_LATER);
             }
         }
         return;
@@ -408,7 +229,7 @@ static void serve_delete(node *n, const link_addr *from, uint64_t session, const
         status = (uint8_t)seg_freeze(n->seg, &h); /* nothing is acknowledged that is then deleted */
     }
     if (status != WIRE_OK) {
-        refuse(n, from, session, m, status);
+        serve_refuse(n, from, session, m, status);
         return;
     }
     wire_msg op = *m;
@@ -471,7 +292,7 @@ static void serve_lookup(node *n, const link_addr *from, uint64_t session, const
     seg_facts f;
     wire_msg r = {.id = m->id};
     if (n->view.leader == n->self && (!n->opened || n->phase != NODE_ACTIVE)) {
-        refuse(n, from, session, m, WIRE_LATER);
+        serve_refuse(n, from, session, m, WIRE_LATER);
         return;
     }
     if (seg_lookup(n->seg, m->key, m->key_len, &h) == SEG_OK &&
@@ -487,7 +308,7 @@ static void serve_lookup(node *n, const link_addr *from, uint64_t session, const
         /* A deletion that is not committed may yet be undone. */
         r.status = n->last_delete > n->committed && n->leading ? WIRE_LATER : SEG_NOT_FOUND;
     }
-    answer(n, from, session, m->type, &r);
+    serve_answer(n, from, session, m->type, &r);
 }
 
 static void serve_move(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
@@ -496,12 +317,12 @@ static void serve_move(node *n, const link_addr *from, uint64_t session, const w
     seg_facts f;
     uint8_t status = resolve(n, m, &h, &f);
     if (status != WIRE_OK) {
-        refuse(n, from, session, m, status);
+        serve_refuse(n, from, session, m, status);
         return;
     }
-    uint32_t i = hold(n, from, session, m);
+    uint32_t i = serve_hold(n, from, session, m);
     if (i == 0) {
-        refuse(n, from, session, m, WIRE_LATER);
+        serve_refuse(n, from, session, m, WIRE_LATER);
         return;
     }
     if (f.home.master != n->self) {
@@ -517,82 +338,6 @@ static void serve_move(node *n, const link_addr *from, uint64_t session, const w
     } else if (started != SEG_OK) {
         serve_reply(n, i, started == SEG_INVALID ? SEG_INVALID : WIRE_LATER);
     }
-}
-
-/* ---- lists ---- */
-
-static void serve_scan(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
-{
-    uint8_t key[SEG_KEY_BYTES_MAX];
-    size_t len, used = 0;
-    seg_handle h;
-    uint64_t cursor = m->number;
-    wire_msg r = {.id = m->id, .mask = WIRE_NUMBER | WIRE_VALUE};
-    seg_status status = SEG_OK;
-    while (used + SEG_KEY_BYTES_MAX + 1 < LIST_BYTES_MAX) {
-        status = seg_scan(n->seg, &cursor, m->key, m->key_len, key, &len, &h);
-        if (status != SEG_OK) {
-            break;
-        }
-        used += wire_put_key(n->scratch + used, LIST_BYTES_MAX - used, key, len);
-    }
-    r.number = cursor;
-    r.value = n->scratch;
-    r.value_len = used;
-    r.status = used > 0 ? WIRE_OK : (uint8_t)status;
-    answer(n, from, session, m->type, &r);
-}
-
-static void serve_poll(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
-{
-    uint8_t key[SEG_KEY_BYTES_MAX];
-    size_t len, used = 0;
-    bool deleted;
-    seg_cursor c = {0};
-    wire_msg r = {.id = m->id, .mask = WIRE_NUMBER | WIRE_VALUE, .value = n->scratch};
-    seg_status status = SEG_OK;
-    n->polled_at = n->now;
-    n->i_want = true;
-    if (m->number == 0) {
-        status = seg_watch(n->seg, &c);
-    } else {
-        c.next = m->number;
-        if (n->poll_hole.hole_at == c.next) {
-            c = n->poll_hole;
-        }
-        while (used + SEG_KEY_BYTES_MAX + 2 < LIST_BYTES_MAX) {
-            status = seg_poll(n->seg, &c, m->key, m->key_len, key, &len, &deleted);
-            if (status != SEG_OK) {
-                break;
-            }
-            used += wire_put_change(n->scratch + used, LIST_BYTES_MAX - used, deleted, key, len);
-        }
-        if (status == SEG_NOT_FOUND && c.hole_at == c.next) {
-            n->poll_hole = c;
-        }
-        if (status == SEG_OVERRUN) {
-            (void)seg_watch(n->seg, &c);
-        }
-    }
-    r.number = c.next;
-    r.value_len = used;
-    r.status = used > 0 && status != SEG_OVERRUN ? WIRE_OK : (uint8_t)status;
-    answer(n, from, session, m->type, &r);
-}
-
-static void serve_members(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
-{
-    size_t used = 0;
-    wire_msg r = {.id = m->id, .mask = WIRE_VALUE | WIRE_NUMBER, .number = n->view.leader,
-                  .value = n->scratch};
-    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
-        if ((n->view.present & BIT(s)) != 0) {
-            used += wire_put_member(n->scratch + used, LIST_BYTES_MAX - used, &n->view.member[s]);
-        }
-    }
-    r.value_len = used;
-    r.status = node_serves(n) ? WIRE_OK : SEG_NOT_SERVING;
-    answer(n, from, session, m->type, &r);
 }
 
 /* ---- one request ---- */
@@ -613,11 +358,11 @@ void serve_request(node *n, const link_addr *from, uint64_t session, const wire_
         node_answer(n, from, &r);
         return;
     }
-    if (changes(m->type) && repeated(n, from, session, m)) {
+    if (serve_changes(m->type) && serve_repeated(n, from, session, m)) {
         return;
     }
     if (!node_serves(n)) {
-        refuse(n, from, session, m, SEG_NOT_SERVING);
+        serve_refuse(n, from, session, m, SEG_NOT_SERVING);
         return;
     }
     wire_msg r = {.id = m->id};
@@ -659,7 +404,7 @@ void serve_request(node *n, const link_addr *from, uint64_t session, const wire_
         if (seg_fence(n->seg, m->fence, m->fence_len, false, &fence) == SEG_OK) {
             r.grant_epoch = seg_fence_epoch(n->seg, fence);
         }
-        answer(n, from, session, m->type, &r);
+        serve_answer(n, from, session, m->type, &r);
         break;
     }
     case WIRE_MOVE:
@@ -671,15 +416,15 @@ void serve_request(node *n, const link_addr *from, uint64_t session, const wire_
     case WIRE_TELL:
     case WIRE_ANNOUNCE:
     case WIRE_INBOX:
-        i = hold(n, from, session, m);
+        i = serve_hold(n, from, session, m);
         if (i == 0) {
-            refuse(n, from, session, m, WIRE_LATER);
+            serve_refuse(n, from, session, m, WIRE_LATER);
         } else {
             mail_request(n, i, m);
         }
         break;
     default:
-        refuse(n, from, session, m, WIRE_BAD);
+        serve_refuse(n, from, session, m, WIRE_BAD);
     }
 }
 
