@@ -56,6 +56,12 @@ seg_status thaw(seg *s, const char *key);
 void interrupted_modes(const char *mode);
 /* segment_concurrent.c */
 bool concurrent_modes(const char *mode);
+/* segment_roster.c */
+seg_cluster some_cluster(void);
+void same_cluster(const seg_cluster *a, const seg_cluster *b, const char *when);
+void roster(void);
+void roster_promises(seg *s, const char *segment_path);
+
 /* segment_cluster.c */
 bool cluster_modes(const char *mode, const char *segment_path);
 
