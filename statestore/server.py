@@ -12,6 +12,7 @@ the registry's watch, ask the core, hand view and lease to the engine, carry the
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
@@ -21,13 +22,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import statestore
 from statestore import errors, metrics
+from statestore.engine import Engine, ServerConfig, open_engine
 from statestore.member_records import (
     FAST,
-    SAFE,
     Propose,
     Renew,
     Seat,
@@ -47,84 +48,33 @@ from statestore.registry import (
 )
 from statestore.store import now_ns
 
+__all__ = ["LocalCluster", "Server", "ServerConfig", "local_cluster", "write_key_file"]
+
 log = logging.getLogger("statestore.server")
 
 MS: Final = 1_000_000
 HOUSEKEEP_MS: Final = 200
+LOCK_NAME: Final = "server"
 TURNS_PER_RENEWAL: Final = 4
 STOP_STEP_MS: Final = 5
 JOIN_S_MAX: Final = 10.0
-PREFIX: Final = "/dal/members/"
 PHASES: Final = ("outside", "joining", "changing", "active")
 
 
-class Engine(Protocol):
-    """What is needed of `_node.Node`; its stub says what each does."""
-
-    @property
-    def incarnation(self) -> int: ...
-    @property
-    def port(self) -> int: ...
-    def run(self) -> None: ...
-    def stop(self) -> None: ...
-    def set_view(
-        self,
-        epoch: int,
-        leader: int,
-        members: list[tuple[int, str, str, int, int]],
-        left: list[int],
-    ) -> None: ...
-    def set_lease(self, deadline_ns: int) -> None: ...
-    def begin_anew(self) -> int: ...
-    def move(self, key: bytes, slot: int) -> None: ...
-    def leave(self) -> None: ...
-    def unwanted(self) -> list[int]: ...
-    def reload_keys(self) -> None: ...
-    def stats(self, walk: bool = False) -> dict[str, int]: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ServerConfig:
-    """One member. `timers` are those of its lease; every member of a cluster has the same.
-
-    `promote`: when a new master writes, after the dead one's `lease` or `at once` (what a member
-    that is cut off reads may then be over). `history`: accesses that decide a move, 0: none.
-    """
-
-    directory: Path
-    node: str
-    host: str
-    key_file: Path
-    port: int = 7400
-    size_bytes: int = 256 << 20
-    history: int = 8
-    promote: str = "lease"
-    repair_per_s: int = 2_000
-    busy: bool = False
-    timers: Timers = SAFE
-    prefix: str = PREFIX
-
-    @property
-    def address(self) -> str:
-        return f"dal://{self.directory}"
-
-
-def open_engine(config: ServerConfig) -> Engine:
-    """The real one. Raises Unavailable (address, key file, segment) and Invalid."""
-    from statestore._node import Node  # noqa: PLC0415 - clients need no engine
-
-    return Node(
-        str(config.directory / "segment"),
-        config.node,
-        config.host,
-        config.port,
-        str(config.key_file),
-        history=config.history,
-        promote_delay_ns=config.timers.lease_ms * MS if config.promote == "lease" else 0,
-        repair_per_s=config.repair_per_s,
-        busy=config.busy,
-    )
+def _lock(path: Path) -> int:
+    """The lock of a segment's one state server. Raises Unavailable when another one has it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise errors.Unavailable(f"{path}: {error.strerror}; check the directory") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise errors.Unavailable(
+            f"{path.parent}: another state server has this segment; stop it first"
+        ) from None
+    return descriptor
 
 
 @dataclass(slots=True)
@@ -153,12 +103,13 @@ class Server:
         """
         self.config = config
         self._registry = registry
-        self._store = statestore.open(config.address, create=True, size_bytes=config.size_bytes)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._store = statestore.open(config.address, size_bytes=config.size_bytes)
+            undo.callback(self._store.close)
+            self._own_lock = _lock(config.directory / LOCK_NAME)
+            undo.callback(os.close, self._own_lock)
             self._engine = engine(config)
-        except BaseException:
-            self._store.close()
-            raise
+            undo.pop_all()
         self._seat = Seat(config.node, config.host, self._engine.port, self._engine.incarnation)
         self._core = Membership(
             self._seat, config.timers, epoch_seen=self._engine.stats().get("epoch", 0)
@@ -172,7 +123,6 @@ class Server:
         self._view: View | None = None
         self._housekeep_ns = 0
         self._failure = ""
-        self._keeper = False
         self.log_lines: Counter[str] = Counter()
         self._threads = [
             threading.Thread(target=self._run_engine, name=f"dal-{config.node}", daemon=True),
@@ -194,6 +144,8 @@ class Server:
 
         False when it could not leave in good order: then the others wait for the lease's end.
         """
+        if self._stopping:
+            return True
         left = not leave or self._leave(timeout_ms)
         self._stopping = True
         self._wakeup.set()
@@ -205,6 +157,7 @@ class Server:
             self._watch.close()
             self._engine.close()
             self._store.close()
+            os.close(self._own_lock)
         return left
 
     def _leave(self, timeout_ms: float) -> bool:
@@ -262,15 +215,13 @@ class Server:
                 self._watch.wait(wait_ms)
 
     def _keep_house(self) -> None:
-        """As one of the host's state servers: recover what dead clients held."""
+        """Recover what dead clients of the segment held."""
         with self._lock:
             time_ns = now_ns()
             if self._stopping or time_ns < self._housekeep_ns:
                 return
             self._housekeep_ns = time_ns + HOUSEKEEP_MS * MS
-            self._keeper = self._keeper or self._store.try_keeper()
-            if self._keeper:
-                self._store.housekeep(time_ns)
+            self._store.housekeep(time_ns)
 
     # -- turns -----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import itertools
 import threading
 
 from statestore.errors import Away, NotFound, Unavailable
-from statestore.server import ServerConfig
+from statestore.engine import ServerConfig
 from statestore.store import now_ns
 
 PORTS = itertools.count(7400)
