@@ -31,7 +31,6 @@ static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t co
 static seg_status facts_of(const seg *s, const struct item *it, uint64_t auth, seg_facts *out,
                            uint64_t *hash)
 {
-    seg_status status = SEG_UNAVAILABLE;
     for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
         if (auth == 0 || peek(&it->auth) != auth) {
             return SEG_NOT_FOUND;
@@ -46,10 +45,13 @@ static seg_status facts_of(const seg *s, const struct item *it, uint64_t auth, s
             look(s, it, auth, control, stub ? NULL : cell, out, hash)) {
             return SEG_OK;
         }
-        status = peek(&it->control) == control ? SEG_CORRUPT : SEG_UNAVAILABLE;
+        atomic_thread_fence(memory_order_acquire);
+        if (peek(&it->control) == control) {
+            return SEG_CORRUPT;
+        }
         seg_pause(tries);
     }
-    return status;
+    return SEG_UNAVAILABLE;
 }
 
 seg_status seg_facts_read(seg *s, const seg_handle *h, seg_facts *out)

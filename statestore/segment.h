@@ -247,6 +247,10 @@ seg_status seg_begin_anew(seg *s, uint64_t generation);
 
 /* ---- items ---- */
 
+/* In a clustered segment reads and updates say SEG_NOT_SERVING when this member does not serve, and
+ * SEG_AWAY when others write the item (its copy here, if any: seg_peek); seg_create and SEG_DELETE
+ * are SEG_INVALID there, and nothing expires by itself: that is the map log's. */
+
 seg_status seg_lookup(seg *s, const void *key, size_t key_len, seg_handle *out);
 /* Copies at most `cap` bytes; *len is the value's length. SEG_TOO_BIG when cap is smaller: then
  * nothing useful was copied. version may be NULL. */
