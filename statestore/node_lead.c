@@ -324,7 +324,8 @@ void lead_state(node *n, const wire_msg *m)
         if (complete && m->seq < p->acked) {
             p->acked = p->sent = m->seq; /* restarted, its last steps were lost */
         }
-        if (!complete && !p->snapping && (p->state_complete || !p->snap_done || m->seq == 0)) {
+        if (!complete && (n->completes & BIT(m->slot)) == 0 && !p->snapping &&
+            (p->state_complete || !p->snap_done || m->seq == 0)) {
             snap_begin(n, m->slot);
             p->state_complete = false;
         } else if (!complete && p->snap_done) {
