@@ -1,4 +1,5 @@
-"""DAL, the distributed shared memory: its embedded form, one segment for all processes of a host.
+"""DAL, the distributed shared memory: one segment for all processes of a host, embedded or as a
+member of a cluster, or a cluster over the network.
 
     import statestore
 
@@ -6,31 +7,37 @@
     handle = store.put("j/g1/call-1", b"...")
     handle.read()
 
-Knows nothing of gateways, failover or what the values mean. The network form and etcd arrive
-behind `Store` and `views` without changing either.
+The address chooses; the calls are the same. `python -m statestore` says how a C program links with
+it. Knows nothing of gateways, failover or what the values mean.
 """
 
 from __future__ import annotations
 
 from statestore._segment import KEY_BYTES_MAX, VALUE_BYTES_MAX, Grant, Handle
 from statestore.errors import (
+    Away,
     Corrupt,
     Exists,
     Fenced,
     Full,
+    InDoubt,
     Invalid,
     NotFound,
+    NotServing,
     Overrun,
     StateStoreError,
     TooBig,
     Unavailable,
     WrongVersion,
 )
+from statestore.messages import Inbox
+from statestore.places import Home, Member
 from statestore.store import Change, Housekeeping, Kind, Store, Watch, open, pack_entries
 
 __all__ = [
     "KEY_BYTES_MAX",
     "VALUE_BYTES_MAX",
+    "Away",
     "Change",
     "Corrupt",
     "Exists",
@@ -38,10 +45,15 @@ __all__ = [
     "Full",
     "Grant",
     "Handle",
+    "Home",
     "Housekeeping",
+    "InDoubt",
+    "Inbox",
     "Invalid",
     "Kind",
+    "Member",
     "NotFound",
+    "NotServing",
     "Overrun",
     "StateStoreError",
     "Store",

@@ -1,19 +1,18 @@
-/* The segment for Python (stable ABI 3.11): the module and Segment.
+/* The store for Python (stable ABI 3.11): the module and Segment.
  *
- * Knows: Python objects and the functions of segment.h. Must not know: the layout.
- *
- * Called with the interpreter lock held throughout: the longest wait is SEG_STEAL_AFTER_NS.
+ * Knows: Python objects and the functions of dal.h. Must not know: the layout, the network.
  */
 #include "_segment.h"
 
 static PyTypeObject *segment_type;
 
-/* ---- Segment ---- */
+/* ---- Segment: one open dal ---- */
 static void segment_free(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    seg_close(((Segment *)self)->s);
-    Py_DECREF(((Segment *)self)->path);
+    Segment *o = (Segment *)self;
+    dal_close(o->d);
+    Py_DECREF(o->path);
     PyObject_Free(self);
     Py_DECREF(type);
 }
@@ -21,16 +20,20 @@ static void segment_free(PyObject *self)
 static PyObject *segment_close(PyObject *self, PyObject *ignored)
 {
     (void)ignored;
-    seg_close(((Segment *)self)->s);
-    ((Segment *)self)->s = NULL;
+    Segment *o = (Segment *)self;
+    if (o->d != NULL) {
+        o->closing = true;
+        hold(o);
+        let_go(o);
+    }
     Py_RETURN_NONE;
 }
 
 static PyObject *segment_forget(PyObject *self, PyObject *ignored)
 {
     (void)ignored;
-    if (((Segment *)self)->s != NULL) {
-        seg_forget(((Segment *)self)->s);
+    if (((Segment *)self)->d != NULL) {
+        dal_forget(((Segment *)self)->d);
     }
     Py_RETURN_NONE;
 }
@@ -40,159 +43,126 @@ static PyObject *segment_lookup(PyObject *self, PyObject *key)
     Segment *o = (Segment *)self;
     char *data;
     Py_ssize_t len;
-    seg_handle h;
+    dal_handle h;
     if (closed(o) || PyBytes_AsStringAndSize(key, &data, &len) != 0) {
         return NULL;
     }
-    seg_status status = seg_lookup(o->s, data, (size_t)len, &h);
-    return status == SEG_OK ? new_handle(o, key, &h) : fail(o, status, key, 0);
+    hold(o);
+    dal_status status = dal_lookup(o->d, data, (size_t)len, &h);
+    PyObject *handle = status == DAL_OK ? new_handle(o, key, &h) : fail(o, status, key, 0);
+    let_go(o);
+    return handle;
 }
 
-/* create(key, value, capacity, deadline_ns, grant) */
+/* The arguments that say how an item is made: capacity, ttl_ns, grant, replicas, hint. */
+static bool take_way(Segment *o, PyObject *way, dal_write *w)
+{
+    unsigned long long capacity, ttl_ns;
+    unsigned char replicas, hint;
+    PyObject *grant, *sync;
+    if (!PyArg_ParseTuple(way, "KKObbO:way", &capacity, &ttl_ns, &grant, &replicas, &hint, &sync) ||
+        !take_grant(o, grant, &w->grant) || !take_sync(o, sync, &w->sync)) {
+        return false;
+    }
+    w->capacity = (size_t)capacity;
+    w->ttl_ns = ttl_ns;
+    w->replicas = replicas;
+    w->hint = hint & 3;
+    return true;
+}
+
+typedef dal_status (*maker)(dal *, const void *, size_t, const void *, size_t, dal_write *,
+                            dal_handle *);
+
+static PyObject *make(Segment *o, PyObject *args, maker maker)
+{
+    PyObject *key, *value, *way;
+    dal_write w = {0};
+    dal_handle h;
+    Bytes b;
+    if (closed(o) || !PyArg_ParseTuple(args, "SOO", &key, &value, &way) || !take_way(o, way, &w) ||
+        !take_bytes(value, &b)) {
+        return NULL;
+    }
+    hold(o);
+    dal_status status = maker(o->d, PyBytes_AsString(key), (size_t)PyBytes_Size(key), b.data,
+                              (size_t)b.len, &w, &h);
+    PyObject *handle = status == DAL_OK ? new_handle(o, key, &h)
+                                        : fail(o, status, key, w.epoch_seen);
+    let_go(o);
+    drop_bytes(&b);
+    return handle;
+}
+
 static PyObject *segment_create(PyObject *self, PyObject *args)
 {
-    Segment *o = (Segment *)self;
-    PyObject *key, *value, *grant;
-    unsigned long long capacity, deadline_ns;
-    seg_new n = {0};
-    seg_handle h;
-    Bytes b;
-    if (closed(o) || !PyArg_ParseTuple(args, "SOKKO:create", &key, &value, &capacity, &deadline_ns,
-                                       &grant) ||
-        !take_grant(o, grant, &n.grant) || !take_bytes(value, &b)) {
-        return NULL;
-    }
-    n.value = b.data;
-    n.len = (size_t)b.len;
-    n.capacity = (size_t)capacity;
-    n.deadline_ns = deadline_ns;
-    seg_status status =
-        seg_create(o->s, PyBytes_AsString(key), (size_t)PyBytes_Size(key), &n, &h);
-    drop_bytes(&b);
-    return status == SEG_OK ? new_handle(o, key, &h) : fail(o, status, key, n.epoch_seen);
+    return make((Segment *)self, args, dal_create);
 }
 
-/* scan(prefix, cursor, limit) -> (cursor, handles, ended) */
-static PyObject *segment_scan(PyObject *self, PyObject *args)
+static PyObject *segment_put(PyObject *self, PyObject *args)
 {
-    Segment *o = (Segment *)self;
-    const char *prefix;
-    Py_ssize_t prefix_len, limit;
-    unsigned long long cursor;
-    char key[SEG_KEY_BYTES_MAX];
-    if (closed(o) || !PyArg_ParseTuple(args, "y#Kn:scan", &prefix, &prefix_len, &cursor, &limit)) {
-        return NULL;
-    }
-    uint64_t at = cursor;
-    seg_status status = SEG_OK;
-    PyObject *list = PyList_New(0);
-    while (list != NULL && status == SEG_OK && PyList_Size(list) < limit) {
-        size_t len;
-        seg_handle h;
-        status = seg_scan(o->s, &at, prefix, (size_t)prefix_len, key, &len, &h);
-        if (status == SEG_OK) {
-            PyObject *name = PyBytes_FromStringAndSize(key, (Py_ssize_t)len);
-            PyObject *handle = name == NULL ? NULL : new_handle(o, name, &h);
-            if (handle == NULL || PyList_Append(list, handle) != 0) {
-                Py_DECREF(list);
-                list = NULL;
-            }
-            Py_XDECREF(name);
-            Py_XDECREF(handle);
-        } else if (status != SEG_NOT_FOUND) {
-            Py_DECREF(list);
-            list = fail(o, status, NULL, 0);
+    return make((Segment *)self, args, dal_put);
+}
+
+/* Keys and values of `pairs`, which must be bytes; false with an exception. */
+static bool take_pairs(PyObject *pairs, dal_new *items, Py_ssize_t count)
+{
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *pair = PyList_GetItem(pairs, i);
+        char *key, *value;
+        Py_ssize_t key_len, len;
+        if (pair == NULL || !PyTuple_Check(pair) || PyTuple_Size(pair) != 2) {
+            PyErr_SetString(PyExc_TypeError, "create_many() needs (key, value) pairs");
+            return false;
         }
+        if (PyBytes_AsStringAndSize(PyTuple_GetItem(pair, 0), &key, &key_len) != 0 ||
+            PyBytes_AsStringAndSize(PyTuple_GetItem(pair, 1), &value, &len) != 0) {
+            return false;
+        }
+        items[i] = (dal_new){.key = key, .key_len = (size_t)key_len, .value = value,
+                             .len = (size_t)len};
     }
-    if (list == NULL) {
-        return NULL;
-    }
-    return Py_BuildValue("KNN", (unsigned long long)at, list, PyBool_FromLong(status != SEG_OK));
+    return true;
 }
 
-static PyObject *segment_watch(PyObject *self, PyObject *prefix)
+/* create_many([(key, value)], way) -> [key that existed] */
+static PyObject *segment_create_many(PyObject *self, PyObject *args)
 {
     Segment *o = (Segment *)self;
-    if (closed(o)) {
+    PyObject *pairs, *way;
+    dal_write w = {0};
+    if (closed(o) || !PyArg_ParseTuple(args, "OO", &pairs, &way) || !take_way(o, way, &w)) {
         return NULL;
     }
-    if (!PyBytes_Check(prefix)) {
-        PyErr_SetString(PyExc_TypeError, "prefix must be bytes");
-        return NULL;
+    PyObject *own = PySequence_List(pairs); /* nobody else shall change it meanwhile */
+    Py_ssize_t count = own == NULL ? 0 : PyList_Size(own);
+    dal_new *items = own == NULL ? NULL : PyMem_Calloc((size_t)count + 1, sizeof *items);
+    PyObject *existed = items == NULL || !take_pairs(own, items, count) ? NULL : PyList_New(0);
+    if (existed != NULL) {
+        hold(o);
+        dal_status status = dal_create_many(o->d, items, (size_t)count, &w);
+        Py_ssize_t first = -1;
+        for (Py_ssize_t i = 0; existed != NULL && i < count; i++) {
+            if (items[i].status == DAL_EXISTS &&
+                PyList_Append(existed, PyTuple_GetItem(PyList_GetItem(own, i), 0)) != 0) {
+                Py_DECREF(existed);
+                existed = NULL;
+            }
+            if (items[i].status == status && first < 0) {
+                first = i;
+            }
+        }
+        if (existed != NULL && status != DAL_OK) {
+            Py_DECREF(existed);
+            existed = fail(o, status,
+                           first < 0 ? NULL : PyTuple_GetItem(PyList_GetItem(own, first), 0),
+                           w.epoch_seen);
+        }
+        let_go(o);
     }
-    seg_cursor at;
-    seg_status status = seg_watch(o->s, &at);
-    if (status != SEG_OK) {
-        return fail(o, status, prefix, 0);
-    }
-    Cursor *c = PyObject_New(Cursor, cursor_type);
-    if (c != NULL) {
-        Py_INCREF((PyObject *)o);
-        Py_INCREF(prefix);
-        c->segment = o;
-        c->prefix = prefix;
-        c->c = at;
-    }
-    return (PyObject *)c;
-}
-
-static PyObject *segment_grant(PyObject *self, PyObject *args)
-{
-    Segment *o = (Segment *)self;
-    PyObject *name;
-    unsigned long long epoch;
-    uint32_t fence;
-    if (closed(o) || !PyArg_ParseTuple(args, "SK:grant", &name, &epoch)) {
-        return NULL;
-    }
-    seg_status status =
-        seg_fence(o->s, PyBytes_AsString(name), (size_t)PyBytes_Size(name), true, &fence);
-    if (status != SEG_OK) {
-        return fail(o, status, name, 0);
-    }
-    Grant *g = PyObject_New(Grant, grant_type);
-    if (g != NULL) {
-        Py_INCREF((PyObject *)o);
-        Py_INCREF(name);
-        g->segment = o;
-        g->name = name;
-        g->g = (seg_grant){epoch, fence};
-    }
-    return (PyObject *)g;
-}
-
-static PyObject *segment_fence(PyObject *self, PyObject *name)
-{
-    Segment *o = (Segment *)self;
-    char *data;
-    Py_ssize_t len;
-    uint32_t fence;
-    if (closed(o) || PyBytes_AsStringAndSize(name, &data, &len) != 0) {
-        return NULL;
-    }
-    seg_status status = seg_fence(o->s, data, (size_t)len, false, &fence);
-    if (status != SEG_OK && status != SEG_NOT_FOUND) {
-        return fail(o, status, name, 0);
-    }
-    return PyLong_FromUnsignedLongLong(status == SEG_OK ? seg_fence_epoch(o->s, fence) : 0);
-}
-
-static PyObject *segment_raise_fence(PyObject *self, PyObject *args)
-{
-    Segment *o = (Segment *)self;
-    PyObject *name;
-    unsigned long long epoch;
-    uint32_t fence;
-    bool raised = false;
-    if (closed(o) || !PyArg_ParseTuple(args, "SK:raise_fence", &name, &epoch)) {
-        return NULL;
-    }
-    seg_status status =
-        seg_fence(o->s, PyBytes_AsString(name), (size_t)PyBytes_Size(name), true, &fence);
-    if (status == SEG_OK) {
-        status = seg_fence_raise(o->s, fence, epoch, &raised);
-    }
-    return status == SEG_OK ? PyBool_FromLong(raised) : fail(o, status, name, 0);
+    PyMem_Free(items);
+    Py_XDECREF(own);
+    return existed;
 }
 
 typedef struct {
@@ -219,13 +189,19 @@ static PyObject *segment_stats(PyObject *self, PyObject *ignored)
 {
     (void)ignored;
     Segment *o = (Segment *)self;
-    seg_stats t;
+    seg_stats t = {0};
+    client_stats c = {0};
     if (closed(o)) {
         return NULL;
     }
-    seg_status status = seg_stats_read(o->s, &t);
-    if (status != SEG_OK) {
-        return fail(o, status, NULL, 0);
+    if (o->d->s != NULL) {
+        seg_status status = seg_stats_read(o->d->s, &t);
+        if (status != SEG_OK) {
+            return fail(o, (dal_status)status, NULL, 0);
+        }
+    }
+    if (o->d->c != NULL) {
+        client_stats_read(o->d->c, &c);
     }
     const Figure figures[] = {
         {"items", t.items},
@@ -244,6 +220,15 @@ static PyObject *segment_stats(PyObject *self, PyObject *ignored)
         {"lock_steals", t.steals},
         {"fenced", t.fenced},
         {"generation", t.generation},
+        {"client_operations", c.started},
+        {"client_requests", c.remote},
+        {"client_repeated", c.repeated},
+        {"client_rerouted", c.rerouted},
+        {"client_confirmed", c.confirmed},
+        {"client_copies", c.copies},
+        {"client_in_doubt", c.in_doubt},
+        {"client_unavailable", c.unavailable},
+        {"client_pushes", c.pushes},
     };
     return DICTIONARY(figures);
 }
@@ -253,12 +238,12 @@ static PyObject *segment_housekeep(PyObject *self, PyObject *now)
     Segment *o = (Segment *)self;
     uint64_t now_ns;
     seg_kept k;
-    if (closed(o) || !take_u64(now, &now_ns)) {
+    if (elsewhere(o) || !take_u64(now, &now_ns)) {
         return NULL;
     }
-    seg_status status = seg_housekeep(o->s, now_ns, &k);
+    seg_status status = seg_housekeep(o->d->s, now_ns, &k);
     if (status != SEG_OK) {
-        return fail(o, status, NULL, 0);
+        return fail(o, (dal_status)status, NULL, 0);
     }
     const Figure figures[] = {
         {"expired", k.expired},
@@ -275,12 +260,12 @@ static PyObject *segment_verify(PyObject *self, PyObject *ignored)
     (void)ignored;
     Segment *o = (Segment *)self;
     seg_verdict v;
-    if (closed(o)) {
+    if (elsewhere(o)) {
         return NULL;
     }
-    seg_status status = seg_verify(o->s, &v);
+    seg_status status = seg_verify(o->d->s, &v);
     if (status != SEG_OK) {
-        return fail(o, status, NULL, 0);
+        return fail(o, (dal_status)status, NULL, 0);
     }
     const Figure figures[] = {
         {"items", v.items},
@@ -295,25 +280,39 @@ static PyObject *segment_verify(PyObject *self, PyObject *ignored)
     return DICTIONARY(figures);
 }
 
+static PyObject *segment_clustered(PyObject *self, void *ignored)
+{
+    (void)ignored;
+    Segment *o = (Segment *)self;
+    if (closed(o)) {
+        return NULL;
+    }
+    return PyBool_FromLong(dal_joined(o->d));
+}
+
 static PyMethodDef segment_methods[] = {
     {"close", segment_close, METH_NOARGS, "Unmap. Handles made from it are useless afterwards."},
     {"forget", segment_forget, METH_NOARGS, "For the child of a fork."},
     {"lookup", segment_lookup, METH_O, "The handle of a key."},
-    {"create", segment_create, METH_VARARGS, "(key, value, capacity, deadline_ns, grant)"},
-    {"scan", segment_scan, METH_VARARGS, "(prefix, cursor, limit) -> (cursor, handles, ended)"},
-    {"watch", segment_watch, METH_O, "A cursor at the end of the feed."},
-    {"grant", segment_grant, METH_VARARGS, "(name, epoch)"},
-    {"fence", segment_fence, METH_O, "The epoch of that fence."},
-    {"raise_fence", segment_raise_fence, METH_VARARGS, "(name, epoch) -> bool"},
+    {"create", segment_create, METH_VARARGS,
+     "(key, value, (capacity, ttl_ns, grant, replicas, hint, sync))"},
+    {"put", segment_put, METH_VARARGS, "As create; replaces."},
+    {"create_many", segment_create_many, METH_VARARGS, "([(key, value)], way) -> [existed]"},
     {"stats", segment_stats, METH_NOARGS, "Figures."},
     {"housekeep", segment_housekeep, METH_O, "(now_ns) -> what was done"},
     {"verify", segment_verify, METH_NOARGS, "Walk everything; only while nobody writes."},
     {NULL, NULL, 0, NULL},
 };
+static PyMethodDef all_methods[40];
+static PyGetSetDef segment_attributes[] = {
+    {"clustered", segment_clustered, NULL, "Is it part of a cluster?", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
 static PyType_Slot segment_slots[] = {
     {Py_tp_dealloc, segment_free},
-    {Py_tp_methods, segment_methods},
-    {Py_tp_doc, "A mapped segment."},
+    {Py_tp_methods, all_methods},
+    {Py_tp_getset, segment_attributes},
+    {Py_tp_doc, "An open store: a mapped segment, or a way to a cluster."},
     {0, NULL},
 };
 static PyType_Spec segment_spec = {"statestore._segment.Segment", sizeof(Segment), 0, SEALED,
@@ -331,46 +330,84 @@ static PyObject *module_format(PyObject *self, PyObject *args)
     }
     seg_status status = seg_format(PyBytes_AsString(path), size, why, sizeof why);
     Py_DECREF(path);
-    return status == SEG_OK ? Py_NewRef(Py_None) : fail_open(status, why);
+    return status == SEG_OK ? Py_NewRef(Py_None) : fail_open((dal_status)status, why);
 }
 
+static void *run_others(void)
+{
+    return PyEval_SaveThread();
+}
+
+static void run_again(void *state)
+{
+    PyEval_RestoreThread(state);
+}
+
+/* open(address, path, readonly, key_file or None, sync, timeout_ns, busy) */
 static PyObject *module_open(PyObject *self, PyObject *args)
 {
     (void)self;
-    PyObject *path;
-    int readonly;
+    PyObject *address, *key_file = NULL, *given, *path;
+    unsigned long long timeout_ns;
+    int readonly, sync, busy;
     char why[1024] = "";
-    seg *s = NULL;
-    if (!PyArg_ParseTuple(args, "O&p:open", PyUnicode_FSConverter, &path, &readonly)) {
+    dal *d = NULL;
+    if (!PyArg_ParseTuple(args, "O&UpOpKp:open", PyUnicode_FSConverter, &address, &path, &readonly,
+                          &given, &sync, &timeout_ns, &busy)) {
         return NULL;
     }
-    seg_status status = seg_open(PyBytes_AsString(path), readonly, &s, why, sizeof why);
-    if (status != SEG_OK) {
-        Py_DECREF(path);
+    if (given != Py_None && !PyUnicode_FSConverter(given, &key_file)) {
+        Py_DECREF(address);
+        return NULL;
+    }
+    dal_options o = DAL_DEFAULTS;
+    o.key_file = key_file == NULL ? NULL : PyBytes_AsString(key_file);
+    o.timeout_ns = timeout_ns;
+    o.busy = busy;
+    o.readonly = readonly;
+    dal_status status = dal_open(PyBytes_AsString(address), &o, &d, why, sizeof why);
+    Py_DECREF(address);
+    Py_XDECREF(key_file);
+    if (status != DAL_OK) {
         return fail_open(status, why);
     }
-    PyObject *text = PyUnicode_DecodeFSDefault(PyBytes_AsString(path));
-    Py_DECREF(path);
-    Segment *o = text == NULL ? NULL : PyObject_New(Segment, segment_type);
-    if (o == NULL) {
-        Py_XDECREF(text);
-        seg_close(s);
+    d->leave = run_others;
+    d->enter = run_again;
+    Segment *made = PyObject_New(Segment, segment_type);
+    if (made == NULL) {
+        dal_close(d);
         return NULL;
     }
-    o->s = s;
-    o->path = text;
-    return (PyObject *)o;
+    made->d = d;
+    made->users = 0;
+    made->closing = false;
+    made->sync = sync;
+    made->path = Py_NewRef(path);
+    return (PyObject *)made;
 }
 
 static PyMethodDef module_methods[] = {
     {"format", module_format, METH_VARARGS, "(path, size_bytes): make a segment file."},
-    {"open", module_open, METH_VARARGS, "(path, readonly) -> Segment"},
+    {"open", module_open, METH_VARARGS,
+     "(address, name, readonly, key_file, sync, timeout_ns, busy) -> Segment"},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef module_definition = {
-    PyModuleDef_HEAD_INIT, "_segment", "The segment in C.", -1, module_methods, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_segment", "The store in C.", -1, module_methods, NULL, NULL, NULL,
     NULL,
 };
+
+/* The methods of this file, and those of the others. */
+static void join_methods(void)
+{
+    size_t n = 0;
+    for (const PyMethodDef *m = segment_methods; m->ml_name != NULL; m++) {
+        all_methods[n++] = *m;
+    }
+    for (const PyMethodDef *m = group_methods; m->ml_name != NULL; m++) {
+        all_methods[n++] = *m;
+    }
+}
 
 PyMODINIT_FUNC PyInit__segment(void)
 {
@@ -384,6 +421,7 @@ PyMODINIT_FUNC PyInit__segment(void)
         {"Grant", &grant_spec, &grant_type},
         {"Cursor", &cursor_spec, &cursor_type},
     };
+    join_methods();
     PyObject *module = PyModule_Create(&module_definition);
     errors = PyImport_ImportModule("statestore.errors");
     if (module == NULL || errors == NULL) {
@@ -396,8 +434,8 @@ PyMODINIT_FUNC PyInit__segment(void)
         }
         *types[i].type = (PyTypeObject *)type;
     }
-    if (PyModule_AddIntConstant(module, "VALUE_BYTES_MAX", SEG_VALUE_BYTES_MAX) != 0 ||
-        PyModule_AddIntConstant(module, "KEY_BYTES_MAX", SEG_KEY_BYTES_MAX) != 0 ||
+    if (PyModule_AddIntConstant(module, "VALUE_BYTES_MAX", DAL_VALUE_BYTES_MAX) != 0 ||
+        PyModule_AddIntConstant(module, "KEY_BYTES_MAX", DAL_KEY_BYTES_MAX) != 0 ||
         PyModule_AddIntConstant(module, "LAYOUT", SEG_LAYOUT) != 0) {
         return NULL;
     }

@@ -108,7 +108,7 @@ dal_status dal_open(const char *address, const dal_options *o, dal **out, char *
             return opened(d, out, why, why_len, (dal_status)status);
         }
         return opened(d, out, why, why_len,
-                      seg_clustered(d->s) && !dal_in_cluster(d) ? d->status : DAL_OK);
+                      dal_joined(d) && !dal_in_cluster(d) ? d->status : DAL_OK);
     }
     client_options contacts = {.timeout_ns = d->timeout_ns};
     if (strncmp(address, REMOTE_SCHEME, sizeof REMOTE_SCHEME - 1) != 0) {
@@ -155,7 +155,7 @@ bool dal_in_cluster(dal *d)
     if (d->c != NULL) {
         return true;
     }
-    if (d->s == NULL || (!d->clustered && !seg_clustered(d->s)) || d->pid != getpid()) {
+    if (d->s == NULL || !dal_joined(d) || d->pid != getpid()) {
         return d->clustered;
     }
     client_options none = {.timeout_ns = d->timeout_ns};
@@ -176,7 +176,7 @@ static bool goes_on(dal *d, seg_status status)
         return true;
     }
     return (status == SEG_AWAY || status == SEG_NOT_SERVING ||
-            (status == SEG_NOT_FOUND && (d->clustered || seg_clustered(d->s)))) &&
+            (status == SEG_NOT_FOUND && dal_joined(d))) &&
            seg_usable(d->s) && dal_in_cluster(d);
 }
 

@@ -5,6 +5,7 @@
 #include "dal_internal.h"
 
 #include <arpa/inet.h>
+#include <unistd.h>
 
 /* ---- batches: one answer, handed out key by key ---- */
 
@@ -18,6 +19,15 @@ static struct batch *batch_of(dal *d, const uint64_t *cursor)
         }
     }
     return NULL;
+}
+
+void dal_release_cursor(dal *d, const uint64_t *cursor)
+{
+    for (uint32_t i = 0; i < DAL_BATCHES_MAX; i++) {
+        if (d->batch[i].owner == cursor) {
+            d->batch[i].owner = NULL;
+        }
+    }
 }
 
 static struct batch *batch_new(dal *d)
@@ -164,7 +174,7 @@ dal_status dal_watch(dal *d, uint64_t *cursor, const void *prefix, size_t prefix
 
 void dal_interest(dal *d)
 {
-    if ((d->clustered || seg_clustered(d->s)) && seg_usable(d->s) && dal_in_cluster(d)) {
+    if (dal_joined(d) && seg_usable(d->s) && dal_in_cluster(d)) {
         client_watching(d->c, dal_now_ns());
         dal_drive(d, false);
     }
@@ -228,7 +238,7 @@ dal_status dal_home_of(dal *d, dal_handle *h, dal_home *out)
         }
         dal_keep_local(h, &local);
         status = dal_settled(d, found);
-        if (found == SEG_OK && (d->clustered || seg_clustered(d->s))) {
+        if (found == SEG_OK && dal_joined(d)) {
             home = f.home;
         }
         if (found == SEG_NOT_FOUND && dal_in_cluster(d)) {
@@ -319,8 +329,8 @@ dal_status dal_take(dal *d, void *buf, size_t cap, size_t *len, char *inbox)
     if (!dal_in_cluster(d)) {
         return alone(d);
     }
-    if (d->c == NULL) {
-        return dal_fail(d, DAL_UNAVAILABLE, "%s is closed", d->address);
+    if (d->c == NULL || d->pid != getpid()) {
+        return dal_fail(d, DAL_UNAVAILABLE, "%s was opened before a fork", d->address);
     }
     dal_status status = client_take(d->c, buf, cap, len, inbox);
     if (status == DAL_NOT_FOUND) {

@@ -84,9 +84,17 @@ dal_status dal_operate(dal *d, const client_request *r, dal_handle *h, dal_write
                        client_result *t);
 /* What the segment answered is the answer. */
 dal_status dal_settled(dal *d, seg_status status);
+/* The caller's cursor is no more. */
+void dal_release_cursor(dal *d, const uint64_t *cursor);
 /* Our server shall send us word of changes elsewhere. */
 void dal_interest(dal *d);
 dal_status dal_grant_of(dal *d, const dal_grant *given, seg_grant *out);
+
+/* Is it a member's segment, or was it? In the child of a fork the mapping is gone. */
+static inline bool dal_joined(const dal *d)
+{
+    return d->clustered || (d->s != NULL && seg_usable(d->s) && seg_clustered(d->s));
+}
 
 static inline client_place dal_place(const dal_handle *h)
 {

@@ -47,7 +47,20 @@ class Overrun(StateStoreError):
 
 
 class Unavailable(StateStoreError):
-    """Cannot be used now: closed, no permission, no client slot, used after a fork."""
+    """Cannot be used now: closed, no permission, no client slot, used after a fork, no answer."""
+
+
+class NotServing(Unavailable):
+    """This host's member is outside the view, or its lease is over."""
+
+
+class InDoubt(Unavailable):
+    """Sent and not answered, or written and not copied in time: it may or may not have taken
+    effect. Read again, then decide."""
+
+
+class Away(StateStoreError):
+    """There is no copy of that item on this host."""
 
 
 class Invalid(StateStoreError):

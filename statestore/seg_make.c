@@ -141,7 +141,7 @@ seg_status seg_create(seg *s, const void *key, size_t key_len, seg_new *n, seg_h
     if (key_len > 0 && *(const uint8_t *)key == 0) {
         return SEG_INVALID; /* our own names */
     }
-    if (seg_clustered(s)) {
+    if (seg_usable(s) && seg_clustered(s)) {
         return SEG_INVALID; /* the map log decides who makes an item */
     }
     return seg_make(s, key, key_len, n, 0, NULL, out);

@@ -1,10 +1,11 @@
 """The store as its users see it: addresses, keys, iteration, time. The memory is in `_segment`.
 
 Knows: where a segment lives, CLOCK_BOOTTIME, the keeper's lock. Must not know: what the values
-mean, the segment's layout.
+mean, the segment's layout, the network.
 
 A Store belongs to the process that opened it. After a fork the child opens its own: the
-inherited one answers `Unavailable`.
+inherited one answers `Unavailable`. Threads may share one: whoever waits for the network lets the
+others run.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import NamedTuple, Self
 from statestore import _segment
 from statestore._segment import Grant, Handle
 from statestore.errors import Exists, Invalid, NotFound, Unavailable
+from statestore.messages import Inbox, Post
+from statestore.places import HINTS, Member
 
 SCHEME = "dal://"
 SEGMENT_NAME = "segment"
@@ -29,7 +32,9 @@ KEEPER_NAME = "keeper"
 SIZE_BYTES_DEFAULT = 256 << 20
 SCAN_BATCH_MAX = 512  # handles per call into the segment
 POLL_MAX = 4096  # changes per poll, unless told otherwise
-PUT_TRIES_MAX = 100  # an item that appears and disappears this often under a put is in trouble
+PUT_TRIES_MAX = 100  # an item that comes and goes this often under an append is in trouble
+REPLICAS_MAX = 15
+TIMEOUT_MS = 1000
 OPEN_TRIES_MAX = 10
 
 Data = bytes | bytearray | memoryview
@@ -102,16 +107,23 @@ class Watch:
 
 
 class Store:
-    """One open segment. Keys are bytes (a str is UTF-8), values bytes of up to 64 KiB.
+    """One open store. Keys are bytes (a str is UTF-8), values bytes of up to 64 KiB.
 
     A handle outlives its item's deletion and finds the item again if the key returns. Reads and
-    writes through a handle cost one access; through a key, a lookup more.
+    writes through a handle cost one access to memory where the item's master is this host's, and
+    one journey to its master elsewhere; through a key, a lookup more. In a cluster, everything may
+    also raise Unavailable (nobody answers in time), NotServing and, when it changes something,
+    InDoubt.
     """
 
-    def __init__(self, segment: _segment.Segment, directory: Path) -> None:
+    def __init__(
+        self, segment: _segment.Segment, directory: Path | None, replicas: int = 0
+    ) -> None:
         self._segment = segment
         self._directory = directory
+        self._replicas = replicas
         self._keeper_fd = -1
+        self._post: Post | None = None
         _open_stores.add(self)
 
     def close(self) -> None:
@@ -141,11 +153,29 @@ class Store:
     def raise_fence(self, fence: str, epoch: int) -> bool:
         """Refuse every grant older than `epoch` from now on. False: it stands past it already.
 
-        After True, no write with an older grant takes effect, ever, whatever its writer does.
+        After True, no write with an older grant takes effect, ever, whatever its writer does, on
+        any member of the cluster.
         """
         return self._segment.raise_fence(_key(fence), epoch)
 
     # -- items --
+
+    def _way(
+        self,
+        capacity: int,
+        ttl_ms: int,
+        grant: Grant | None,
+        *,
+        replicas: int | None,
+        hint: str,
+        sync: bool | None,
+    ) -> tuple[int, int, Grant | None, int, int, bool | None]:
+        copies = self._replicas if replicas is None else replicas
+        if not 0 <= copies <= REPLICAS_MAX:
+            raise Invalid(f"replicas {copies}: 0 to {REPLICAS_MAX} are possible")
+        if hint not in HINTS:
+            raise Invalid(f"hint {hint!r}: one of {', '.join(HINTS)}")
+        return capacity, ttl_ms * 1_000_000, grant, copies, HINTS.index(hint), sync
 
     def create(
         self,
@@ -155,13 +185,35 @@ class Store:
         capacity: int | None = None,
         ttl_ms: int = 0,
         grant: Grant | None = None,
+        replicas: int | None = None,
+        hint: str = "none",
+        sync: bool | None = None,
     ) -> Handle:
-        """A new item. `capacity` reserves bytes for appends; `ttl_ms` 0 is for ever.
+        """A new item. `capacity` reserves bytes for appends; `ttl_ms` 0 is for ever. `replicas`:
+        copies besides the master's; `hint`: "local" keeps it here, "remote" elsewhere, "pin" where
+        it is. An embedded store has neither.
 
         Raises Exists, Full, Fenced, TooBig.
         """
-        deadline_ns = now_ns() + ttl_ms * 1_000_000 if ttl_ms else 0
-        return self._segment.create(_key(key), value, capacity or 0, deadline_ns, grant)
+        way = self._way(capacity or 0, ttl_ms, grant, replicas=replicas, hint=hint, sync=sync)
+        return self._segment.create(_key(key), value, way)
+
+    def create_many(
+        self,
+        pairs: Iterable[tuple[bytes | str, bytes]],
+        *,
+        capacity: int = 0,
+        ttl_ms: int = 0,
+        grant: Grant | None = None,
+        replicas: int | None = None,
+        hint: str = "none",
+    ) -> list[bytes]:
+        """New items, many in flight together: the keys that existed already, and were left alone.
+
+        Raises Full, Fenced, TooBig, InDoubt: then some were made and some not.
+        """
+        way = self._way(capacity, ttl_ms, grant, replicas=replicas, hint=hint, sync=None)
+        return self._segment.create_many([(_key(key), value) for key, value in pairs], way)
 
     def lookup(self, key: bytes | str) -> Handle:
         """The handle of an item. Raises NotFound."""
@@ -175,38 +227,38 @@ class Store:
         capacity: int | None = None,
         ttl_ms: int = 0,
         grant: Grant | None = None,
+        replicas: int | None = None,
+        hint: str = "none",
+        sync: bool | None = None,
     ) -> Handle:
         """Create the item, or replace its value and time to live. Raises Full, Fenced, TooBig."""
-        name = _key(key)
-        deadline_ns = now_ns() + ttl_ms * 1_000_000 if ttl_ms else 0
-        for _ in range(PUT_TRIES_MAX):
-            try:
-                handle = self._segment.lookup(name)
-                handle.write(value, grant, deadline_ns)
-            except NotFound:
-                try:
-                    return self._segment.create(name, value, capacity or 0, deadline_ns, grant)
-                except Exists:
-                    continue
-            return handle
-        raise Unavailable(f"item {name!r}: appears and disappears too fast to put; try again")
+        way = self._way(capacity or 0, ttl_ms, grant, replicas=replicas, hint=hint, sync=sync)
+        return self._segment.put(_key(key), value, way)
 
     def append(
-        self, key: bytes | str, entry: Data, *, capacity: int = 0, grant: Grant | None = None
+        self,
+        key: bytes | str,
+        entry: Data,
+        *,
+        capacity: int = 0,
+        grant: Grant | None = None,
+        replicas: int | None = None,
+        hint: str = "none",
+        sync: bool | None = None,
     ) -> Handle:
         """Append one entry to the item, creating it empty if need be. Keep the handle for the next.
 
         Raises Full, Fenced, TooBig (the value with all its entries has a limit: checkpoint it).
         """
         name = _key(key)
+        way = self._way(capacity, 0, grant, replicas=replicas, hint=hint, sync=sync)
         for _ in range(PUT_TRIES_MAX):
             try:
                 handle = self._segment.lookup(name)
-                handle.append(entry, grant)
+                handle.append(entry, grant, sync)
             except NotFound:
                 try:
-                    first = pack_entries([bytes(entry)])
-                    return self._segment.create(name, first, capacity, 0, grant)
+                    return self._segment.create(name, pack_entries([bytes(entry)]), way)
                 except Exists:
                     continue
             return handle
@@ -224,6 +276,48 @@ class Store:
         """Changes under a prefix from now on."""
         return Watch(self._segment.watch(_key(prefix)))
 
+    # -- the cluster --
+
+    @property
+    def clustered(self) -> bool:
+        """Is it part of a cluster, or embedded on this host alone?"""
+        return self._segment.clustered
+
+    def members(self) -> list[Member]:
+        """Who is in the view; nobody for an embedded store."""
+        return self._segment.members()[1]
+
+    def epoch(self) -> int:
+        """The number of the view; 0 for an embedded store."""
+        return self._segment.members()[0]
+
+    def move(self, key: bytes | str | Handle, node: str) -> None:
+        """Make `node` the item's master, ahead of need. Raises NotFound (the item), Invalid (no
+        such node in the view)."""
+        handle = key if isinstance(key, Handle) else self.lookup(key)
+        members = self.members()
+        slots = [member.slot for member in members if member.node == node]
+        if not slots:
+            known = ", ".join(member.node for member in members) or "no cluster"
+            raise Invalid(f"node {node!r}: not in the view ({known})")
+        self._segment.move(handle, slots[0])
+
+    def inbox(self, name: bytes | str) -> Inbox:
+        """Receive what is told to `name`, and announcements, from now on."""
+        if self._post is None:
+            self._post = Post(self._segment)
+        return self._post.open(_key(name))
+
+    def tell(self, inbox: bytes | str, message: Data) -> None:
+        """Deliver one message, at most once: on return its owner has it. Raises NotFound (no such
+        inbox in the cluster), InDoubt."""
+        self._segment.tell(_key(inbox), message)
+
+    def announce(self, message: Data) -> None:
+        """One message for every inbox there is, at most once each: on return every member has it
+        in hand. Raises InDoubt."""
+        self._segment.tell(None, message)
+
     # -- keeping --
 
     def stats(self) -> dict[str, int]:
@@ -239,6 +333,8 @@ class Store:
         Unavailable when the directory cannot be written."""
         if self._keeper_fd >= 0:
             return True
+        if self._directory is None or self._segment.clustered:
+            return False  # the state server keeps house
         path = self._directory / KEEPER_NAME
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -276,11 +372,14 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _directory_of(address: str) -> Path:
+def _directory_of(address: str) -> Path | None:
+    """None: over the network."""
+    if not address.startswith(SCHEME) or address == SCHEME:
+        raise Invalid(
+            f"state address {address!r}: give dal:///DIRECTORY or dal://HOST:PORT[,HOST:PORT...]"
+        )
     path = address.removeprefix(SCHEME)
-    if not address.startswith(SCHEME) or not path.startswith("/"):
-        raise Invalid(f"state address {address!r}: only dal:///DIRECTORY is known so far")
-    return Path(path)
+    return Path(path) if path.startswith("/") else None
 
 
 def open(
@@ -288,25 +387,52 @@ def open(
     create: bool = True,
     size_bytes: int = SIZE_BYTES_DEFAULT,
     readonly: bool = False,
+    *,
+    key_file: str | Path | None = None,
+    replicas: int = 0,
+    sync: bool = False,
+    timeout_ms: int = TIMEOUT_MS,
+    busy: bool = False,
 ) -> Store:
-    """Open the segment of `dal:///DIRECTORY`, making it (and the directory) if `create`.
+    """Open `dal:///DIRECTORY`, this host's segment, or `dal://HOST:PORT[,HOST:PORT...]`, a cluster
+    without a server here.
 
-    Several may race for the making: one wins, all open the same. The size is only of interest to
-    the maker; all of it is reserved at once. `readonly` maps it so, and takes no client slot.
+    The segment is embedded, or a member of a cluster: it knows. `create` makes the directory and an
+    embedded segment if there is none. Several may race for the making: one wins, all open the same.
+    The size is only of interest to the maker; all of it is reserved at once. `readonly` maps it so,
+    and takes no client slot.
+
+    `key_file` is the cluster's key, needed for anything over the network. `replicas` is for items
+    made through this store and `sync` for its writes (never for reads) where a call does not say;
+    sync waits until all replicas have it. `timeout_ms` is that of one operation over the network.
+    `busy` spins for answers instead of sleeping.
 
     Raises Unavailable (missing, no permission, too many processes), Full (the file system is too
-    small), WrongVersion, Corrupt, Invalid (address, size).
+    small), WrongVersion, Corrupt, Invalid (address, size, key file).
     """
+    if not 0 <= replicas <= REPLICAS_MAX:
+        raise Invalid(f"replicas {replicas}: 0 to {REPLICAS_MAX} are possible")
+    if timeout_ms <= 0:
+        raise Invalid(f"timeout {timeout_ms} ms: must be more than 0")
     directory = _directory_of(address)
+    key = None if key_file is None else str(key_file)
+    timeout_ns = timeout_ms * 1_000_000
+    if directory is None:
+        far = _segment.open(address, address, False, key, sync, timeout_ns, busy)
+        return Store(far, None, replicas)
     path = str(directory / SEGMENT_NAME)
     for _ in range(OPEN_TRIES_MAX):
         try:
-            return Store(_segment.open(path, readonly), directory)
+            near = _segment.open(
+                f"{SCHEME}{directory}", path, readonly, key, sync, timeout_ns, busy
+            )
         except NotFound:
             if not create or readonly:
                 raise Unavailable(
                     f"segment {path}: there is none; start the state process first"
                 ) from None
+        else:
+            return Store(near, directory, replicas)
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
