@@ -38,6 +38,7 @@ from statestore.store import now_ns
 ENDPOINTS_MAX = 16
 CONNECTIONS_MAX = 8  # kept open per endpoint
 RETRY_PAUSE_MS = 20  # between two rounds of all endpoints
+CHECK_PAUSE_MS = 500  # between two looks at an endpoint that did not answer
 ATTEMPT_MS_MIN = 20  # with less time left than this, no further attempt is made
 WHY_CHARS_MAX = 160
 NO_LEADER = "etcdserver: no leader"
@@ -135,6 +136,9 @@ class EtcdRegistry:
         self._lock = threading.Lock()
         self._troubles: dict[str, _Trouble] = {}
         self._watches: list[EtcdWatch] = []
+        self._closed = threading.Event()
+        self._checker: threading.Thread | None = None
+        self._answering = True
 
     def _pool(self, endpoint: str) -> urllib3.HTTPConnectionPool:
         tls = self.options.tls or Tls()
@@ -211,6 +215,7 @@ class EtcdRegistry:
                 self._note(at, f"answers what is not etcd's ({error})", sent_at_ns)
             else:
                 self._preferred = at
+                self._answering = True
                 self._note(at, "", sent_at_ns)
                 return sent_at_ns, answer, in_doubt
             tried += 1
@@ -219,6 +224,7 @@ class EtcdRegistry:
             if tried % len(self._pools) == 0:
                 pause_ms = min(RETRY_PAUSE_MS, (deadline_ns - now_ns()) / 1_000_000)
                 time.sleep(max(0.0, pause_ms) / 1000)
+        self._answering = False
         raise RegistryUnavailable(self._sentence(), in_doubt)
 
     def _note(self, at: int, why: str, time_ns: int) -> None:
@@ -230,6 +236,35 @@ class EtcdRegistry:
                 self._troubles[endpoint].why = why
             else:
                 self._troubles[endpoint] = _Trouble(time_ns, why)
+                if self._checker is None and not self._closed.is_set():
+                    self._checker = threading.Thread(
+                        target=self._check, name="etcd endpoints", daemon=True
+                    )
+                    self._checker.start()
+
+    def _check(self) -> None:
+        """Ask the endpoints that did not answer until they do: nobody else may ask them again."""
+        body = _encode({"key": b"\0"})
+        while not self._closed.wait(CHECK_PAUSE_MS / 1000):
+            for at, endpoint in enumerate(self.endpoints):
+                time_ns = now_ns()
+                if endpoint not in self._troubles or self._closed.is_set():
+                    continue
+                try:
+                    self._attempt(at, "/v3/kv/range", body, self.options.attempt_ms / 1000)
+                except (_Lost, RegistryUnavailable) as error:
+                    self._note(at, str(error), time_ns)
+                else:
+                    self._note(at, "", time_ns)
+            with self._lock:
+                if not self._troubles:
+                    self._checker = None
+                    return
+
+    @property
+    def answering(self) -> bool:
+        """Was the last question answered, by whichever endpoint?"""
+        return self._answering
 
     def trouble(self) -> str:
         """One line on the endpoints that did not answer when last asked; empty when all did."""
@@ -367,10 +402,14 @@ class EtcdRegistry:
             watch.prove(sent_at_ns, revision)
 
     def close(self) -> None:
+        self._closed.set()
         with self._lock:
             watches, self._watches = self._watches, []
+            checker = self._checker
         for watch in watches:
             watch.close()
+        if checker is not None:
+            checker.join(self.options.attempt_ms / 1000 + 1)
         for pool in self._pools:
             with contextlib.suppress(HTTPError, OSError):
                 pool.close()

@@ -115,12 +115,12 @@ class EtcdWatch:
     def wait(self, timeout_ms: float) -> bool:
         with self._changed:
             return self._changed.wait_for(
-                lambda: bool(self._followed.pending) or self.closed, timeout_ms / 1000
+                lambda: self._followed.news or self.closed, timeout_ms / 1000
             )
 
     def snapshot(self) -> Snapshot:
         with self._changed:
-            return Snapshot(self._followed.entries, self._current_ns, self._revision)
+            return Snapshot(self._followed.show(), self._current_ns, self._revision)
 
     def close(self) -> None:
         with self._changed:

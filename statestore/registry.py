@@ -101,7 +101,8 @@ class Watch(Protocol):
         RegistryUnavailable."""
 
     def wait(self, timeout_ms: float) -> bool:
-        """Wait until poll() has something to tell, or the time is over; says which."""
+        """Wait until something has changed since the last poll or snapshot, or the time is over;
+        says which."""
 
     def snapshot(self) -> Snapshot:
         """All entries under the prefix, and how current that is. No input or output."""
@@ -148,18 +149,25 @@ class Registry(Protocol):
         """Follow a prefix. Never raises: it goes on trying to reach the registry."""
 
     def trouble(self) -> str:
-        """One line on what is not reachable now and since when; empty when all is well."""
+        """One line on what is not reachable now and since when; empty when all is well. The
+        registry may still answer through something else: `answering` says so."""
+
+    @property
+    def answering(self) -> bool:
+        """Was the last question answered, by whomever?"""
 
     def close(self) -> None:
         """End connections and watches."""
 
 
 class Followed:
-    """What a watch has been told: entries by key, and the changes not yet polled. Not locked."""
+    """What a watch has been told: entries by key, the changes not yet polled, and whether its
+    user has looked since the last one. Not locked."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Seen] = {}
         self.pending: dict[str, Change] = {}
+        self.news = False
 
     def apply(self, key: str, entry: Entry | None, time_ns: int) -> None:
         """One key's new state, in the order of revisions."""
@@ -172,6 +180,7 @@ class Followed:
             if known is not None and known[:2] == entry:
                 return
             self.entries = {**self.entries, key: Seen(*entry, time_ns)}
+        self.news = True
         self.pending.pop(key, None)  # to the end: changes are told in the order they came
         self.pending[key] = Change(key, entry)
 
@@ -185,7 +194,12 @@ class Followed:
     def take(self) -> list[Change]:
         changes = list(self.pending.values())
         self.pending = {}
+        self.news = False
         return changes
+
+    def show(self) -> Mapping[str, Seen]:
+        self.news = False
+        return self.entries
 
 
 class _Table(msgspec.Struct, array_like=True):
@@ -316,6 +330,10 @@ class EmbeddedRegistry:
     def trouble(self) -> str:
         return ""
 
+    @property
+    def answering(self) -> bool:
+        return True
+
     def close(self) -> None:
         """Nothing: the store is the caller's."""
 
@@ -348,7 +366,7 @@ class EmbeddedWatch:
         while True:
             with self._lock:
                 self._look()
-                if self._followed.pending:
+                if self._followed.news:
                     return True
             if now_ns() >= deadline_ns:
                 return False
@@ -357,7 +375,7 @@ class EmbeddedWatch:
     def snapshot(self) -> Snapshot:
         with self._lock:
             self._look()
-            return Snapshot(self._followed.entries, self._current_ns, self._revision)
+            return Snapshot(self._followed.show(), self._current_ns, self._revision)
 
     def close(self) -> None:
         """Nothing to end."""

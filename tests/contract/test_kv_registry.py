@@ -330,6 +330,18 @@ def test_the_first_sight_of_a_revision_stays(connect: Connect, under: str) -> No
     assert again.revision > first.revision and again.seen_ns > first.seen_ns
 
 
+def test_waiting_ends_with_news_and_news_with_a_look(connect: Connect, under: str) -> None:
+    registry, other = connect(), connect()
+    watch = other.watch(under)
+    for look in (watch.poll, watch.snapshot):
+        registry.put(under + "a", b"1")
+        eventually(lambda: watch.wait(100), "the watch wakes up")
+        assert watch.wait(60_000)  # nobody has looked yet
+        look()
+        assert not watch.wait(1)
+
+
 def test_all_is_well(registry: Registry, under: str) -> None:
     registry.put(under + "a", b"1")
     assert registry.trouble() == ""
+    assert registry.answering

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import statestore
-from bgf.runtime.store_adapters import StoreRegistry
+from bgf.runtime.registry_adapters import StoreRegistry
 from failover.registry import (
     Member,
     MemoryRegistry,

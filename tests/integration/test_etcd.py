@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from statestore.etcd import EtcdOptions, EtcdRegistry
-from statestore.registry import ABSENT, Change, RegistryUnavailable
+from statestore.registry import ABSENT, Change, Check, Entry, RegistryUnavailable
 from statestore.store import now_ns
 from tests.fakes.etcd_cluster import EtcdCluster, eventually
 
@@ -75,6 +77,7 @@ def test_it_goes_on_through_the_death_of_each_member(cluster: EtcdCluster) -> No
         for at in range(3):
             cluster.kill(at)
             writer.go_on()
+            assert registry.answering
             cluster.start(at)
             cluster.wait_healthy()
             writer.go_on()
@@ -132,7 +135,7 @@ def test_all_dead_is_told_and_ends_by_itself(cluster: EtcdCluster) -> None:
     assert "refused" in told and " s (" in told and "majority" in told and "\n" not in told
     confirmation = registry.confirm(PREFIX + "a")
     assert not confirmation.ok and confirmation.sent_at_ns >= died_ns and confirmation.why
-    assert registry.trouble()
+    assert registry.trouble() and not registry.answering
     with pytest.raises(RegistryUnavailable) as refused:
         registry.put(PREFIX + "a", b"never")
     assert refused.value.in_doubt is False  # no connection: it was not sent
@@ -161,14 +164,8 @@ def test_all_dead_is_told_and_ends_by_itself(cluster: EtcdCluster) -> None:
     eventually(told_again, "the watch goes on")
     eventually(lambda: watch.snapshot().current_ns > died_ns, "it is current again")
 
-    def untroubled() -> bool:
-        registry.get(PREFIX + "a")
-        return not registry.trouble()
-
-    for at in range(3):  # an endpoint's trouble ends when it is next asked
-        registry._preferred = at
-        registry.get(PREFIX + "a")
-    eventually(untroubled, "no trouble is told any more")
+    eventually(lambda: not registry.trouble(), "no trouble is told any more")
+    eventually(lambda: registry.answering, "the last question was answered")
     registry.close()
 
 
@@ -190,6 +187,67 @@ def test_without_a_majority_nothing_is_answered(cluster: EtcdCluster) -> None:
     found = registry.get(PREFIX + "a")
     assert found is not None and (found.value == b"1" or caught.value.in_doubt)
     registry.close()
+
+
+class Swallower(socketserver.ThreadingTCPServer):
+    """In front of a member: hands requests on, and hangs up instead of answering."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, behind: tuple[str, int]) -> None:
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self._behind = behind
+        self.swallowed = 0
+        self._thread = threading.Thread(target=self.serve_forever)
+        self._thread.start()
+
+    def finish_request(self, request: object, client_address: object) -> None:
+        assert isinstance(request, socket.socket)
+        with socket.create_connection(self._behind) as onward:
+            onward.sendall(request.recv(65_536))
+            onward.recv(65_536)  # it has been done
+        self.swallowed += 1
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def end(self) -> None:
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+
+def test_an_answer_that_was_lost_is_found_out(cluster: EtcdCluster) -> None:
+    member = cluster.members[0]
+    swallower = Swallower((member.address, member.client_port))
+    registry = EtcdRegistry([swallower.endpoint, member.client_url])
+    other = EtcdRegistry([member.client_url])
+
+    def through(work: Callable[[], int | None]) -> int | None:
+        registry._preferred = 0  # the first answer is lost, the second comes
+        return work()
+
+    first = through(lambda: registry.compare_and_swap(PREFIX + "a", ABSENT, b"mine 1"))
+    assert first is not None and swallower.swallowed == 1
+    assert registry.get(PREFIX + "a") == Entry(b"mine 1", first)
+    done = through(
+        lambda: registry.commit(
+            [Check(PREFIX + "a", first)], {PREFIX + "b": b"mine 2"}, [PREFIX + "a"]
+        )
+    )
+    assert done is not None and registry.scan(PREFIX) == {PREFIX + "b": Entry(b"mine 2", done)}
+    theirs = other.put(PREFIX + "b", b"theirs")
+    assert through(lambda: registry.compare_and_swap(PREFIX + "b", done, b"mine 3")) is None
+    assert registry.get(PREFIX + "b") == Entry(b"theirs", theirs)
+    alone = EtcdRegistry([swallower.endpoint], QUICK)
+    with pytest.raises(RegistryUnavailable) as caught:
+        alone.put(PREFIX + "c", b"1")
+    assert caught.value.in_doubt
+    for each in (registry, other, alone):
+        each.close()
+    swallower.end()
 
 
 def test_a_watch_whose_past_was_compacted_scans(cluster: EtcdCluster) -> None:
@@ -248,6 +306,8 @@ def test_a_watch_of_a_registry_that_began_again_shows_what_stands(tmp_path: Path
 def test_closing_ends_the_threads_at_once(cluster: EtcdCluster) -> None:
     before = threading.active_count()
     registry = EtcdRegistry(cluster.endpoints)
+    cluster.kill(0)
+    registry.confirm("/a")
     watches = [registry.watch(f"/t{number}/") for number in range(3)]
     eventually(lambda: all(w.snapshot().current_ns for w in watches), "all watches run")
     registry.close()
