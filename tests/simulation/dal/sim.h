@@ -26,7 +26,7 @@
 #define TRACE_RING 512u     /* events printed with a failure */
 #define HELD_MAX 256u       /* datagrams a stopped process finds when it goes on */
 #define VALUE_MAX 24000u    /* longest value used */
-#define SEGMENT_BYTES SEG_SIZE_BYTES_MIN
+#define SEGMENT_BYTES (8ull << 20) /* room for a slab of every size */
 
 #define US 1000ull
 #define MS 1000000ull

@@ -16,7 +16,7 @@ typedef struct {
     uint64_t asked_at, incarnation;
     uint32_t life;
     uint16_t unwanted;
-    bool complete, gone;
+    bool complete, gone, joins; /* joins: this incarnation was in no view yet */
 } question;
 
 typedef struct {
@@ -54,7 +54,7 @@ void registry_ask(world *w, uint32_t h)
         clock_of(w, h);
         node_stats_read(me->node, false, &stats);
         *q = (question){w->now, me->generation, e->life, node_unwanted(me->node), stats.complete,
-                        me->leaving && stats.left};
+                        me->leaving && stats.left, !me->joined};
         if (q->gone) {
             me->gone = true;
         }
@@ -102,7 +102,7 @@ void registry_asked(world *w, uint32_t h, void *payload)
                 }
             }
         }
-        if (!inside && !q->gone) {
+        if (!inside && q->joins) {
             r->wants_in[h] = true;
             r->join_incarnation[h] = q->incarnation;
         }
