@@ -197,7 +197,8 @@ class World:
         cut = member.cut_until_ns > now_ns
         if not cut and self.random.random() < 0.7:  # the watch is a little behind, sometimes
             member.entries, member.current_ns = self.table.entries, now_ns
-        answers, member.answers = member.answers, []
+        answers = [answer for answer in member.answers if answer[0].answered_ns <= now_ns]
+        member.answers = [a for a in member.answers if a[0].answered_ns > now_ns]
         for message, revision in answers:
             if isinstance(message.action, Renew):
                 member.core.renewed(message.action, message.sent_ns, revision)
