@@ -14,18 +14,21 @@
 #include "segment.h"
 #include "wire.h"
 
+#ifndef NODE_MANY
+#define NODE_MANY 65536u                   /* less in the fuzzer, which makes a member per input */
+#endif
 #define NODE_LOG_BYTES_MAX (64u << 20)     /* map operations kept for those who lag */
-#define NODE_LOG_OPS_MAX 262144u
-#define NODE_PROPOSALS_MAX 65536u          /* of this member, not yet done */
-#define NODE_REQUESTS_MAX 65536u           /* of clients, not yet answered */
+#define NODE_LOG_OPS_MAX (4u * NODE_MANY)
+#define NODE_PROPOSALS_MAX NODE_MANY       /* of this member, not yet done */
+#define NODE_REQUESTS_MAX NODE_MANY        /* of clients, not yet answered */
 #define NODE_SESSIONS_MAX 4096u            /* clients with a table of replies */
 #define NODE_REPLIES_MAX 256u              /* kept per session; a power of two */
-#define NODE_DIRTY_MAX 65536u              /* items waiting for replication, before everything is walked */
+#define NODE_DIRTY_MAX NODE_MANY           /* items waiting for replication, before everything is walked */
 #define NODE_FLIGHT_MAX 1024u              /* copies sent and not acknowledged */
 #define NODE_MOVES_MAX 1024u               /* moves and repairs under way */
 #define NODE_INBOXES_MAX 4096u
 #define NODE_HISTORY_MAX 16u               /* accesses remembered per item */
-#define NODE_TRACKED_MAX 65536u            /* items whose accesses are remembered */
+#define NODE_TRACKED_MAX NODE_MANY         /* items whose accesses are remembered */
 
 typedef struct {
     seg *segment;
