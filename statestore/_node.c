@@ -142,7 +142,7 @@ static bool take_member(PyObject *row, node_view *v)
     m->slot = (uint8_t)slot;
     m->port = (uint16_t)port;
     m->incarnation = incarnation;
-    strcpy(m->node, name);
+    memcpy(m->node, name, strlen(name) + 1);
     v->present |= (uint16_t)(1u << slot);
     return true;
 }

@@ -62,7 +62,7 @@ struct op_bytes {
     uint8_t *bytes; /* an encoded WIRE_OP; epoch and committed are patched when sent */
 };
 
-enum proposal_kind { FOR_REQUEST = 1, FOR_MOVE, FOR_EXPIRY, FOR_INBOX_CLOSE };
+enum proposal_kind { FOR_REQUEST = 1, FOR_MOVE, FOR_EXPIRY, FOR_INBOX_CLOSE, FOR_LEAVE };
 
 struct proposal {
     uint64_t id, seq; /* seq: where it was applied, 0 not yet */
@@ -213,6 +213,7 @@ struct node {
     uint8_t self;
     uint64_t view_at, lease_ns, viewed; /* epoch of the last VIEW applied */
     uint16_t completes;                 /* members that are complete, by the log */
+    uint16_t leavers;                   /* and of these about to leave; forgotten with each view */
     uint64_t state_at, fetch_at;
     uint16_t unwanted, wants;
     bool i_want;
@@ -267,7 +268,7 @@ struct node {
     uint64_t repair_credit_at, repair_credit;
     bool repair_again;
     uint64_t expire_at, expire_cursor, leave_cursor;
-    bool leave_walked, leave_found;
+    bool leave_asked, leave_known, leave_found;
     seg_cursor feed;
     uint64_t note_at;
     uint8_t note[NODE_NOTE_BYTES];
@@ -333,6 +334,8 @@ uint32_t map_propose(node *n, wire_msg *m, enum proposal_kind kind, uint32_t ref
 bool map_active(const node *n);
 /* Forget a proposal; it is known that it was not sequenced. */
 void map_withdraw(node *n, uint32_t proposal);
+/* The auth that the CREATE at this place gave; 0: it is not in the log any more. */
+uint64_t map_auth(const node *n, uint64_t seq);
 
 /* ---- node_apply.c ---- */
 /* False: it cannot be applied now (no room): stay before it. */

@@ -68,7 +68,7 @@ static uint8_t sequence(node *n, wire_msg *m, uint8_t origin, uint64_t id)
     m->slot = n->self;
     if (m->sub == WIRE_OP_CREATE) {
         m->mask |= WIRE_AUTH;
-        m->auth = m->seq;
+        m->auth = n->view.epoch << NODE_EPOCH_SHIFT | (m->seq & ((1ull << NODE_EPOCH_SHIFT) - 1));
     }
     size_t size = wire_size(m);
     uint8_t *bytes = malloc(size);
@@ -91,7 +91,7 @@ static uint8_t sequence(node *n, wire_msg *m, uint8_t origin, uint64_t id)
 /* Copies besides the master's, spread over the members. */
 static uint16_t choose_replicas(const node *n, uint8_t master, uint8_t want, uint64_t spread)
 {
-    uint16_t from = n->completes & n->view.present & (uint16_t)~BIT(master);
+    uint16_t from = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(master));
     uint16_t chosen = 0;
     while (want > 0 && from != chosen) {
         chosen |= BIT(node_pick(from & (uint16_t)~chosen, spread));
@@ -126,7 +126,7 @@ static uint8_t judge(node *n, wire_msg *m, uint64_t *number)
         if (status != SEG_NOT_FOUND) {
             return status == SEG_OK ? SEG_EXISTS : (uint8_t)status;
         }
-        if (m->home.master >= SEG_SLOTS_MAX || (n->completes & BIT(m->home.master)) == 0) {
+        if (m->home.master >= SEG_SLOTS_MAX || (n->completes & (uint16_t)~n->leavers & BIT(m->home.master)) == 0) {
             return WIRE_LATER;
         }
         m->home.learners = 0;
@@ -136,7 +136,8 @@ static uint8_t judge(node *n, wire_msg *m, uint64_t *number)
         return status == SEG_OK && f.auth == m->auth ? WIRE_OK : WIRE_MISS;
     case WIRE_OP_PLACE:
         if (status != SEG_OK || f.auth != m->auth || f.home.master != m->number ||
-            m->home.master >= SEG_SLOTS_MAX || (n->completes & BIT(m->home.master)) == 0) {
+            m->home.master >= SEG_SLOTS_MAX || (n->completes & BIT(m->home.master)) == 0 ||
+            (m->home.master != m->number && (n->leavers & BIT(m->home.master)) != 0)) {
             return WIRE_MISS;
         }
         m->home.replicas &= n->completes & (uint16_t)~BIT(m->home.master);
@@ -162,6 +163,8 @@ static uint8_t judge(node *n, wire_msg *m, uint64_t *number)
         }
         return b != NULL && b->slot == m->home.master ? WIRE_OK : WIRE_MISS;
     }
+    case WIRE_OP_LEAVE:
+        return m->number < SEG_SLOTS_MAX ? WIRE_OK : WIRE_BAD;
     default:
         return WIRE_BAD;
     }

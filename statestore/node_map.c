@@ -116,6 +116,13 @@ void map_proposal_end(node *n, uint32_t i, uint8_t status, uint64_t number)
     free(was.bytes);
 }
 
+uint64_t map_auth(const node *n, uint64_t seq)
+{
+    const struct op_bytes *op = &n->log[seq % NODE_LOG_OPS_MAX];
+    wire_msg m;
+    return op->seq == seq && op->bytes != NULL && wire_decode(op->bytes, op->len, &m) ? m.auth : 0;
+}
+
 void map_withdraw(node *n, uint32_t i)
 {
     struct proposal *p = &n->proposal[i];
@@ -325,6 +332,7 @@ void map_view(node *n)
         n->peer[n->self].stated = n->peer[n->self].state_complete = true;
     }
     memset(n->refusal, 0, NODE_REFUSALS_MAX * sizeof *n->refusal);
+    n->left = false;   /* of the last view's items */
     n->propose_at = 0; /* what is not in the log goes to the new leader */
     for (uint32_t i = 1; i <= n->proposals.used; i++) {
         if (n->proposal[i].live) {

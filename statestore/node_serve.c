@@ -254,9 +254,9 @@ void serve_proposed(node *n, uint32_t i, uint8_t status, uint64_t number)
     case WIRE_CREATE:
         if (status == WIRE_OK) {
             r->reply.mask = WIRE_AUTH | WIRE_HOME;
-            r->reply.auth = number;
+            r->reply.auth = map_auth(n, number);
             r->reply.home = (seg_home){.master = n->self};
-            if (seg_lookup(n->seg, r->key, r->key_len, &h) == SEG_OK && h.auth == number &&
+            if (seg_lookup(n->seg, r->key, r->key_len, &h) == SEG_OK && h.auth == r->reply.auth &&
                 seg_facts_read(n->seg, &h, &f) == SEG_OK) {
                 r->reply.home = f.home;
                 if (f.home.master == n->self && f.stub) {

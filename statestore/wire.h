@@ -65,7 +65,7 @@ typedef enum {
 
 /* What a map log operation does. */
 typedef enum {
-    WIRE_OP_CREATE = 1, /* key, auth (= seq, set by the leader), home, value, ttl, number = capacity */
+    WIRE_OP_CREATE = 1, /* key, auth (epoch << 36 | seq, set by the leader), home, value, ttl, number = capacity */
     WIRE_OP_DELETE,     /* key, auth */
     WIRE_OP_PLACE,      /* key, auth, home; number = master it replaces */
     WIRE_OP_FENCE,      /* fence, grant_epoch */
@@ -73,6 +73,7 @@ typedef enum {
                            order (mask), grant_epoch = complete slots (mask) */
     WIRE_OP_INBOX,      /* key = inbox, home.master = its server, number = 1: closed */
     WIRE_OP_MEMBER,     /* number = slot: it is complete from here on */
+    WIRE_OP_LEAVE,      /* number = slot: it takes no item any more in this epoch */
 } wire_op;
 
 /* Statuses: seg_status, and these. */
