@@ -435,8 +435,7 @@ void node_leave(node *n, uint64_t now_ns)
 {
     n->now = now_ns;
     n->leaving = true;
-    n->leave_walked = n->leave_found = false;
-    n->leave_cursor = 0;
+    n->leave_asked = n->leave_known = n->leave_found = false;
 }
 
 seg_status node_move(node *n, const void *key, size_t key_len, uint8_t to, uint64_t now_ns)

@@ -301,6 +301,8 @@ static void apply_view(node *n, const wire_msg *m)
         }
     }
     n->wants &= (uint16_t)~dead;
+    n->leavers = 0;
+    n->leave_asked = n->leave_known = n->left = false;
     if (current && n->complete) {
         n->phase = NODE_ACTIVE;
         n->restarted = n->restarted && !n->rejoined;
@@ -330,6 +332,20 @@ static void apply_member(node *n, const wire_msg *m)
     n->repair_again = true;
 }
 
+/* From here on nothing comes to it: what it has to hand over only becomes less. */
+static void apply_leave(node *n, const wire_msg *m)
+{
+    n->leavers |= BIT(m->number & 15);
+    if (m->number == n->self) {
+        n->leave_known = true;
+        n->leave_found = false;
+        n->leave_cursor = 0;
+    }
+    n->walk_repair = true;
+    n->repair_cursor = 0;
+    n->repair_again = true;
+}
+
 bool apply_op(node *n, const wire_msg *m)
 {
     uint32_t fence = 0;
@@ -351,6 +367,9 @@ bool apply_op(node *n, const wire_msg *m)
         return true;
     case WIRE_OP_MEMBER:
         apply_member(n, m);
+        return true;
+    case WIRE_OP_LEAVE:
+        apply_leave(n, m);
         return true;
     case WIRE_OP_INBOX:
         inbox_put(n, m->key, m->key_len, m->home.master, m->number != 0);

@@ -65,7 +65,7 @@ seg_status move_start(node *n, const seg_handle *h, uint8_t to, bool repair, uin
 {
     seg_facts f;
     uint32_t i;
-    if (to >= SEG_SLOTS_MAX || (n->completes & n->view.present & BIT(to)) == 0) {
+    if (to >= SEG_SLOTS_MAX || (n->completes & n->view.present & (uint16_t)~n->leavers & BIT(to)) == 0) {
         return SEG_INVALID;
     }
     if (!map_active(n) || seg_facts_read(n->seg, h, &f) != SEG_OK) {
@@ -211,7 +211,7 @@ void move_forget_item(node *n, uint32_t item)
 
 static void repair_one(node *n, const seg_handle *h, const seg_facts *f)
 {
-    uint16_t others = n->completes & n->view.present & (uint16_t)~BIT(n->self);
+    uint16_t others = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(n->self));
     uint32_t have = (uint32_t)__builtin_popcount(f->home.replicas & others);
     uint32_t can = (uint32_t)__builtin_popcount(others);
     uint32_t want = f->home.want < can ? f->home.want : can;
@@ -258,7 +258,15 @@ static void walk_leave(node *n)
     if (n->left || !map_active(n)) {
         return;
     }
-    uint16_t others = n->completes & n->view.present & (uint16_t)~BIT(n->self);
+    uint16_t others = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(n->self));
+    uint32_t most = (uint32_t)__builtin_popcount(others);
+    if (!n->leave_asked) {
+        wire_msg m = {.sub = WIRE_OP_LEAVE, .mask = WIRE_NUMBER, .number = n->self};
+        n->leave_asked = map_propose(n, &m, FOR_LEAVE, 0) != 0;
+    }
+    if (!n->leave_known) {
+        return; /* something may still come to us */
+    }
     if (others == 0) {
         n->left = true; /* nobody to give it to */
         return;
@@ -271,6 +279,10 @@ static void walk_leave(node *n)
             return;
         }
         if (f.home.master != n->self) {
+            uint32_t copies = (uint32_t)__builtin_popcount((f.home.replicas | BIT(f.home.master)) & others);
+            if ((f.home.replicas & BIT(n->self)) != 0 && copies < most && copies <= f.home.want) {
+                n->leave_found = true; /* its master makes another copy first */
+            }
             continue;
         }
         if ((f.home.replicas & others) == 0) {

@@ -166,7 +166,7 @@ static void begin_anew(world *w, uint32_t h)
         link_free(me->link);
         me->link = link_new(&w->keys_used, chance_next(w) | 1, why, sizeof why);
     }
-    me->joined = false;
+    me->joined = me->leaving = me->gone = false;
     trace(w, "server begins anew", h, (int64_t)(me->generation & 0xffff), 0);
     new_node(w, h);
 }

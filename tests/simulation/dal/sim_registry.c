@@ -13,7 +13,7 @@
 #define SLOW_NS (150 * MS)
 
 typedef struct {
-    uint64_t asked_at, incarnation;
+    uint64_t asked_at, incarnation, epoch;
     uint32_t life;
     uint16_t unwanted;
     bool complete, gone, joins; /* joins: this incarnation was in no view yet */
@@ -53,11 +53,8 @@ void registry_ask(world *w, uint32_t h)
         node_stats stats;
         clock_of(w, h);
         node_stats_read(me->node, false, &stats);
-        *q = (question){w->now, me->generation, e->life, node_unwanted(me->node), stats.complete,
+        *q = (question){w->now, me->generation, me->epoch_told, e->life, node_unwanted(me->node), stats.complete,
                         me->leaving && stats.left, !me->joined};
-        if (q->gone) {
-            me->gone = true;
-        }
         event_at(w, w->now + travel(w), EV_ASKED, h, 0, q);
     }
     event_at(w, w->now + CONFIRM_NS - CONFIRM_NS / 8 + chance(w, CONFIRM_NS / 4), EV_CONFIRM, h, 0, NULL);
@@ -95,7 +92,7 @@ void registry_asked(world *w, uint32_t h, void *payload)
             if (i->in_use && i->host == h && i->incarnation == q->incarnation) {
                 i->confirmed_at = w->now;
                 i->complete = i->complete || q->complete;
-                i->leaving = i->leaving || q->gone;
+                i->leaving = q->gone && q->epoch == r->view.epoch; /* said of this very view */
                 inside = true;
                 if (r->view.leader == s) {
                     r->unwanted = q->unwanted;
@@ -177,10 +174,11 @@ static void publish(world *w, uint16_t left)
     v->left = left;
     v->leader = SEG_SLOTS_MAX;
     for (uint32_t s = 0; s < SEG_SLOTS_MAX; s++) {
-        const slot_info *i = &r->slot[s];
+        slot_info *i = &r->slot[s];
         if (!i->in_use) {
             continue;
         }
+        i->leaving = false; /* it was ready in the last view */
         seg_member *m = &v->member[s];
         link_addr address = net_address(i->host, i->host, 0);
         v->present |= (uint16_t)(1u << s);
@@ -235,11 +233,12 @@ void registry_decide(world *w)
         if (!i->in_use || (!i->leaving && !has_to_go(w, s))) {
             continue;
         }
-        if (!r->lost[s] && !registry_can_lose(w, s)) {
+        if ((!r->lost[s] && !registry_can_lose(w, s)) || (i->leaving && changed)) {
             r->held_back++;
             continue;
         }
         if (i->leaving) {
+            w->host[i->host].gone = true;
             left |= (uint16_t)(1u << s);
             r->leaves++;
         } else {
