@@ -290,6 +290,19 @@ static PyObject *segment_clustered(PyObject *self, void *ignored)
     return PyBool_FromLong(dal_joined(o->d));
 }
 
+/* One look at the segment: nobody is asked, nothing is waited for. */
+static PyObject *segment_serving(PyObject *self, void *ignored)
+{
+    (void)ignored;
+    Segment *o = (Segment *)self;
+    if (closed(o)) {
+        return NULL;
+    }
+    const seg *s = o->d->s;
+    return PyBool_FromLong(s == NULL || !seg_clustered(s) ||
+                           (seg_serving(s) && dal_now_ns() < seg_lease_ns(s)));
+}
+
 static PyMethodDef segment_methods[] = {
     {"close", segment_close, METH_NOARGS, "Unmap. Handles made from it are useless afterwards."},
     {"forget", segment_forget, METH_NOARGS, "For the child of a fork."},
@@ -306,6 +319,7 @@ static PyMethodDef segment_methods[] = {
 static PyMethodDef all_methods[40];
 static PyGetSetDef segment_attributes[] = {
     {"clustered", segment_clustered, NULL, "Is it part of a cluster?", NULL},
+    {"serving", segment_serving, NULL, "Is this host's member in the view, with a lease?", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot segment_slots[] = {

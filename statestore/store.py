@@ -283,6 +283,12 @@ class Store:
         """Is it part of a cluster, or embedded on this host alone?"""
         return self._segment.clustered
 
+    @property
+    def serving(self) -> bool:
+        """Is this host's member in the view, with a lease that runs? A look into memory. True for
+        an embedded store, and for one without a segment."""
+        return self._segment.serving
+
     def members(self) -> list[Member]:
         """Who is in the view; nobody for an embedded store."""
         return self._segment.members()[1]
