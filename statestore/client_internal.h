@@ -38,7 +38,7 @@ struct operation {
     uint64_t again_ns;    /* wait after the next refusal */
     /* the request that is out */
     enum question question;
-    uint64_t resend_ns;
+    uint64_t asked_ns, resend_ns;
     uint64_t sent_epoch, sent_ttl_ns, incarnation;
     link_addr address;
     uint32_t sends;
@@ -92,6 +92,7 @@ struct client {
     uint16_t free[CLIENT_IN_FLIGHT_MAX];
     uint32_t frees, top; /* ops were made below top */
     uint64_t next_id;
+    uint64_t answer_ns; /* how long answers take, smoothed */
     seg_cluster view;
     uint8_t contact;     /* remote-only: the member we turn to */
     uint32_t candidate;  /* remote-only: whom to ask for members next */
@@ -156,6 +157,7 @@ void client_copied(client *c, uint32_t n, const link_addr *from, const wire_msg 
 
 /* ---- client_remote.c ---- */
 void client_ask(client *c, uint32_t n, enum question question, uint8_t slot);
+uint64_t client_patience(const client *c);
 void client_repeat(client *c, uint32_t n);
 void client_answered(client *c, uint32_t n, const wire_msg *m);
 /* One message that nobody waits for. */

@@ -348,7 +348,7 @@ void client_copy(client *c, uint32_t n)
     o->state = COPYING;
     o->sent_epoch = epoch;
     o->sends = 0;
-    o->resend_ns = CLIENT_RESEND_NS;
+    o->resend_ns = client_patience(c);
     c->id[n] = client_next_id(c);
     send_copies(c, n);
 }

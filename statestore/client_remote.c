@@ -145,6 +145,15 @@ static void transmit(client *c, struct operation *o, uint64_t id)
     o->resend_ns = o->resend_ns * 2 > CLIENT_RESEND_NS_MAX ? CLIENT_RESEND_NS_MAX : o->resend_ns * 2;
 }
 
+/* How long an answer may take before we repeat: longer where all answers take long. */
+uint64_t client_patience(const client *c)
+{
+    uint64_t usual = 4 * c->answer_ns;
+    return usual < CLIENT_RESEND_NS       ? CLIENT_RESEND_NS
+           : usual > CLIENT_RESEND_NS_MAX ? CLIENT_RESEND_NS_MAX
+                                          : usual;
+}
+
 /* A member keeps its last answers to us: what it may still have to repeat must be among them. */
 static bool window_open(const client *c, uint8_t slot)
 {
@@ -180,7 +189,8 @@ void client_ask(client *c, uint32_t n, enum question question, uint8_t slot)
     client_address(v, slot, &o->address);
     o->sent_epoch = c->local != NULL ? seg_epoch(c->local) : v->epoch;
     o->sends = 0;
-    o->resend_ns = CLIENT_RESEND_NS;
+    o->asked_ns = c->now_ns;
+    o->resend_ns = client_patience(c);
     o->state = ASKED;
     if ((o->r.verb == CLIENT_POLL) && o->r.cursor != 0) {
         o->overrun = o->r.cursor >> CURSOR_BITS != cursor_tag(o);
@@ -341,6 +351,10 @@ void client_answered(client *c, uint32_t n, const wire_msg *m)
     struct operation *o = c->op[n];
     bool itself = o->question == QUESTION_ITSELF;
     bool item = at_master(o->r.verb) || o->r.verb == CLIENT_DELETE;
+    if (o->sends == 1) { /* else nobody knows which sending it answers */
+        c->answer_ns += (c->now_ns - o->asked_ns) / 8;
+        c->answer_ns -= c->answer_ns / 8;
+    }
     o->result.epoch_seen = m->grant_epoch;
     o->unserved = m->status == WIRE_OK + SEG_NOT_SERVING;
     (void)client_members(c);

@@ -265,14 +265,13 @@ void dal_drive(dal *d, bool wait)
 {
     uint64_t now = dal_now_ns();
     uint64_t deadline = client_deadline(d->c);
-    if (now >= deadline) {
+    bool came = now >= deadline; /* it may have completed what we wait for */
+    if (came) {
         client_tick(d->c, now);
-        deadline = client_deadline(d->c);
     }
     if (d->fd >= 0) {
         flush(d);
     }
-    bool came = false;
     for (uint32_t n = 0; d->fd >= 0 && n < DAL_FLUSH_MAX && receive(d); n++) {
         came = true;
         if (wait && d->busy) {
