@@ -199,6 +199,7 @@ bool wire_decode(const void *in, size_t len, wire_msg *m)
     m->status = p[2];
     m->slot = p[3];
     m->mask = mask;
+    m->key = m->fence = m->value = ""; /* what is absent is empty, never NULL */
     wire_reader r = {.at = p + WIRE_HEADER_BYTES, .end = p + len};
     char *words = (char *)m + offsetof(wire_msg, epoch);
     for (uint32_t left = mask & WORDS; left != 0; left &= left - 1) {

@@ -125,7 +125,7 @@ typedef struct {
 /* Bytes written, 0 when `cap` is too small or a length is over its limit. */
 size_t wire_encode(const wire_msg *m, void *out, size_t cap);
 size_t wire_size(const wire_msg *m);
-/* Strings point into `in`. False: not a message; *m is then undefined. */
+/* Strings point into `in`; absent ones are empty, not NULL. False: not a message; *m is then undefined. */
 bool wire_decode(const void *in, size_t len, wire_msg *m);
 
 /* Packed lists inside a value: cursors that check every bound. */
