@@ -187,7 +187,7 @@ uint8_t node_pick(uint16_t slots, uint64_t by)
 
 bool node_serves(const node *n)
 {
-    return n->in_view && n->complete && !n->unfit && n->now < n->lease_ns;
+    return n->in_view && n->complete && !n->unfit && !n->closed && n->now < n->lease_ns;
 }
 
 void node_refresh_serving(node *n)

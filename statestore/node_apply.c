@@ -302,7 +302,7 @@ static void apply_view(node *n, const wire_msg *m)
     }
     n->wants &= (uint16_t)~dead;
     n->leavers = 0;
-    n->leave_asked = n->leave_known = n->left = false;
+    n->leave_asked = n->leave_known = n->left = n->closed = false;
     if (current && n->complete) {
         n->phase = NODE_ACTIVE;
         n->restarted = n->restarted && !n->rejoined;

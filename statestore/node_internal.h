@@ -269,6 +269,7 @@ struct node {
     bool repair_again;
     uint64_t expire_at, expire_cursor, leave_cursor;
     bool leave_asked, leave_known, leave_found;
+    bool closed; /* leaving, nothing is left to hand over: we serve no more */
     seg_cursor feed;
     uint64_t note_at;
     uint8_t note[NODE_NOTE_BYTES];

@@ -332,7 +332,7 @@ void map_view(node *n)
         n->peer[n->self].stated = n->peer[n->self].state_complete = true;
     }
     memset(n->refusal, 0, NODE_REFUSALS_MAX * sizeof *n->refusal);
-    n->left = false;   /* of the last view's items */
+    n->left = n->closed = false; /* that was of the last view's items */
     n->propose_at = 0; /* what is not in the log goes to the new leader */
     for (uint32_t i = 1; i <= n->proposals.used; i++) {
         if (n->proposal[i].live) {

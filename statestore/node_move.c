@@ -274,8 +274,11 @@ static void walk_leave(node *n)
     for (uint32_t i = 0; i < NODE_WALK_MAX && n->move_by_item.used <= NODE_MOVES_MAX / 2; i++) {
         if (seg_walk(n->seg, &n->leave_cursor, &h, &f) != SEG_OK) {
             n->leave_cursor = 0;
-            n->left = !n->leave_found && n->move_by_item.used == 0;
+            bool done = !n->leave_found && n->move_by_item.used == 0;
             n->leave_found = false;
+            n->left = done && n->closed;
+            n->closed |= done; /* once more, now that nobody writes: the heirs serve at once */
+            node_refresh_serving(n);
             return;
         }
         if (f.home.master != n->self) {
