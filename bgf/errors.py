@@ -92,3 +92,15 @@ class Unreadable(StateError):
     """A journal entry of an unknown version or shape: the call that it describes is lost."""
 
     code = "unreadable"
+
+
+class NotNow(StateError):
+    """The store cannot do it at this moment and has done nothing: a view changes, nobody answers."""
+
+    code = "not-now"
+
+
+class InDoubt(StateError):
+    """The store may or may not have done it: what is recorded must be read again."""
+
+    code = "in-doubt"

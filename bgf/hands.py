@@ -18,7 +18,9 @@ from bgf.errors import (
     BgfError,
     DatapathError,
     Fenced,
+    InDoubt,
     Misuse,
+    NotNow,
     PortsExhausted,
     StateError,
     Unreadable,
@@ -184,7 +186,9 @@ class Outcome(enum.StrEnum):
 class Driver:
     """One group's machine on the node that owns it: command in, everything done, in order.
 
-    Single-threaded. `failures` are the latest problems, one line each.
+    Single-threaded. `failures` are the latest problems, one line each. Once `doubtful`, it does no
+    more: nobody knows whether an entry is in its journal, so the machine has to be made again from
+    what is recorded.
     """
 
     def __init__(self, gateway: Gateway, recorder: Recorder, hands: ActiveHands) -> None:
@@ -192,6 +196,7 @@ class Driver:
         self.recorder = recorder
         self.hands = hands
         self.fenced = False
+        self.doubtful = False
         self.failures: list[str] = []
         self._found: dict[str, list[Flow]] = {}  # flows of calls that are not restored yet
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
@@ -201,6 +206,8 @@ class Driver:
         """Carry out one command; `entropy` chooses its ports. Raises nothing that a peer causes."""
         if self.fenced:
             return Outcome.FENCED
+        if self.doubtful:
+            return Outcome.FAILED
         try:
             self.hands.journal.check()  # what writes nothing would not notice
             self._settle()
@@ -219,6 +226,8 @@ class Driver:
 
     def tick(self, now_ns: int) -> int | None:
         """Apply the events that are due. Returns the next deadline, CLOCK_BOOTTIME ns."""
+        if self.doubtful:
+            return None
         try:
             self._settle()
         except Fenced as error:
@@ -280,9 +289,12 @@ class Driver:
             known = {*self.hands.journal.calls(), *self._found}
             self._waiting = sorted(known.difference(self.gateway.sessions))
         for _ in range(min(batch, len(self._waiting))):
-            if self.fenced:
+            if self.fenced or self.doubtful:
                 break
-            self._restore_or_note(self._waiting.pop(), now_ns)
+            call_id = self._waiting.pop()
+            if not self._restore_or_note(call_id, now_ns):
+                self._waiting.append(call_id)
+                break
         return len(self._waiting)
 
     def sweep(self) -> int:
@@ -298,13 +310,18 @@ class Driver:
         hosts = {address.host for address in self.gateway.group.addresses}
         return self.hands.sweep(hosts, wanted)
 
-    def _restore_or_note(self, call_id: str, now_ns: int) -> None:
+    def _restore_or_note(self, call_id: str, now_ns: int) -> bool:
+        """False when the store could not tell now: it has to be asked again."""
         try:
             self.restore(call_id, now_ns)
         except Fenced as error:
             self._fence(error)
+        except NotNow as error:
+            self._note(error)
+            return False
         except BgfError as error:
             self._note(error)
+        return True
 
     def _carry_out(self, plan: Plan, command: Command | None) -> Outcome:
         try:
@@ -314,6 +331,11 @@ class Driver:
                 self.recorder.done(record)
         except Fenced as error:
             return self._fence(error)
+        except InDoubt as error:
+            self.doubtful = True
+            return self._fail(error)
+        except NotNow as error:
+            return self._fail(error)  # unanswered, it is asked again: by then it may do
         except StateError as error:
             return self._refuse(command, error)
         self.gateway.commit(plan)

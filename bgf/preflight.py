@@ -38,6 +38,7 @@ LAB_PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "util-linux": ("nsenter",),
     "kamailio": ("kamailio",),
     "sip-tester": ("sipp",),
+    "etcd-server": ("etcd",),
 }
 
 # linux/capability.h

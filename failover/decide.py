@@ -161,6 +161,8 @@ class Plan:
     rules: tuple[tuple[str, Rule], ...]
     vacant_since: Mapping[str, int] = field(default_factory=dict)
     urgent: bool = False
+    gone: tuple[str, ...] = ()
+    """Members that nobody hears on any path: nothing of theirs need be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,19 @@ class Evidence:
     def absent(self, owner: str) -> list[str]:
         """Members other than `owner` whose lease has run out."""
         return [n for n in sorted(self._view.members) if n != owner and n not in self.live]
+
+    def gone(self) -> tuple[str, ...]:
+        """Members that every witness accuses on every path, each path having a witness."""
+        return tuple(
+            node
+            for node in sorted(self._view.members)
+            if self._policy.paths
+            and all(self._accused_by_all(node, path) for path in self._policy.paths)
+        )
+
+    def _accused_by_all(self, node: str, path: str) -> bool:
+        heard_by = self._witnesses(node, path)
+        return bool(heard_by) and not any(self._hears(name, node, path) for name in heard_by)
 
     def deaf(self, node: str) -> bool:
         """It once heard somebody on some path, and hears nobody there now."""
@@ -348,6 +363,7 @@ def decide(me: str, policy: Policy, view: View | None, local: Local, now_ns: int
         rules=tuple(rules),
         vacant_since=vacant_since,
         urgent=any(rule in _URGENT for _, rule in rules),
+        gone=tuple(node for node in evidence.gone() if node != me),
     )
 
 

@@ -64,7 +64,9 @@ class Manager:
 
     `ready` says whether this node's gateway could take a group over now. `wake_gateway(group,
     epoch)` tells the gateway that it owns the group at that epoch, or with epoch 0 that it no
-    longer does; it must not wait. `on_event` gets every timeline event as it happens.
+    longer does; it must not wait. `bury(node)` says that nobody hears a member any more, so that
+    the state plane need not wait for its lease; it must not wait either. `on_event` gets every
+    timeline event as it happens.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Manager:
         clock: Callable[[], int],
         ready: Callable[[], bool],
         wake_gateway: Callable[[str, int], None],
+        bury: Callable[[str], None] = lambda _: None,
         on_event: Callable[[TimelineEvent], None] = lambda _: None,
     ) -> None:
         self._config = config
@@ -88,6 +91,8 @@ class Manager:
         self._clock = clock
         self._ready = ready
         self._wake_gateway = wake_gateway
+        self._bury = bury
+        self._buried: frozenset[str] = frozenset()
         self._on_event = on_event
         now_ns = clock()
         self._me = config.node
@@ -302,6 +307,7 @@ class Manager:
         for _ in range(ROUNDS_MAX):
             now_ns = self._clock()
             self._plan = decide(self._me, self._policy, self._view, self._local(now_ns), now_ns)
+            self._bury_the_gone()
             failed: set[str] = set()  # what follows a failed step of a group waits for it
             for action in self._plan.actions:
                 if action.group not in failed and not self._perform(action):
@@ -313,6 +319,16 @@ class Manager:
         if self._plan.urgent:
             pause_ns = self._interval_ns // URGENT_POLLS
         self._next_look_ns = self._clock() + pause_ns
+
+    def _bury_the_gone(self) -> None:
+        """Once each time that a member falls silent everywhere."""
+        if self._view is None:
+            return
+        for node in sorted(set(self._plan.gone) - self._buried):
+            self.tally["buried"] += 1
+            self._tell("gone", "", node, 0, f"nobody hears {node} anywhere")
+            self._bury(node)
+        self._buried = frozenset(self._plan.gone)
 
     def _look(self) -> View | None:
         now_ns = self._clock()

@@ -59,7 +59,8 @@ class Registry(Protocol):
     def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
         """Own `group` at `seen.epoch + 1` if it is still as `seen`; None when it was not.
 
-        The winner's epoch is fenced: no write under an older epoch succeeds after this returns.
+        It says who may forward. Who acts on the group's state raises its fence to that epoch first,
+        and waits for it: media does not.
         """
 
 

@@ -31,8 +31,8 @@ SEGMENT_COUNTERS: Final = {
     "deletes": ("dal_deletes", "Items removed from this host's memory."),
     "retries": ("dal_retries", "Copies or publishes tried again because somebody else wrote."),
     "auth_misses": ("dal_auth_misses", "Handles that named an incarnation which was gone."),
-    "takeovers": ("dal_lock_takeovers", "Locks taken over from dead clients."),
-    "steals": ("dal_lock_steals", "Locks taken from stopped clients."),
+    "lock_takeovers": ("dal_lock_takeovers", "Locks taken over from dead clients."),
+    "lock_steals": ("dal_lock_steals", "Locks taken from stopped clients."),
     "fenced": ("dal_fenced", "Writes refused because their grant was older than the fence."),
 }
 NODE_COUNTERS: Final = {
@@ -50,9 +50,14 @@ NODE_COUNTERS: Final = {
     "refused": ("dal_refused", "Requests refused."),
     "overruns": ("dal_feed_overruns", "Times the change feed was lost and all items were walked."),
     "expired": ("dal_expired", "Items whose time to live was over."),
-    "unauthentic": ("dal_unauthentic", "Datagrams that no known key opens."),
-    "replayed": ("dal_replayed", "Datagrams that came twice."),
-    "malformed": ("dal_malformed", "Datagrams that are none of ours."),
+    "link_unauthentic": ("dal_unauthentic", "Datagrams that no known key opens."),
+    "link_replayed": ("dal_replayed", "Datagrams that came twice."),
+    "link_malformed": ("dal_malformed", "Datagrams that are none of ours."),
+    "link_unknown_key": ("dal_unknown_key", "Datagrams sealed with a key that is not in the file."),
+    "link_datagrams_in": ("dal_datagrams_in", "Datagrams received."),
+    "link_datagrams_out": ("dal_datagrams_out", "Datagrams sent."),
+    "link_bytes_in": ("dal_bytes_in", "Bytes received."),
+    "link_bytes_out": ("dal_bytes_out", "Bytes sent."),
 }
 NODE_GAUGES: Final = {
     "applied": ("dal_map_applied", "Last operation of the key map that was applied."),
@@ -133,15 +138,15 @@ def _segment(reading: Reading) -> Iterator[Metric]:
     if "clients" in figures:
         what = "Processes and threads that have the segment open."
         yield _gauge(reading, "dal_clients", what, figures["clients"])
-    if "total_bytes" in figures:
+    if "total" in figures:
         memory = GaugeMetricFamily(
             "dal_memory_bytes", "The segment's memory.", labels=_names(reading, "kind")
         )
-        free = figures.get("free_bytes", 0)
+        free = figures.get("free", 0)
         for kind, value in (
-            ("total", figures["total_bytes"]),
+            ("total", figures["total"]),
             ("free", free),
-            ("used", figures["total_bytes"] - free),
+            ("used", figures["total"] - free),
         ):
             memory.add_metric(_values(reading, kind), value)
         yield memory

@@ -27,7 +27,7 @@ def status(found: Json) -> Group:
             continue
         stats, member = table(node.get("stats")), table(node.get("member"))
         counters = table(member.get("counters"))
-        used = number(stats.get("total_bytes")) - number(stats.get("free_bytes"))
+        used = number(stats.get("total")) - number(stats.get("free"))
         clustered = bool(member)
         made.add_row(
             cell(name, "bold"),
@@ -37,7 +37,7 @@ def status(found: Json) -> Group:
             cell(number(stats.get("items"))),
             cell(number(counters.get("masters")) if clustered else "-"),
             cell(number(counters.get("replicas")) if clustered else "-"),
-            cell(f"{-(-used // MB)}/{number(stats.get('total_bytes')) // MB} MB"),
+            cell(f"{-(-used // MB)}/{number(stats.get('total')) // MB} MB"),
             cell(number(member.get("unreplicated")) if clustered else "-"),
             cell(number(counters.get("moves")) if clustered else "-"),
         )

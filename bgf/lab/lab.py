@@ -21,6 +21,7 @@ from bgf.errors import BgfError, EnvironmentProblem
 from bgf.lab.nodes import KINDS, Nodes, Timers
 from bgf.lab.plan import DEFAULT_PREFIX, DEFAULT_RUN_DIR, make_plan
 from bgf.lab.processes import Processes
+from bgf.lab.registry import Registry
 from bgf.lab.sip import SipPeers, require_packages
 from bgf.lab.topology import Cutter, Topology, held, require_root
 
@@ -58,6 +59,7 @@ class Lab:
         )
         self.topology = Topology(self.plan)
         self.processes = Processes(self.plan.run_dir)
+        self.registry = Registry(self.plan, self.processes)
         self.nodes = Nodes(self.plan, self.processes, timers)
         self.sip = SipPeers(self.plan, self.processes)
         self._lock = _Holding()
@@ -106,12 +108,19 @@ class Lab:
             shutil.rmtree(self.processes.log_dir, ignore_errors=True)
         progress(f"networks: {len(self.plan.namespaces)} namespaces, {len(self.plan.ports)} cables")
         self.topology.up(progress)
-        progress(f"nodes: {', '.join(node.id for node in self.plan.nodes)}")
-        self.nodes.start_and_wait(progress)
+        self.start_nodes(progress)
         if not any(process.name == "kamailio" for process in self.processes.running()):
             progress("P-CSCF: Kamailio")
             self.sip.start_proxy()
         progress("the lab is up")
+
+    def start_nodes(self, progress: Progress) -> None:
+        """etcd and the gateway nodes, on networks that stand; returns when all are ready."""
+        progress(f"etcd: {len(self.registry.members)} members")
+        self.registry.make_key()
+        self.registry.start_and_wait()
+        progress(f"nodes: {', '.join(node.id for node in self.plan.nodes)}")
+        self.nodes.start_and_wait(progress)
 
     def down(self, progress: Progress, *, keep_logs: bool = False) -> None:
         """End every process, remove every namespace, pin and file of the lab. Idempotent.
@@ -121,6 +130,8 @@ class Lab:
         """
         with self.exclusive(), undisturbed():
             progress("ending the lab's processes")
+            # All of it goes: a state server need not hand over to one that ends as well.
+            self.processes.kill_now(p for p in self.processes.running() if p.name == "state")
             stubborn = self.processes.stop_all()
             progress("removing namespaces, pins and files")
             self.topology.down(keep=("log",) if keep_logs else ())
@@ -149,6 +160,7 @@ class Lab:
             "foreign": self.topology.foreign(),
             "processes": len(running),
             "nodes": nodes if complete else {},
+            "etcd": self.registry.healthy() if complete else {},
             "groups": {
                 group.id: {"control": group.control, "preferred": group.preferred}
                 for group in self.plan.groups
@@ -167,7 +179,8 @@ class Lab:
     def power_off(self, node_id: str) -> int:
         """Kill every process of a node and pull its cables; returns when it began (BOOTTIME ns).
 
-        No goodbye: what the kernel of the dead node still holds cannot reach anybody either.
+        No goodbye: what the kernel of the dead node still holds cannot reach anybody either. Its
+        memory is gone with it: the state segment too.
         """
         victims = self.processes.running(node_id)
         cutter = self.cutter(node_id)
@@ -175,6 +188,8 @@ class Lab:
             at_ns = cutter.cut(kill)
         # What the victims may have started goes with them.
         self.processes.kill_now(victims)
+        for file in self.plan.state_dir(self.plan.node(node_id)).glob("*"):
+            file.unlink(missing_ok=True)
         return at_ns
 
 

@@ -16,7 +16,16 @@ from typing import Any
 from bgf import config
 from bgf.admin import AdminClient, AdminRefused, AdminUnreachable
 from bgf.errors import EnvironmentProblem
-from bgf.lab.plan import CONTROL_PORT, PORTS, GroupPlan, NodePlan, Plan
+from bgf.lab.etcd import CLIENT_PORT
+from bgf.lab.plan import (
+    CONTROL_PORT,
+    METRICS_PORT,
+    PORTS,
+    STATE_PORT,
+    GroupPlan,
+    NodePlan,
+    Plan,
+)
 from bgf.lab.processes import Process, Processes
 from bgf.model import Address, Group, RealmAddress
 
@@ -26,19 +35,20 @@ MEDIA_PATHS = ("access", "core")
 READY_TIMEOUT_MS = 60_000
 POLL_MS = 50
 ADMIN_TIMEOUT_S = 5.0
-STATE_MB = 256
+STATE_MB = 96
 PINHOLES_MIN = 65_536
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Timers:
-    """The failover timers that a lab runs with, in ms."""
+    """The timers that a lab runs with: of failover in ms, of the state servers by profile."""
 
     probe_interval_ms: int = 20
     detect_multiplier: int = 3
     lease_ms: int = 1_000
     announce_interval_ms: int = 5_000
+    state_profile: str = "lab"
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -68,7 +78,18 @@ def node_config(plan: Plan, node: NodePlan, timers: Timers | None = None) -> con
     timers = timers or Timers()
     return config.NodeConfig(
         node=config.NodeSection(node.id, node.number, plan.run_dir / node.id),
-        state=config.StateSection(f"dal://{plan.run_dir}/state", STATE_MB),
+        state=config.StateSection(
+            f"dal://{plan.state_dir(node)}",
+            STATE_MB,
+            config.StateCluster(
+                listen=Address(node.paths["mgmt"], STATE_PORT),
+                key_file=plan.key_file,
+                etcd=tuple(f"http://{host}:{CLIENT_PORT}" for host in plan.registry_hosts),
+                name="lab",
+                profile=timers.state_profile,
+                metrics=Address(node.paths["mgmt"], METRICS_PORT),
+            ),
+        ),
         media=config.MediaSection(
             plan.run_dir / "bpf" / node.id,
             max(PINHOLES_MIN, len(plan.groups) * (PORTS[1] - PORTS[0] + 1)),

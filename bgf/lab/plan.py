@@ -6,7 +6,8 @@ prefixes and run directories do not meet.
 
 The layout is the paper's test bed in small: an access network (IPv6 and IPv4), a core network
 (IPv4), a management network; N active nodes, k standbys; callers with the load generator on the
-access side, callees with it on the core side, and the P-CSCF between them.
+access side, callees with it on the core side, and the P-CSCF between them; etcd, whose three
+members decide who owns what, on the management network.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ NODES_MAX = 9
 NETWORKS = ("access", "core", "mgmt")
 CONTROL_PORT = 2223
 SIP_PORT = 5060
+STATE_PORT = 7400
+METRICS_PORT = 9400
 PORTS = (30_000, 39_999)
 DEFAULT_PREFIX = "bgf-"
 DEFAULT_RUN_DIR = Path("/run/bgf-lab")
@@ -63,7 +66,11 @@ class GroupPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The whole lab. `switch`, `access`, `core`, `cscf` are namespace names."""
+    """The whole lab. `switch`, `access`, `core`, `cscf`, `registry` are namespace names.
+
+    etcd's members are no gateway nodes: they live in `registry`, on the management network, one
+    per address of `registry_hosts`.
+    """
 
     prefix: str
     run_dir: Path
@@ -71,13 +78,16 @@ class Plan:
     access: str
     core: str
     cscf: str
+    registry: str
+    registry_hosts: tuple[str, ...]
     nodes: tuple[NodePlan, ...]
     groups: tuple[GroupPlan, ...]
     ports: tuple[Port, ...]
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        return (self.switch, self.access, self.core, self.cscf, *(n.namespace for n in self.nodes))
+        others = (self.switch, self.access, self.core, self.cscf, self.registry)
+        return (*others, *(node.namespace for node in self.nodes))
 
     def node(self, node_id: str) -> NodePlan:
         """Raises ConfigError naming the nodes that there are."""
@@ -95,6 +105,19 @@ class Plan:
         known = ", ".join(g.id for g in self.groups)
         raise ConfigError(f"the lab has no group '{group_id}': it has {known}")
 
+    def state_dir(self, node: NodePlan) -> Path:
+        """Where a node's own segment is. No other node opens it."""
+        return self.run_dir / node.id / "state"
+
+    @property
+    def registry_dir(self) -> Path:
+        return self.run_dir / "etcd"
+
+    @property
+    def key_file(self) -> Path:
+        """The cluster key, that every state server and client of the lab is given."""
+        return self.run_dir / "etc" / "cluster.key"
+
     def ports_of(self, namespace: str) -> tuple[Port, ...]:
         return tuple(port for port in self.ports if port.namespace == namespace)
 
@@ -104,6 +127,7 @@ ACCESS_LOAD6, ACCESS_LOAD4 = "fd00:a::100", "10.10.0.100"
 CORE_HOST4, CORE_LOAD4 = "10.20.0.2", "10.20.0.100"
 CSCF_ACCESS6, CSCF_ACCESS4 = "fd00:a::5", "10.10.0.5"
 CSCF_CORE4, CSCF_MGMT4 = "10.20.0.5", "10.30.0.5"
+REGISTRY_HOSTS = ("10.30.0.201", "10.30.0.202", "10.30.0.203")
 
 
 def make_plan(
@@ -122,6 +146,7 @@ def make_plan(
         raise ConfigError(f"lab prefix '{prefix}': use 1 to 8 characters without '/'")
     switch = f"{prefix}net"
     access, core, cscf = f"{prefix}access", f"{prefix}core", f"{prefix}cscf"
+    registry = f"{prefix}etcd"
 
     def port(namespace: str, network: str, *addresses: str) -> Port:
         return Port(
@@ -139,6 +164,7 @@ def make_plan(
         port(cscf, "access", f"{CSCF_ACCESS6}/64", f"{CSCF_ACCESS4}/24"),
         port(cscf, "core", f"{CSCF_CORE4}/24"),
         port(cscf, "mgmt", f"{CSCF_MGMT4}/24"),
+        port(registry, "mgmt", *(f"{host}/24" for host in REGISTRY_HOSTS)),
     ]
     nodes = []
     for number in range(1, actives + standbys + 1):
@@ -178,6 +204,8 @@ def make_plan(
         access=access,
         core=core,
         cscf=cscf,
+        registry=registry,
+        registry_hosts=REGISTRY_HOSTS,
         nodes=tuple(nodes),
         groups=groups,
         ports=tuple(ports),

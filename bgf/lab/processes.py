@@ -118,8 +118,12 @@ class Processes:
 
     def tail(self, process: Process) -> str:
         """The last lines of a process's log, joined: what a failure message should carry."""
+        return self.last_words(process.name, process.node)
+
+    def last_words(self, name: str, node: str = "") -> str:
+        """As `tail`, of a process that is known by its name alone."""
         try:
-            with self.log_of(process.name, process.node).open("rb") as log:
+            with self.log_of(name, node).open("rb") as log:
                 log.seek(0, os.SEEK_END)
                 log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
                 lines = log.read().decode("utf-8", "replace").strip().splitlines()

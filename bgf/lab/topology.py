@@ -116,7 +116,6 @@ class Topology:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.bpf_dir = plan.run_dir / "bpf"
-        self.state_dir = plan.run_dir / "state"
         self._record_path = plan.run_dir / "record.json"
 
     # -- record -----------------------------------------------------------------------------
@@ -200,7 +199,8 @@ class Topology:
 
     def _mounts(self) -> dict[Path, str]:
         """What the nodes need of the host. State on a disk would stall writers at write-back."""
-        return {self.bpf_dir: "bpf", self.state_dir: "tmpfs"}
+        memory = [self.plan.registry_dir, *(self.plan.state_dir(node) for node in self.plan.nodes)]
+        return {self.bpf_dir: "bpf", **dict.fromkeys(memory, "tmpfs")}
 
     def _build_switch(self) -> None:
         for key in ("all", "default"):
@@ -231,7 +231,7 @@ class Topology:
 
     @staticmethod
     def _mount(path: Path, kind: str) -> None:
-        path.mkdir(exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
         if os.path.ismount(path):
             return
         libc = ctypes.CDLL(None, use_errno=True)

@@ -1,7 +1,7 @@
 """`bgf failover`: detection, lease, addresses, and the one hand on the packet path's safety catch.
 
-Wires `failover.manager` to the registry in the state store, netlink, probing sockets and the
-pinned `armed` map.
+Wires `failover.manager` to the registry, netlink, probing sockets and the pinned `armed` map. In a
+cluster the registry is etcd, and nothing here asks the state plane: media must not wait for it.
 """
 
 from __future__ import annotations
@@ -10,26 +10,28 @@ import asyncio
 import logging
 import socket
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import statestore
-from bgf.admin import AdminServer
+from bgf.admin import AdminClient, AdminServer
 from bgf.config import NodeConfig
 from bgf.errors import BgfError, ConfigError, EnvironmentProblem
 from bgf.media.xdp import ArmedMap
+from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.own_addresses import own_addresses
 from bgf.runtime.process import now_ns, retrying, until_signalled, wake_socket
-from bgf.runtime.store_adapters import Readiness, StoreRegistry
+from bgf.runtime.readiness import Readiness
 from failover.addresses import NetlinkAddresses
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
 from failover.errors import FailoverConfigError, FailoverError
 from failover.manager import Manager, TimelineEvent
 from failover.probing import UdpProber
 from statestore.errors import StateStoreError
-from statestore.views import EmbeddedViews
 
 log = logging.getLogger("bgf.failover")
+
+BURY_TIMEOUT_S = 1.0
 
 
 def failover_config(node: NodeConfig, sources: Mapping[str, str]) -> FailoverConfig:
@@ -80,6 +82,29 @@ class Waker:
         self._socket.close()
 
 
+class Gravedigger:
+    """Tells this node's state server that nobody hears a member any more, from a thread.
+
+    The view without it is one transaction away; its copies are not waited for any longer.
+    """
+
+    def __init__(self, node: NodeConfig) -> None:
+        self._client = AdminClient(node.node.socket("state"), BURY_TIMEOUT_S)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="bury")
+
+    def __call__(self, node: str) -> None:
+        self._pool.submit(self._tell, node)
+
+    def _tell(self, node: str) -> None:
+        try:
+            self._client.call("evict", node=node)
+        except BgfError as error:  # then its lease has to run out
+            log.warning("the state server was not told that %s is gone: %s", node, error)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
 def _log_event(event: TimelineEvent) -> None:
     level = logging.WARNING if event["event"] in ("failed", "conflict") else logging.INFO
     where = f" {event['group']} epoch {event['epoch']}" if event["group"] else ""
@@ -88,11 +113,16 @@ def _log_event(event: TimelineEvent) -> None:
 
 async def run(node: NodeConfig) -> None:
     """The process, until it is told to stop. Addresses and deadlines then run out by themselves."""
-    store = await retrying(
-        "the state segment (is `bgf state` running?)",
-        lambda: statestore.open(node.state.address, create=False),
-        (StateStoreError, OSError),
-    )
+    clustered = node.state.cluster is not None
+    store = None
+    if not clustered:
+        store = await retrying(
+            "the state segment (is `bgf state` running?)",
+            lambda: open_store(node),
+            (StateStoreError, OSError),
+        )
+    # Who hears nothing of etcd for half a lease must not take others' silence for their death.
+    registry, close_registry = views_of(node, store, node.failover.lease_ms / 2)
     armer = await retrying(
         "the packet path (is `bgf gateway` running?)",
         lambda: ArmedMap(node.media.pin_dir, [group.id for group in node.groups]),
@@ -100,7 +130,8 @@ async def run(node: NodeConfig) -> None:
     )
     sources = await asyncio.to_thread(own_addresses, node)
     config = failover_config(node, sources)
-    readiness = Readiness(store, node.node.id)
+    readiness = Readiness(node.node.run_dir)
+    gravedigger = Gravedigger(node)
     waker = Waker(node.node.run_dir)
     try:
         addresses = NetlinkAddresses(
@@ -113,13 +144,14 @@ async def run(node: NodeConfig) -> None:
         raise EnvironmentProblem(str(error)) from error
     manager = Manager(
         config,
-        registry=StoreRegistry(EmbeddedViews(store)),
+        registry=registry,
         armer=armer,
         addresses=addresses,
         prober=prober,
         clock=now_ns,
         ready=lambda: readiness.fresh(now_ns()),
         wake_gateway=waker,
+        bury=gravedigger if clustered else lambda _: None,
         on_event=_log_event,
     )
 
@@ -142,4 +174,7 @@ async def run(node: NodeConfig) -> None:
         addresses.close()
         waker.close()
         armer.close()
-        store.close()
+        gravedigger.close()
+        close_registry()
+        if store is not None:
+            store.close()

@@ -1,7 +1,8 @@
 """`bgf gateway`: answers `ng` for the groups this node owns, keeps everybody's pinholes hot.
 
 Wires the machine of each group to sockets, store and packet path. Which group is whose, the
-registry says: roles are read often, and before any command is taken from a stranger.
+registry says: roles are read often, and before any command is taken from a stranger. A group that
+has become ours is answered for when its fence is raised everywhere; commands wait till then.
 """
 
 from __future__ import annotations
@@ -19,26 +20,32 @@ from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.control import ng
 from bgf.control.server import Handler, Incoming, NgServer
-from bgf.errors import DatapathError, Malformed, UnknownCall
+from bgf.errors import (
+    BgfError,
+    DatapathError,
+    EnvironmentProblem,
+    Malformed,
+    PeerError,
+    StateError,
+    UnknownCall,
+)
 from bgf.events import PutFlow, Reply
 from bgf.gateway import Gateway
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Address, Flow, Group
+from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.feed import Changes, FlowFeed
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
-from bgf.runtime.store_adapters import (
-    Readiness,
-    ReadyMark,
-    StoreFlows,
-    StoreJournal,
-    StoreRegistry,
-)
+from bgf.runtime.readiness import Readiness, ReadyMark
+from bgf.runtime.registry_adapters import StoreRegistry
+from bgf.runtime.served import Served
+from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
+from bgf.runtime.takeover import Takeover
 from bgf.session import Session, State
-from failover.registry import Ownership
+from failover.registry import Ownership, RegistryUnavailable
 from statestore.errors import StateStoreError
-from statestore.views import EmbeddedViews
 
 log = logging.getLogger("bgf.gateway")
 
@@ -47,46 +54,42 @@ FEED_STALE_MS = 1_000
 ROLE_POLL_MS = 20
 TIMER_MS = 250
 READY_MS = 200
+SERVING_WAIT_S = 60.0
+UNSERVED_MS = 1_000
 NEIGHBOURS_MS = 2_000
 ENTROPY_BITS = 32
 SESSIONS_LISTED_MAX = 100_000
-RESTORE_BATCH, RESTORE_PAUSE_MS = 8, 1
+RESTORE_BATCH, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 8, 1, 50
 """Calls restored in the background between two looks at the sockets: control comes first."""
-
-
-class Served:
-    """One group on this node: its socket always, its machine while the node owns it."""
-
-    def __init__(self, group: Group) -> None:
-        self.group = group
-        self.epoch = 0
-        self.driver: Driver | None = None
-        self.pending = 0
-        self.restored_in_ms = 0.0
-        self.server: NgServer | None = None
-        self.asked: tuple[Incoming, list[bytes]] | None = None
-        self.outcomes: Counter[str] = Counter()
-
-    @property
-    def role(self) -> str:
-        return "standby" if self.driver is None else "active"
 
 
 class GatewayProcess:
     """The composition of one node's gateway process."""
 
-    def __init__(self, node: NodeConfig, store: statestore.Store, datapath: XdpDatapath) -> None:
+    def __init__(
+        self,
+        node: NodeConfig,
+        store: statestore.Store,
+        datapath: XdpDatapath,
+        registry: StoreRegistry,
+    ) -> None:
         self.node = node
         self.store = store
         self.datapath = datapath
-        self.registry = StoreRegistry(EmbeddedViews(store))
-        self.readiness = Readiness(store, node.node.id)
+        self.registry = registry
+        cluster = node.state.cluster
+        self.journal_copies = Copies(cluster.replicas, sync=True) if cluster else EMBEDDED
+        self.flow_copies = Copies(EVERYWHERE, sync=True) if cluster else EMBEDDED
+        self.takeover = Takeover(lambda: open_store(node), self.journal_copies)
+        self.readiness = Readiness(node.node.run_dir)
         self.feed = FlowFeed(store)
         self.standby = StandbyHands(datapath)
         self.served = {group.id: Served(group) for group in node.groups}
         self.tally: Counter[str] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()
         self.followed_ns = 0
+        self.behind = False
+        self.unserved_ns = 0
 
     # -- start and stop --------------------------------------------------------------------
 
@@ -110,42 +113,94 @@ class GatewayProcess:
     def close(self) -> None:
         """Sockets close; programs, maps and links stay: media goes on."""
         for served in self.served.values():
+            if served.takeover is not None:
+                served.takeover.cancel()
             if served.server is not None:
                 served.server.close()
+        self.takeover.close()
 
     # -- roles -----------------------------------------------------------------------------
 
     def refresh_roles(self) -> None:
-        """Become what the registry says. Cheap when nothing has changed."""
-        owners = self.registry.view().owners
+        """Become what the registry says. Cheap when nothing has changed.
+
+        While the registry cannot be asked, everybody stays what he is: fences decide.
+        """
+        try:
+            owners = self.registry.view().owners
+        except RegistryUnavailable:
+            return
+        useless = self._useless()
         for served in self.served.values():
             owner = owners.get(served.group.id, Ownership())
-            mine = owner.node == self.node.node.id
-            if served.driver is not None and (
-                not mine or owner.epoch != served.epoch or served.driver.fenced
-            ):
+            mine = owner.node == self.node.node.id and not useless
+            driver, over = served.driver, not mine or owner.epoch != served.epoch
+            if driver is not None and (over or driver.fenced or driver.doubtful):
                 self._stand_by(served, owner)
-            if mine and served.driver is None:
-                self._activate(served, owner.epoch)
+            elif served.takeover is not None and over:
+                served.takeover.cancel()
+                self._end_takeover(served)
+            begun = served.driver is not None or served.takeover is not None
+            if mine and not begun and owner.epoch != served.lost_epoch:
+                served.epoch = owner.epoch
+                served.takeover = asyncio.create_task(self._take_over(served, owner.epoch))
 
-    def _activate(self, served: Served, epoch: int) -> None:
-        began_ns = now_ns()
+    def _useless(self) -> bool:
+        """Has the state plane not served here for long? Then nothing can be promised, and who owns
+        what may have changed unseen."""
+        if self.store.serving:
+            self.unserved_ns = 0
+            return False
+        self.unserved_ns = self.unserved_ns or now_ns()
+        return now_ns() - self.unserved_ns > UNSERVED_MS * 1_000_000
+
+    async def _take_over(self, served: Served, epoch: int) -> None:
+        """Raise the fence, wait until the state can be written, become active, answer who waits."""
+        began_ns, group = now_ns(), served.group
+        try:
+            while True:
+                if not await self.takeover.prepare(group.id, epoch):
+                    log.warning("group %s: epoch %d is over already", group.id, epoch)
+                    served.lost_epoch = epoch
+                    return
+                try:
+                    self._activate(served, epoch, began_ns)
+                    break
+                except (BgfError, StateStoreError) as error:
+                    log.warning("group %s epoch %d: tried again: %s", group.id, epoch, error)
+                    await asyncio.sleep(RESTORE_RETRY_MS / 1000)
+        finally:
+            if served.takeover is asyncio.current_task():
+                served.takeover = None
+                if served.driver is None:
+                    self._end_takeover(served)
+        for incoming in served.unpark():
+            self._answer_late(served, incoming)
+
+    def _end_takeover(self, served: Served) -> None:
+        served.takeover, served.epoch = None, 0
+        served.outcomes["not-owner"] += len(served.unpark())
+
+    def _activate(self, served: Served, epoch: int, began_ns: int) -> None:
+        """Raises StateError, or what the store raises: then nothing has changed."""
         group = served.group
         self._apply_feed(self.feed.drain())
         grant = self.store.grant(group.id, epoch)
+        journal = StoreJournal(self.store, group.id, grant, self.journal_copies)
         hands = ActiveHands(
-            StoreJournal(self.store, group.id, grant),
-            StoreFlows(self.store, group.id, grant),
+            journal,
+            StoreFlows(self.store, group.id, grant, self.flow_copies),
             self.datapath,
             _Replier(self, served),
         )
         machine = Gateway(group, self.node.control.default_realms)
         driver = Driver(machine, Recorder(), hands)
-        driver.take_over(list(self.feed.flows(group.id).values()), now_ns())
-        served.epoch, served.driver = epoch, driver
+        flows = list(self.feed.flows(group.id).values())
+        driver.take_over(self.feed.as_recorded(flows, journal.marked()), now_ns())
+        served.driver, served.ready_in_ms = driver, (now_ns() - began_ns) / 1e6
         log.info(
             "group %s epoch %d: active here, %d pinholes, ready after %.1f ms",
-            group.id, epoch, len(self.feed.flows(group.id)), (now_ns() - began_ns) / 1e6,
+            group.id, epoch, len(flows), served.ready_in_ms,
         )  # fmt: skip
         task = asyncio.create_task(self._restore(served, driver, began_ns))
         self.tasks.add(task)
@@ -158,8 +213,13 @@ class GatewayProcess:
 
     async def _restore(self, served: Served, driver: Driver, began_ns: int) -> None:
         """The calls that nobody has asked for yet, a batch at a time."""
-        while served.driver is driver and not driver.fenced:
-            served.pending = driver.restore_some(now_ns(), RESTORE_BATCH)
+        while served.driver is driver and not (driver.fenced or driver.doubtful):
+            before = served.pending
+            try:
+                served.pending = driver.restore_some(now_ns(), RESTORE_BATCH)
+            except StateError as error:
+                log.info("group %s: restoring waits: %s", served.group.id, error)
+                before = served.pending = max(1, served.pending)
             if not served.pending:
                 closed = driver.sweep()
                 served.restored_in_ms = (now_ns() - began_ns) / 1e6
@@ -169,15 +229,30 @@ class GatewayProcess:
                     served.restored_in_ms, closed,
                 )  # fmt: skip
                 return
-            await asyncio.sleep(RESTORE_PAUSE_MS / 1000)
+            pause_ms = RESTORE_PAUSE_MS if served.pending != before else RESTORE_RETRY_MS
+            await asyncio.sleep(pause_ms / 1000)
 
     def _stand_by(self, served: Served, owner: Ownership) -> None:
-        log.warning(
-            "group %s: no longer active here at epoch %d; %s owns it at epoch %d",
-            served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
-        )  # fmt: skip
+        if served.driver is not None and served.driver.doubtful:
+            log.warning(
+                "group %s epoch %d: %s; reads its state anew",
+                served.group.id, served.epoch, *served.driver.failures[-1:],
+            )  # fmt: skip
+        elif self.unserved_ns:
+            log.warning(
+                "group %s: no longer active here at epoch %d: this node's state server does not"
+                " serve", served.group.id, served.epoch,
+            )  # fmt: skip
+        else:
+            log.warning(
+                "group %s: no longer active here at epoch %d; %s owns it at epoch %d",
+                served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
+            )  # fmt: skip
         served.driver, served.epoch, served.pending = None, 0, 0
         # What the new owner wrote before this node noticed was passed over as our own.
+        if self.unserved_ns:
+            self.behind = True  # what the segment holds now need not be what is so: later
+            return
         self._apply_feed(self.feed.load())
         self._agree_with_state(served.group)
 
@@ -193,9 +268,20 @@ class GatewayProcess:
     # -- the feed --------------------------------------------------------------------------
 
     def follow(self) -> None:
-        """Take in what other nodes recorded."""
+        """Take in what other nodes recorded. While this host's member does not serve, what is known
+        stands: it may be joining anew, with nothing in its segment yet."""
+        if not self.store.serving:
+            self.behind = True
+            return
+        if self.behind:
+            self.behind = False
+            self._apply_feed(self.feed.load())
+            for served in self.served.values():
+                if served.driver is None:
+                    self._agree_with_state(served.group)
         self._apply_feed(self.feed.poll())
-        self.followed_ns = now_ns()
+        if not self.feed.missing:
+            self.followed_ns = now_ns()
 
     @property
     def ready(self) -> bool:
@@ -239,23 +325,39 @@ class GatewayProcess:
         def handle(incoming: Incoming) -> bytes | None:
             if served.driver is None:
                 self.refresh_roles()  # the address may have come a moment before the poll
-            driver = served.driver
-            if driver is None:
-                served.outcomes["not-owner"] += 1
+            if served.driver is None:
+                if served.takeover is None:
+                    served.outcomes["not-owner"] += 1
+                else:
+                    served.park(incoming)
                 return None
-            answer: list[bytes] = []
-            served.asked = (incoming, answer)
-            try:
-                command = incoming.request.command(now_ns())
-                outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
-            finally:
-                served.asked = None
-            served.outcomes[outcome.value] += 1
-            if outcome in (Outcome.FENCED, Outcome.FAILED):
-                log.error("group %s: %s", served.group.id, driver.failures[-1:])
-            return answer[0] if answer else None
+            return self._answer(served, served.driver, incoming)
 
         return handle
+
+    def _answer(self, served: Served, driver: Driver, incoming: Incoming) -> bytes | None:
+        """Raises PeerError."""
+        answer: list[bytes] = []
+        served.asked = (incoming, answer)
+        try:
+            command = incoming.request.command(now_ns())
+            outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
+        finally:
+            served.asked = None
+        served.outcomes[outcome.value] += 1
+        if outcome in (Outcome.FENCED, Outcome.FAILED):
+            log.error("group %s: %s", served.group.id, driver.failures[-1:])
+        return answer[0] if answer else None
+
+    def _answer_late(self, served: Served, incoming: Incoming) -> None:
+        if served.driver is None or served.server is None:
+            return
+        try:
+            reply = self._answer(served, served.driver, incoming)
+        except PeerError as error:
+            reply = ng.refuse(incoming.datagram, error)
+        if reply is not None:
+            served.server.send(incoming.peer, reply)
 
     def timers(self) -> None:
         for served in self.served.values():
@@ -275,6 +377,7 @@ class GatewayProcess:
                 "tombstones": usage.tombstones if usage else 0,
                 "pairs_free": usage.pairs_free if usage else 0,
                 "pending": served.pending,
+                "ready_in_ms": round(served.ready_in_ms, 1),
                 "restored_in_ms": round(served.restored_in_ms, 1),
                 "flows": len(self.feed.flows(served.group.id)),
                 "outcomes": dict(served.outcomes),
@@ -290,6 +393,7 @@ class GatewayProcess:
             "process": "gateway",
             "node": self.node.node.id,
             "groups": groups,
+            "missing": self.feed.missing,
             "pinholes": len(self.datapath.keys()),
             "unresolved": self.datapath.unresolved,
             "drops": {outcome.value: count for outcome, count in self.datapath.drops().items()},
@@ -402,7 +506,7 @@ async def run(node: NodeConfig) -> None:
     """The process, until it is told to stop."""
     store = await retrying(
         "the state segment (is `bgf state` running?)",
-        lambda: statestore.open(node.state.address, create=False),
+        lambda: open_store(node),
         (StateStoreError, OSError),
     )
     datapath = XdpDatapath(
@@ -413,7 +517,9 @@ async def run(node: NodeConfig) -> None:
         pinholes_max=node.media.pinholes_max,
         attach=node.media.attach,
     )
-    process = GatewayProcess(node, store, datapath)
+    await _until_serving(node, store)
+    views, close_registry = views_of(node, store)
+    process = GatewayProcess(node, store, datapath, views)
     loop = asyncio.get_running_loop()
     wake_path = wake_socket(node.node.run_dir)
     wake_path.unlink(missing_ok=True)
@@ -452,7 +558,21 @@ async def run(node: NodeConfig) -> None:
         wake_path.unlink(missing_ok=True)
         process.close()
         datapath.close()
+        close_registry()
         store.close()
+
+
+async def _until_serving(node: NodeConfig, store: statestore.Store) -> None:
+    """What an incomplete member knows would be taken for all there is. Raises
+    EnvironmentProblem."""
+    deadline_ns = now_ns() + int(SERVING_WAIT_S * 1e9)
+    while not store.serving:
+        if now_ns() > deadline_ns:
+            raise EnvironmentProblem(
+                f"the state server of {node.node.id} does not serve after {SERVING_WAIT_S:g} s: "
+                "see its log, and `bgfctl state status`"
+            )
+        await asyncio.sleep(READY_MS / 1000)
 
 
 def _woken(wake: socket.socket, process: GatewayProcess) -> None:

@@ -1,9 +1,8 @@
-"""The state store as the gateway's hands and the failover's registry see it. Decides nothing.
+"""The state store as the gateway's hands see it. Decides nothing.
 
-Keys: `j/<group>/<call-id>` a session's journal, `m/<group>` the call being worked on,
-`f/<group>/<host>/<port>` a flow, `r/<node>` a gateway process's readiness, `v/...` members and
-owners (statestore.views). A prefix per kind, so that a watcher follows just what it needs, and
-nothing foreign is ever touched (rtpengine #1905).
+Keys: `j/<group>/<call-id>` a session's journal, `m/<group>/<epoch>` the call that the owner of that
+epoch worked on last, `f/<group>/<host>/<port>` a flow. A prefix per kind, so that a watcher follows
+just what it needs, and nothing foreign is ever touched (rtpengine #1905).
 """
 
 from __future__ import annotations
@@ -11,24 +10,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
 import statestore
 from bgf import journal
-from bgf.errors import Fenced, StateError
+from bgf.errors import Fenced, InDoubt, NotNow, StateError
 from bgf.model import Flow, FlowKey
-from failover.registry import Member, Ownership, RegistryUnavailable, View
 from statestore import errors as store_errors
-from statestore.views import EmbeddedViews
 
 FLOW_PREFIX = b"f/"
 KEY_CALL_ID_BYTES_MAX = 128
 """A longer Call-ID is keyed by its digest: an item's key has a limit, a SIP header has none."""
 FLOW_CAPACITY_BYTES = 512
 JOURNAL_CAPACITY_BYTES = 1024
-READY_VALID_MS = 1_500
+EVERYWHERE = 15
+"""As many replicas as there are other members."""
 
 T = TypeVar("T")
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,12 +48,29 @@ def group_flow_prefix(group: str) -> bytes:
     return f"f/{group}/".encode()
 
 
-def read_flow(handle: statestore.Handle) -> Flow:
+def decode_flow(item_key: bytes, value: bytes) -> Flow:
     """Raises StateError for an item that is no flow of this schema."""
     try:
-        return _decode_flow(handle.read())
+        return _decode_flow(value)
     except (msgspec.MsgspecError, ValueError) as error:
-        raise StateError(f"item {handle.key!r} is no flow: {error}") from None
+        raise StateError(f"item {item_key!r} is no flow: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """How a kind of items is kept in a cluster. An embedded store has one copy of everything."""
+
+    replicas: int = 0
+    sync: bool = False
+
+    def of_new(self) -> dict[str, Any]:
+        return {"replicas": self.replicas, "sync": True} if self.sync else {}
+
+    def of_write(self) -> dict[str, Any]:
+        return {"sync": True} if self.sync else {}
+
+
+EMBEDDED = Copies()
 
 
 class _Guard:
@@ -68,24 +84,42 @@ class _Guard:
             return work()
         except store_errors.Fenced as error:
             raise Fenced(f"group {self._group}: {error}") from error
+        except store_errors.InDoubt as error:
+            raise InDoubt(f"group {self._group}: {error}") from error
+        except store_errors.Unavailable as error:
+            raise NotNow(f"group {self._group}: {error}") from error
         except store_errors.StateStoreError as error:
             raise StateError(f"group {self._group}: {error}") from error
 
 
 class StoreJournal:
-    """Journals of one group's calls; every write carries the group's grant (`hands.Journal`)."""
+    """Journals of one group's calls; every write carries the group's grant (`hands.Journal`).
 
-    def __init__(self, store: statestore.Store, group: str, grant: statestore.Grant) -> None:
+    Each owner has a mark of its own: the one before may have a dead master, and must not be waited
+    for by every new call.
+    """
+
+    def __init__(
+        self,
+        store: statestore.Store,
+        group: str,
+        grant: statestore.Grant,
+        copies: Copies = EMBEDDED,
+    ) -> None:
         self._store = store
         self._grant = grant
+        self._copies = copies
         self._guard = _Guard(group)
         self._prefix = f"j/{group}/".encode()
-        self._mark_key = f"m/{group}".encode()
+        self._marks = f"m/{group}/".encode()
+        self._mark_key = self._marks + str(grant.epoch).encode()
         self._mark: statestore.Handle | None = None
         self._handles: dict[str, statestore.Handle] = {}
         self._group = group
 
     def check(self) -> None:
+        if not self._store.serving:  # a fence that was raised meanwhile would not be seen here
+            raise NotNow(f"group {self._group}: this node's state server does not serve")
         seen = self._guard(lambda: self._store.fence(self._group))
         if seen > self._grant.epoch:
             raise Fenced(
@@ -96,38 +130,75 @@ class StoreJournal:
         self._guard(lambda: self._write_mark(call_id.encode("utf-8", "surrogateescape")))
 
     def _write_mark(self, value: bytes) -> None:
-        if self._mark is None:
-            self._mark = self._store.put(self._mark_key, value, capacity=512, grant=self._grant)
-        else:
-            self._mark.write(value, grant=self._grant)
+        if self._mark is not None:
+            with contextlib.suppress(store_errors.NotFound):
+                self._mark.write(value, grant=self._grant, **self._copies.of_write())
+                return
+        self._mark = self._store.put(
+            self._mark_key, value, capacity=512, grant=self._grant, **self._copies.of_new()
+        )
+        for epoch, handle in self._all_marks():
+            if epoch < self._grant.epoch:  # ours stands, and what theirs named was settled
+                _delete(handle, self._grant)
+
+    def _all_marks(self) -> list[tuple[int, statestore.Handle]]:
+        found = []
+        for handle in self._store.scan(self._marks):
+            digits = handle.key[len(self._marks) :]
+            if digits.isdigit():
+                found.append((int(digits), handle))
+        return sorted(found, key=lambda mark: mark[0])
 
     def marked(self) -> str:
+        return self._guard(self._read_mark).decode("utf-8", "surrogateescape")
+
+    def _read_mark(self) -> bytes:
+        for _, handle in reversed(self._all_marks()):
+            with contextlib.suppress(store_errors.NotFound):
+                return handle.read()
+        return b""
+
+    def settle(self) -> None:
+        """Write what the last owner's mark says once more. When that has succeeded, what a dead
+        member was master of can be written again. Raises NotNow while it cannot."""
+
+        def rewrite() -> None:
+            for _, handle in reversed(self._all_marks()):
+                with contextlib.suppress(store_errors.NotFound):
+                    handle.write(handle.read(), grant=self._grant, **self._copies.of_write())
+                    return
+
         try:
-            found = self._guard(lambda: self._store.lookup(self._mark_key).read())
-        except StateError as error:
-            if isinstance(error.__cause__, store_errors.NotFound):
-                return ""
-            raise
-        return found.decode("utf-8", "surrogateescape")
+            self._guard(rewrite)
+        except InDoubt as error:  # the same again is the same
+            raise NotNow(str(error)) from error
 
     def append(self, call_id: str, entry: bytes) -> None:
-        self._write(call_id, entry, lambda handle: handle.append(entry, grant=self._grant))
+        how = self._copies.of_write()
+        self._write(call_id, entry, lambda handle: handle.append(entry, grant=self._grant, **how))
 
     def replace(self, call_id: str, entry: bytes) -> None:
-        whole = statestore.pack_entries([entry])
-        self._write(call_id, entry, lambda handle: handle.write(whole, grant=self._grant))
+        whole, how = statestore.pack_entries([entry]), self._copies.of_write()
+        self._write(call_id, entry, lambda handle: handle.write(whole, grant=self._grant, **how))
 
     def entries(self, call_id: str) -> Sequence[bytes]:
         handle = self._handle(call_id)
         if handle is None:
             return []
         try:
-            return self._guard(handle.entries)
+            return self._guard(lambda: self._entries(handle))
         except StateError as error:
             if not isinstance(error.__cause__, store_errors.NotFound):
                 raise
             del self._handles[call_id]  # the item went since the handle was kept
             return []
+
+    def _entries(self, handle: statestore.Handle) -> list[bytes]:
+        """What is read is acted on, so it must be what every replica has."""
+        if not self._copies.sync:
+            return handle.entries()
+        handle.ensure()
+        return handle.entries()
 
     def _write(
         self, call_id: str, entry: bytes, write: Callable[[statestore.Handle], None]
@@ -156,16 +227,22 @@ class StoreJournal:
             if not name.startswith(b"sha256:"):
                 yield name.decode("utf-8", "surrogateescape")
                 continue
-            with contextlib.suppress(StateError, store_errors.StateStoreError):
-                for entry in handle.entries()[:1]:
+            try:
+                for entry in self._guard(handle.entries)[:1]:
                     yield journal.decode(entry).call_id
+            except NotNow:
+                raise
+            except StateError:  # gone, or of another version: nobody can restore it
+                continue
 
     def _create(self, call_id: str, entry: bytes) -> None:
         framed = statestore.pack_entries([entry])
         capacity = max(JOURNAL_CAPACITY_BYTES, len(framed))
         key = self._key(call_id)
         self._handles[call_id] = self._guard(
-            lambda: self._store.create(key, framed, capacity=capacity, grant=self._grant)
+            lambda: self._store.create(
+                key, framed, capacity=capacity, grant=self._grant, **self._copies.of_new()
+            )
         )
 
     def _key(self, call_id: str) -> bytes:
@@ -177,101 +254,63 @@ class StoreJournal:
     def _handle(self, call_id: str) -> statestore.Handle | None:
         handle = self._handles.get(call_id)
         if handle is None:
-            try:
-                handle = self._store.lookup(self._key(call_id))
-            except store_errors.NotFound:
-                return None
-            except store_errors.StateStoreError as error:
-                raise StateError(str(error)) from error
-            self._handles[call_id] = handle
+            handle = self._guard(lambda: _found(self._store, self._key(call_id)))
+            if handle is not None:
+                self._handles[call_id] = handle
         return handle
 
 
 class StoreFlows:
     """Explicit state of one group, one item per flow (`hands.FlowStore`)."""
 
-    def __init__(self, store: statestore.Store, group: str, grant: statestore.Grant) -> None:
+    def __init__(
+        self,
+        store: statestore.Store,
+        group: str,
+        grant: statestore.Grant,
+        copies: Copies = EMBEDDED,
+    ) -> None:
         self._store = store
         self._grant = grant
+        self._copies = copies
         self._guard = _Guard(group)
+        self._handles: dict[FlowKey, statestore.Handle] = {}
 
     def put(self, flow: Flow) -> None:
-        key, value = flow_item_key(flow.group, flow.key), _encode(flow)
-        capacity = max(FLOW_CAPACITY_BYTES, len(value))
-        self._guard(lambda: self._store.put(key, value, capacity=capacity, grant=self._grant))
+        self._guard(lambda: self._put(flow))
+
+    def _put(self, flow: Flow) -> None:
+        """Most flows are new: to try that first saves asking whether they are."""
+        value = _encode(flow)
+        handle = self._handles.get(flow.key)
+        if handle is not None:
+            with contextlib.suppress(store_errors.NotFound):
+                handle.write(value, grant=self._grant, **self._copies.of_write())
+                return
+        key, capacity = flow_item_key(flow.group, flow.key), max(FLOW_CAPACITY_BYTES, len(value))
+        how = self._copies.of_new()
+        try:
+            handle = self._store.create(key, value, capacity=capacity, grant=self._grant, **how)
+        except store_errors.Exists:
+            handle = self._store.put(key, value, capacity=capacity, grant=self._grant, **how)
+        self._handles[flow.key] = handle
 
     def drop(self, group: str, key: FlowKey) -> None:
-        try:
-            handle = self._store.lookup(flow_item_key(group, key))
-        except store_errors.NotFound:
-            return
-        except store_errors.StateStoreError as error:
-            raise StateError(str(error)) from error
-        self._guard(lambda: _delete(handle, self._grant))
+        handle = self._handles.pop(key, None)
+        if handle is None:
+            handle = self._guard(lambda: _found(self._store, flow_item_key(group, key)))
+        if handle is not None:
+            gone = handle
+            self._guard(lambda: _delete(gone, self._grant))
+
+
+def _found(store: statestore.Store, key: bytes) -> statestore.Handle | None:
+    try:
+        return store.lookup(key)
+    except store_errors.NotFound:
+        return None
 
 
 def _delete(handle: statestore.Handle, grant: statestore.Grant) -> None:
     with contextlib.suppress(store_errors.NotFound):
         handle.delete(grant=grant)
-
-
-class ReadyMark(msgspec.Struct, frozen=True, array_like=True):
-    """What a gateway process says of itself to the failover process of its node."""
-
-    at_ns: int
-    pinholes: int
-    sessions: int
-
-
-class Readiness:
-    """`r/<node>`: written by the gateway process, read by the failover process."""
-
-    def __init__(self, store: statestore.Store, node: str) -> None:
-        self._store = store
-        self._key = f"r/{node}".encode()
-        self._handle: statestore.Handle | None = None
-        self._decode = msgspec.msgpack.Decoder(ReadyMark).decode
-
-    def publish(self, mark: ReadyMark) -> None:
-        self._store.put(self._key, _encode(mark), capacity=64)
-
-    def fresh(self, now_ns: int) -> bool:
-        """Has the gateway process said within READY_VALID_MS that it follows the feed?"""
-        try:
-            if self._handle is None:
-                self._handle = self._store.lookup(self._key)
-            mark = self._decode(self._handle.read())
-        except (store_errors.StateStoreError, msgspec.MsgspecError):
-            self._handle = None
-            return False
-        return now_ns - mark.at_ns < READY_VALID_MS * 1_000_000
-
-
-class StoreRegistry:
-    """`failover.registry.Registry` over the embedded views."""
-
-    def __init__(self, views: EmbeddedViews) -> None:
-        self._views = views
-        self._decode = msgspec.msgpack.Decoder(Member).decode
-
-    def view(self) -> View:
-        raw = self._reach(self._views.view)
-        members = {}
-        for node, data in raw.members.items():
-            with contextlib.suppress(msgspec.MsgspecError):  # another version's: as good as silent
-                members[node] = self._decode(data)
-        return View(members, {group: Ownership(*owner) for group, owner in raw.owners.items()})
-
-    def publish(self, member: Member) -> None:
-        self._reach(lambda: self._views.publish(member.node, _encode(member)))
-
-    def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
-        won = self._reach(lambda: self._views.claim(group, (seen.node, seen.epoch), node))
-        return None if won is None else Ownership(*won)
-
-    @staticmethod
-    def _reach(work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except store_errors.StateStoreError as error:
-            raise RegistryUnavailable(f"the registry in the state segment: {error}") from error

@@ -100,12 +100,12 @@ def wait_for(what: str, true: Callable[[], bool]) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     run_dir = Path(f"/run/bgf-test-{os.getpid()}")
     # Patient timers: here a stalled machine must not look like a death (the drill has the fast).
-    timers = Timers(probe_interval_ms=50, detect_multiplier=6, lease_ms=2_000)
+    timers = Timers(50, 6, lease_ms=2_000, state_profile="fast")
     lab = Lab(run_dir, prefix=f"c{os.getpid() % 10_000}-", timers=timers)
     with lab.exclusive():
         try:
             lab.topology.up(lambda _: None)
-            lab.nodes.start_and_wait(lambda _: None)
+            lab.start_nodes(lambda _: None)
             yield Cluster(lab)
         finally:
             lab.down(lambda _: None)
@@ -242,6 +242,13 @@ def test_an_isolated_node_steps_down_and_serves_again_as_standby(cluster: Cluste
         wait_for("everybody hears everybody again", nobody_suspects)
         wait_for("n1 knows the owner", lambda: cluster.owner("g1", ask="n1") == "n3")
         assert cluster.ask("n1", "gateway")["groups"]["g1"]["role"] == "standby"  # no fail-back
+
+        def takes_part() -> bool:
+            """Its segment has been filled anew, and everybody knows that it could take over."""
+            said = [cluster.ask(node, "failover")["members"]["n1"] for node in ("n2", "n3")]
+            return all(member["ready"] for member in said)
+
+        wait_for("n1 takes part again", takes_part)
         cluster.lab.power_off("n3")
         wait_for(
             "the returned node takes over in its turn", lambda: cluster.owner("g1", "n1") == "n1"

@@ -51,8 +51,11 @@ def state(node: str, slot: int, **changes: Any) -> dict[str, Any]:
         "keeper": True,
         "mode": "cluster",
         "stats": {
-            "items": 900, "total_bytes": 96 << 20, "free_bytes": 90 << 20,
-            "retries": 3, "auth_misses": 1,
+            "items": 900,
+            "total": 96 << 20,
+            "free": 90 << 20,
+            "retries": 3,
+            "auth_misses": 1,
         },
         "member": member | changes,
         "members": MEMBERS,
@@ -61,8 +64,15 @@ def state(node: str, slot: int, **changes: Any) -> dict[str, Any]:
 
 def item(key: str, master: str, replicas: list[str], **changes: Any) -> dict[str, Any]:
     return {
-        "key": key, "master": master, "replicas": replicas, "learners": [], "want": 2,
-        "copies_due": 2, "length": 348, "version": 7, "hint": "none",
+        "key": key,
+        "master": master,
+        "replicas": replicas,
+        "learners": [],
+        "want": 2,
+        "copies_due": 2,
+        "length": 348,
+        "version": 7,
+        "hint": "none",
         **changes,
     }
 
@@ -98,7 +108,10 @@ def cluster(run_dir: Path, fakes: FakeNodes) -> Iterator[Path]:
         fakes.serve(
             run_dir / node / "state.sock",
             {
-                "status": says(said), "state": says(said), "items": items, "move": move,
+                "status": says(said),
+                "state": says(said),
+                "items": items,
+                "move": move,
                 "metrics": says({"text": "# HELP dal_items Items.\ndal_items 900\n"}),
                 "reload-keys": says({"done": "2 keys read"}),
             },

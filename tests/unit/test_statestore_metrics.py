@@ -13,8 +13,8 @@ from statestore.metrics import Exporter, Reading, text
 
 SEGMENT = {
     "items": 12,
-    "total_bytes": 1000,
-    "free_bytes": 400,
+    "total": 1000,
+    "free": 400,
     "clients": 3,
     "writes": 7,
     "retries": 2,

@@ -1,0 +1,53 @@
+"""One group on this node: its socket always, its machine while the node owns it.
+
+Knows: what the group's state here is, and the commands that wait for it. Must not know when that
+changes: `gateway_process` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Final
+
+from bgf.control.server import Incoming, NgServer, Peer
+from bgf.hands import Driver
+from bgf.model import Group
+
+PARKED_MAX: Final = 1_024
+"""Commands that wait for a takeover to be complete. Who is not kept asks again."""
+
+
+class Served:
+    """`epoch` is that of the machine, or of the takeover under way; 0: neither."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.epoch = 0
+        self.driver: Driver | None = None
+        self.takeover: asyncio.Task[None] | None = None
+        self.lost_epoch = 0
+        self.pending = 0
+        self.ready_in_ms = 0.0
+        self.restored_in_ms = 0.0
+        self.server: NgServer | None = None
+        self.asked: tuple[Incoming, list[bytes]] | None = None
+        self.outcomes: Counter[str] = Counter()
+        self._parked: dict[tuple[Peer, str], Incoming] = {}
+
+    @property
+    def role(self) -> str:
+        if self.driver is not None:
+            return "active"
+        return "standby" if self.takeover is None else "taking over"
+
+    def park(self, incoming: Incoming) -> None:
+        """Keep a command until the group can be served; a repetition takes its place."""
+        if len(self._parked) < PARKED_MAX:
+            self._parked[incoming.peer, incoming.request.cookie] = incoming
+            self.outcomes["parked"] += 1
+
+    def unpark(self) -> list[Incoming]:
+        """All that were kept, oldest first."""
+        kept, self._parked = list(self._parked.values()), {}
+        return kept

@@ -1,0 +1,68 @@
+"""Before a group's machine may answer: its fence raised everywhere, its state writable again.
+
+Both may take as long as a dead member's lease, so they happen in a thread with a store of its
+own; media goes on meanwhile, and commands wait. Knows the store; must not know calls or packets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import statestore
+from bgf.errors import NotNow, StateError
+from bgf.runtime.store_adapters import Copies, StoreJournal
+from statestore.errors import StateStoreError
+
+log = logging.getLogger("bgf.takeover")
+
+RETRY_MS: Final = 10
+"""Between two tries; each of them waits for the store itself, as long as its timeout is."""
+
+
+class Takeover:
+    """`await prepare(group, epoch)`; one at a time."""
+
+    def __init__(self, open_store: Callable[[], statestore.Store], copies: Copies) -> None:
+        self._open_store = open_store
+        self._copies = copies
+        self._store: statestore.Store | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="takeover")
+
+    async def prepare(self, group: str, epoch: int) -> bool:
+        """Return when nobody can write, or read as current, under an older epoch, and what the
+        last owner wrote can be written on. False: the fence stands past `epoch`.
+
+        Tries until it is cancelled: who owns the group says for how long that makes sense.
+        """
+        loop = asyncio.get_running_loop()
+        told = ""
+        while True:
+            try:
+                return await loop.run_in_executor(self._pool, self._prepare, group, epoch)
+            except (NotNow, StateError, StateStoreError) as error:
+                if not told:
+                    told = str(error)
+                    log.info("group %s epoch %d: waits for the state plane: %s", group, epoch, told)
+            await asyncio.sleep(RETRY_MS / 1000)
+
+    def close(self) -> None:
+        """After the last `prepare` was cancelled."""
+        self._pool.submit(self._close)
+        self._pool.shutdown()
+
+    def _prepare(self, group: str, epoch: int) -> bool:
+        if self._store is None:
+            self._store = self._open_store()  # of this thread: no other may use it
+        if not self._store.raise_fence(group, epoch):
+            return False
+        grant = self._store.grant(group, epoch)
+        StoreJournal(self._store, group, grant, self._copies).settle()
+        return True
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
