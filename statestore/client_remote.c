@@ -237,6 +237,9 @@ void client_repeat(client *c, uint32_t n)
         client_finish(c, n, DAL_IN_DOUBT, why);
         return;
     }
+    if (silent) { /* it may be another process by now, which knows nothing of our session */
+        link_suspect(c->link, &o->address);
+    }
     if (!once) {
         bool item = o->question == QUESTION_ITSELF && at_master(o->r.verb);
         bool moved = item                             ? home_elsewhere(c, o)
@@ -259,7 +262,6 @@ void client_repeat(client *c, uint32_t n)
         }
     }
     if (silent) {
-        link_suspect(c->link, &o->address);
         client_want_members(c, false);
         if (o->to == c->contact) {
             c->candidate = 1; /* not this one */
