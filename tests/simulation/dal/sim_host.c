@@ -162,10 +162,8 @@ static void begin_anew(world *w, uint32_t h)
         return;
     }
     me->generation = seg_generation(me->seg);
-    if (chance_of(w, 0.5)) {
-        link_free(me->link);
-        me->link = link_new(&w->keys_used, chance_next(w) | 1, why, sizeof why);
-    }
+    link_free(me->link);
+    me->link = link_new(&w->keys_used, chance_next(w) | 1, why, sizeof why);
     me->joined = me->leaving = me->gone = false;
     trace(w, "server begins anew", h, (int64_t)(me->generation & 0xffff), 0);
     new_node(w, h);
