@@ -3,6 +3,7 @@
  * Knows: records, wgl.h. Must not know: the protocol.
  *
  * A key without replicas is lost with its master: of its history only what comes before that counts.
+ * A creation in doubt may be seen for a moment and be gone again: its master died before it had the value.
  * What was done under an old grant took effect before the raise past it returned, or never.
  */
 #include <stdio.h>
@@ -124,6 +125,11 @@ static void check_key(world *w, uint32_t key, wgl_op *ops)
         if (o->sets_deadline && (o->result == WGL_DONE || o->result == WGL_DOUBT) && count < WGL_OPS_MAX) {
             ops[count] = (wgl_op){.verb = WGL_EXPIRE, .result = WGL_DOUBT, .invoked = e->invoked + e->ttl_ns,
                                   .returned = NEVER, .expect = count - 1, .tag = i};
+            count++;
+        }
+        if (o->verb == WGL_CREATE && o->result == WGL_DOUBT && count < WGL_OPS_MAX) {
+            ops[count] = (wgl_op){.verb = WGL_UNDO, .result = WGL_DOUBT, .invoked = e->invoked,
+                                  .returned = NEVER, .expect = (uint64_t)(o - ops), .tag = i};
             count++;
         }
         if (count >= WGL_OPS_MAX) {

@@ -19,6 +19,7 @@ typedef struct {
     bool present;
     uint64_t value;
     uint32_t deadline_of; /* operation that set the deadline, NOBODY: none */
+    uint32_t fresh_of;    /* CREATE that nothing has changed since, NOBODY: none */
 } item;
 
 typedef struct {
@@ -54,6 +55,8 @@ static uint64_t mix(uint64_t x)
 
 uint64_t wgl_fold(uint64_t value, uint64_t entry) { return mix(value * 31 + entry); }
 
+#define ABSENT ((item){false, 0, NOBODY, NOBODY})
+
 static bool doubtful(const wgl_op *o) { return o->result == WGL_DOUBT; }
 
 /* The item after `o`; false when `o` does not fit here. */
@@ -73,12 +76,14 @@ static bool apply(const search *s, uint32_t at, item *i)
         if (i->present) {
             return false;
         }
-        *i = (item){true, o->value, o->sets_deadline ? at : NOBODY};
+        *i = (item){true, o->value, o->sets_deadline ? at : NOBODY, at};
         return true;
     }
     if (!i->present) {
         return false;
     }
+    uint32_t fresh_of = i->fresh_of;
+    i->fresh_of = o->verb == WGL_READ ? fresh_of : NOBODY;
     switch (o->verb) {
     case WGL_READ: return i->value == o->value;
     case WGL_SWAP:
@@ -94,12 +99,18 @@ static bool apply(const search *s, uint32_t at, item *i)
         i->value += o->value;
         return doubtful(o) || i->value == o->expect;
     case WGL_APPEND: i->value = wgl_fold(i->value, o->value); return true;
-    case WGL_DELETE: *i = (item){false, 0, NOBODY}; return true;
+    case WGL_DELETE: *i = ABSENT; return true;
     case WGL_EXPIRE:
         if (i->deadline_of == NOBODY || s->origin[i->deadline_of] != o->expect) {
             return false;
         }
-        *i = (item){false, 0, NOBODY};
+        *i = ABSENT;
+        return true;
+    case WGL_UNDO:
+        if (fresh_of == NOBODY || s->origin[fresh_of] != o->expect) {
+            return false;
+        }
+        *i = ABSENT;
         return true;
     default: return false;
     }
@@ -140,7 +151,9 @@ static bool grow(search *s)
 /* First seen? Remembers. */
 static bool fresh(search *s)
 {
-    uint64_t h = mix(mix(mix(s->hash) + s->now.value) + s->now.deadline_of * 2ull + s->now.present) | 1;
+    uint64_t h = mix(mix(s->hash) + s->now.value);
+    h = mix(h + s->now.deadline_of * 2ull + s->now.present);
+    h = mix(h + s->now.fresh_of) | 1;
     if (s->states * 2 > s->mask && !grow(s)) {
         s->states = WGL_STATES_MAX;
         return true;
@@ -268,7 +281,7 @@ static bool prepare(search *s, const wgl_op *ops, size_t count)
     }
     s->op = s->sorted;
     s->count = count;
-    s->now.deadline_of = NOBODY;
+    s->now = ABSENT;
     s->mask = TABLE_FIRST - 1;
     s->table = calloc(TABLE_FIRST, sizeof *s->table);
     return s->table != NULL;

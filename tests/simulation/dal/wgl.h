@@ -25,6 +25,7 @@ typedef enum {
     WGL_APPEND, /* value = of the entry */
     WGL_DELETE,
     WGL_EXPIRE, /* expect = index of the operation that set the deadline; never certain */
+    WGL_UNDO,   /* expect = index of a CREATE in doubt: it is gone again, if nobody has changed it since */
 } wgl_verb;
 
 typedef enum {

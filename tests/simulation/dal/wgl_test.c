@@ -85,6 +85,11 @@ static void by_hand(void)
     mortal.sets_deadline = true;
     GOOD("expired", ((wgl_op[]){mortal, op(WGL_EXPIRE, WGL_DOUBT, 5, NEVER, 0, 0), SAW_NONE(6, 7)}));
     BAD("expired early", ((wgl_op[]){mortal, op(WGL_EXPIRE, WGL_DOUBT, 5, NEVER, 0, 0), SAW_NONE(3, 4)}));
+    wgl_op tried = op(WGL_CREATE, WGL_DOUBT, 0, NEVER, 10, 0), undone = op(WGL_UNDO, WGL_DOUBT, 0, NEVER, 0, 0);
+    wgl_op there = op(WGL_CREATE, WGL_PRESENT, 2, 3, 11, 0);
+    GOOD("a creation undone", ((wgl_op[]){tried, undone, there, SAW_NONE(4, 5)}));
+    BAD("a creation undone after a write", ((wgl_op[]){tried, undone, there, WROTE(4, 5, 11), SAW_NONE(6, 7)}));
+    BAD("a creation not undone", ((wgl_op[]){tried, there, SAW_NONE(4, 5)}));
     BAD("expired without a deadline",
         ((wgl_op[]){MADE, op(WGL_EXPIRE, WGL_DOUBT, 5, NEVER, 0, 0), SAW_NONE(6, 7)}));
 }
