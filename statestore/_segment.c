@@ -299,8 +299,9 @@ static PyObject *segment_serving(PyObject *self, void *ignored)
         return NULL;
     }
     const seg *s = o->d->s;
-    return PyBool_FromLong(s == NULL || !seg_clustered(s) ||
-                           (seg_serving(s) && dal_now_ns() < seg_lease_ns(s)));
+    return PyBool_FromLong(s == NULL ||
+                           (seg_usable(s) && (!seg_clustered(s) ||
+                                              (seg_serving(s) && dal_now_ns() < seg_lease_ns(s)))));
 }
 
 static PyMethodDef segment_methods[] = {
