@@ -29,6 +29,7 @@ struct loop {
     atomic_bool stop;
     uint64_t handled[LOOP_BUCKETS];
     uint64_t promote_ns;
+    bool backlog; /* the last datagram did not come alone */
     struct mmsghdr in[LOOP_BATCH_MAX], out[LOOP_BATCH_MAX];
     struct iovec in_vec[LOOP_BATCH_MAX], out_vec[LOOP_BATCH_MAX];
     struct sockaddr_storage in_addr[LOOP_BATCH_MAX], out_addr[LOOP_BATCH_MAX];
@@ -223,30 +224,50 @@ static void count_handled(loop *l, uint64_t ns)
     l->handled[bucket < LOOP_BUCKETS ? bucket : LOOP_BUCKETS - 1]++;
 }
 
+static void send_all(loop *l);
+
+static void handle(loop *l, const struct sockaddr_storage *whence, const uint8_t *bytes, size_t len,
+                   uint64_t at)
+{
+    link_addr from;
+    node_stats before, after;
+    if (len > LINK_DATAGRAM_BYTES_MAX) {
+        return;
+    }
+    from_sockaddr(whence, &from);
+    node_promotion_read(l->node, &before);
+    node_receive(l->node, &from, bytes, len, at);
+    node_promotion_read(l->node, &after);
+    if (after.promoted != before.promoted) {
+        l->promote_ns += now_ns() - at;
+    }
+}
+
+/* The first one alone, which costs least when there is none or one, then what else is there. */
 static bool receive(loop *l)
 {
+    socklen_t whence = sizeof l->in_addr[0];
+    ssize_t len = recvfrom(l->fd, l->in_bytes[0], sizeof l->in_bytes[0], MSG_DONTWAIT,
+                           (struct sockaddr *)&l->in_addr[0], &whence);
+    if (len < 0) {
+        return false;
+    }
+    uint64_t began = now_ns();
+    handle(l, &l->in_addr[0], l->in_bytes[0], (size_t)len, began);
+    if (!l->backlog) {
+        send_all(l); /* probably the only one: answer at once */
+    }
     for (uint32_t i = 0; i < LOOP_BATCH_MAX; i++) {
         l->in[i].msg_hdr.msg_namelen = sizeof l->in_addr[i];
     }
     int count = recvmmsg(l->fd, l->in, LOOP_BATCH_MAX, MSG_DONTWAIT, NULL);
-    uint64_t at = count > 0 ? now_ns() : 0;
+    uint64_t at = now_ns();
+    l->backlog = count > 0;
     for (int i = 0; i < count; i++) {
-        link_addr from;
-        node_stats before, after;
-        from_sockaddr(&l->in_addr[i], &from);
-        if (l->in[i].msg_len <= LINK_DATAGRAM_BYTES_MAX) {
-            node_promotion_read(l->node, &before);
-            node_receive(l->node, &from, l->in_bytes[i], l->in[i].msg_len, at);
-            node_promotion_read(l->node, &after);
-            uint64_t then = now_ns();
-            if (after.promoted != before.promoted) {
-                l->promote_ns += then - at;
-            }
-            count_handled(l, then - at);
-            at = then;
-        }
+        handle(l, &l->in_addr[i], l->in_bytes[i], l->in[i].msg_len, at);
     }
-    return count > 0;
+    count_handled(l, (now_ns() - began) / (uint64_t)(count < 0 ? 1 : count + 1));
+    return true;
 }
 
 static void send_all(loop *l)
@@ -263,7 +284,11 @@ static void send_all(loop *l)
             l->out[count].msg_hdr.msg_namelen = to_sockaddr(l->family, &to, &l->out_addr[count]);
             count++;
         }
-        for (uint32_t sent = 0; sent < count;) {
+        if (count == 1) {
+            (void)sendto(l->fd, l->out_bytes[0], l->out_vec[0].iov_len, 0,
+                         (struct sockaddr *)&l->out_addr[0], l->out[0].msg_hdr.msg_namelen);
+        }
+        for (uint32_t sent = 0; count > 1 && sent < count;) {
             int n = sendmmsg(l->fd, l->out + sent, count - sent, 0);
             /* An error names the first one left: it is lost, as any datagram may be. */
             sent += n > 0 ? (uint32_t)n : 1;
