@@ -174,7 +174,6 @@ class Server:
         while True:
             self.turn()
             if self._step is not None and self._step.standing is Standing.LEFT:
-                self._say(logging.INFO, f"{self.config.node}: has left in good order")
                 return True
             if not self._pause(deadline_ns, "the registry did not take it out of the view"):
                 return False
@@ -280,7 +279,7 @@ class Server:
         said = (step.standing, epoch, step.slot, serving)
         if said != told.said and step.standing is not Standing.EVICTED:
             told.said = said
-            quiet = step.standing in (Standing.INSIDE, Standing.JOINING, Standing.LEAVING)
+            quiet = step.standing not in (Standing.REFUSED, Standing.REPLACED, Standing.UNREACHED)
             level = logging.INFO if quiet else logging.WARNING
             self._say(level, f"{self.config.node}: {step.standing.value}: {step.sentence}")
 

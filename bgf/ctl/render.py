@@ -277,6 +277,14 @@ def _flat(value: Json, prefix: str) -> list[tuple[str, str]]:
     return found
 
 
+def _of_member(member: Json) -> str:
+    """A state server's place in the cluster."""
+    if not member:
+        return ""
+    leads = ", leads" if member.get("leading") is True else ""
+    return f": slot {number(member.get('slot'))} of view {number(member.get('epoch'))}{leads}"
+
+
 def lab(found: Json) -> Group:
     """The lab as its own status tells it: what stands, what runs, what is in the way."""
     state = text(found.get("state"))
@@ -293,7 +301,7 @@ def lab(found: Json) -> Group:
                 if not pid:
                     said, style = "not running", BAD
                 elif facts.get("ready") is True:
-                    said, style = "ready", GOOD
+                    said, style = f"ready{_of_member(table(facts.get('member')))}", GOOD
                 else:
                     why = text(facts.get("problem")) or text(facts.get("why")) or "no reason given"
                     said, style = f"not ready: {why}", BAD
@@ -309,6 +317,11 @@ def lab(found: Json) -> Group:
                 cell(table(facts).get("preferred")),
             )
         parts += [Text(), made]
+    etcd = table(found.get("etcd"))
+    if etcd:
+        silent = [name for name, healthy in sorted(etcd.items()) if healthy is not True]
+        line = f"etcd: {len(etcd) - len(silent)} of {len(etcd)} members answer"
+        parts += [Text(), cell(line, BAD if silent else QUIET)]
     foreign = found.get("foreign")
     for name in foreign if isinstance(foreign, list) else []:
         parts.append(

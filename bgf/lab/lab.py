@@ -130,8 +130,12 @@ class Lab:
         """
         with self.exclusive(), undisturbed():
             progress("ending the lab's processes")
-            # All of it goes: a state server need not hand over to one that ends as well.
-            self.processes.kill_now(p for p in self.processes.running() if p.name == "state")
+            # All of it goes: nobody is left to hand a master or a leadership over to.
+            self.processes.kill_now(
+                process
+                for process in self.processes.running()
+                if process.name == "state" or process.name in self.registry.names
+            )
             stubborn = self.processes.stop_all()
             progress("removing namespaces, pins and files")
             self.topology.down(keep=("log",) if keep_logs else ())

@@ -31,6 +31,10 @@ class Registry:
             for number, host in enumerate(plan.registry_hosts, start=1)
         )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
     def start_and_wait(self) -> None:
         """Start the members that do not run; wait until all answer.
 
