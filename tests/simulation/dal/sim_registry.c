@@ -128,14 +128,14 @@ bool registry_can_lose(world *w, uint32_t slot)
 {
     const registry *r = &w->registry;
     uint16_t staying = 0;
-    bool complete = false;
     for (uint32_t s = 0; s < SEG_SLOTS_MAX; s++) {
-        if (r->slot[s].in_use && s != slot && !r->lost[s] && !w->host[r->slot[s].host].leaving) {
+        /* A member that is not complete holds nothing; a map may still mean the last one of its slot. */
+        if (r->slot[s].in_use && s != slot && r->slot[s].complete && !r->lost[s] &&
+            !w->host[r->slot[s].host].leaving) {
             staying |= (uint16_t)(1u << s);
-            complete |= r->slot[s].complete;
         }
     }
-    bool spared = complete;
+    bool spared = staying != 0;
     for (uint32_t s = 0; s < SEG_SLOTS_MAX && spared; s++) {
         const slot_info *i = &r->slot[s];
         if (i->in_use && i->complete && !r->lost[s] && w->host[i->host].generation == i->incarnation) {
