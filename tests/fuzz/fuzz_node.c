@@ -7,8 +7,9 @@
  * input can answer with the ids, keys' incarnations and sequence numbers that the member has used.
  *
  * Operation 1, then: 0: raw bytes; 1, 2: a message of fields that may make sense; 3: time passes; 4: a
- * view; 5: a lease; 6: a local client writes; 7: a managed move, or good-bye. At the end the segment
- * must be sound.
+ * view; 5: a lease; 6: a local client writes; 7: a managed move, or good-bye; 8: what the member has
+ * sent is answered as an honest peer would; 9: the next operation of an honest leader's log. At the end
+ * the segment must be sound.
  */
 #include <stdio.h>
 #include <sys/random.h>
@@ -22,6 +23,8 @@
 #define SELF 1u
 #define MS 1000000ull
 #define NUMBERS 16u
+#define SENT_MAX 32u
+#define SENT_BYTES_MAX 2048u
 
 struct link {
     link_stats stats;
@@ -30,10 +33,17 @@ struct link {
 static struct link net;
 static node *n;
 static seg *server, *client;
-static uint64_t now_ns, epoch, incarnation;
+static uint64_t now_ns, epoch, incarnation, pieces;
 /* What the member has said lately: numbers to answer with. */
 static uint64_t said[NUMBERS];
 static uint32_t saying;
+/* What waits for an answer of an honest peer; the oldest are overwritten. */
+static struct {
+    link_addr to;
+    size_t len;
+    uint8_t bytes[SENT_BYTES_MAX];
+} sent[SENT_MAX];
+static uint32_t sent_first, sent_count;
 
 /* In place of the system's clock and dice (scripts/fuzz.sh): an input always does the same. */
 int fuzz_clock(clockid_t clock, struct timespec *out)
@@ -62,13 +72,24 @@ bool link_send(struct link *l, const link_addr *to, const void *message, size_t 
                uint64_t at_ns)
 {
     wire_msg m;
-    (void)l, (void)to, (void)tag, (void)at_ns;
+    (void)l, (void)tag, (void)at_ns;
     MUST(len > 0 && len <= LINK_MESSAGE_BYTES_MAX && wire_decode(message, len, &m));
     const uint64_t numbers[] = {m.id, m.seq, m.auth, m.version};
     for (unsigned i = 0; i < 4; i++) {
         if (numbers[i] != 0) {
             remember(numbers[i]);
         }
+    }
+    if (len <= SENT_BYTES_MAX) {
+        uint32_t at = (sent_first + sent_count) % SENT_MAX;
+        if (sent_count == SENT_MAX) {
+            sent_first++;
+        } else {
+            sent_count++;
+        }
+        sent[at].to = *to;
+        sent[at].len = len;
+        memcpy(sent[at].bytes, message, len);
     }
     return true;
 }
@@ -263,30 +284,141 @@ static void pass(uint64_t ms)
     MUST(!node_next(n, &to, out, &len));
 }
 
+static void speak(uint32_t who, wire_msg *m)
+{
+    static uint8_t bytes[WIRE_MESSAGE_BYTES_MAX];
+    m->epoch = epoch;
+    m->mask |= WIRE_EPOCH;
+    size_t len = wire_encode(m, bytes, sizeof bytes);
+    if (len > 0) {
+        receive(who, bytes, len);
+    }
+}
+
+static uint64_t applied(void)
+{
+    node_stats stats;
+    node_stats_read(n, false, &stats);
+    return stats.applied;
+}
+
+/* The oldest message that waits; false: none. */
+static bool answer_one(struct tape *t)
+{
+    uint8_t bytes[SENT_BYTES_MAX];
+    wire_msg m, r = {0};
+    if (sent_count == 0) {
+        return false;
+    }
+    uint32_t at = sent_first++ % SENT_MAX, who = sent[at].to.port - 1u;
+    sent_count--;
+    memcpy(bytes, sent[at].bytes, sent[at].len);
+    MUST(wire_decode(bytes, sent[at].len, &m));
+    r.slot = (uint8_t)(who < 16 ? who : 255);
+    switch (m.type) {
+    case WIRE_OP:
+    case WIRE_BEAT:
+        r.type = WIRE_OPACK;
+        r.mask = WIRE_SEQ;
+        r.seq = m.seq;
+        break;
+    case WIRE_SNAP:
+        r.type = WIRE_SNAPACK;
+        r.mask = WIRE_NUMBER;
+        r.number = m.number;
+        break;
+    case WIRE_PROPOSE: /* sequenced, and committed at once or with the next one */
+        r = m;
+        r.type = WIRE_OP;
+        r.mask |= WIRE_SEQ | WIRE_COMMITTED | WIRE_AUTH | WIRE_ITEM;
+        r.slot = (uint8_t)who;
+        r.item = SELF; /* the origin */
+        r.seq = applied() + 1;
+        r.committed = r.seq - tape_byte(t) % 2;
+        r.auth = m.sub == WIRE_OP_CREATE ? epoch << 36 | r.seq : m.auth;
+        break;
+    case WIRE_COPY:
+    case WIRE_PUSH:
+    case WIRE_TELL:
+    case WIRE_ANNOUNCE:
+        r.type = WIRE_REPLY;
+        r.mask = WIRE_ID;
+        r.id = m.id;
+        r.status = tape_byte(t) < 200 ? 0 : WIRE_LATER;
+        break;
+    default: return true;
+    }
+    speak(who, &r);
+    return true;
+}
+
+/* A member says how far it is, or the leader goes on. */
+static void lead_on(struct tape *t)
+{
+    char key[16];
+    uint8_t kind = tape_byte(t), who = tape_byte(t) & 3;
+    wire_msg m = {.type = WIRE_OP, .slot = who, .mask = WIRE_ALL & ~WIRE_FENCE_NAME,
+                  .seq = applied() + 1, .sub = kind % 10, .key = key, .value = "value",
+                  .value_len = kind % 6};
+    m.key_len = some_key(tape_byte(t), key);
+    m.committed = m.seq - (kind >> 6 & 1);
+    m.auth = m.sub == WIRE_OP_CREATE ? epoch << 36 | m.seq
+             : m.sub == WIRE_OP_VIEW ? epoch
+                                     : number(t);
+    m.home = some_home(t);
+    m.number = m.sub == WIRE_OP_VIEW ? 0xfff0u | (tape_byte(t) & 15) : number(t);
+    m.version = m.sub == WIRE_OP_VIEW ? 0 : number(t);
+    m.grant_epoch = m.sub == WIRE_OP_VIEW ? 7 : tape_byte(t);
+    if (kind >= 220) {
+        static uint8_t value[4096];
+        m.type = kind < 238 ? WIRE_SNAP : WIRE_SNAPEND;
+        m.flags = kind % 2 != 0 ? WIRE_FIRST : 0;
+        m.mask = WIRE_NUMBER | WIRE_SEQ | WIRE_SUB | WIRE_VALUE;
+        m.sub = kind % 3;
+        m.number = ++pieces;
+        m.seq = kind;
+        m.value = value;
+        m.value_len = m.type == WIRE_SNAP ? some_value(t, value, sizeof value) : 0;
+    } else if (kind >= 160) {
+        m.type = kind < 200 ? WIRE_STATE : WIRE_BEAT;
+        m.mask = WIRE_SEQ | WIRE_NUMBER | WIRE_ID | WIRE_COMMITTED;
+        m.seq = kind % 4 == 0 ? 0 : applied();
+        m.committed = m.seq;
+        m.number = kind % 3 != 0;
+        m.id = 0;
+    }
+    speak(who, &m);
+}
+
 static void step(struct tape *t)
 {
     uint8_t op = tape_byte(t);
     const uint8_t *raw;
     size_t len;
     char key[16];
-    switch (op % 8) {
+    switch (op % 10) {
     case 0:
         len = tape_number(t, 2) % 2048;
         raw = tape_bytes(t, len, &len);
-        receive(op >> 3 & 3, raw, len);
+        receive(op / 10 % 4, raw, len);
         break;
     case 1:
     case 2: sensible(t); break;
-    case 3: pass(op >> 3); break;
+    case 3: pass(op / 10); break;
     case 4: see(t); break;
     case 5: node_set_lease(n, now_ns + tape_byte(t) * 20 * MS, now_ns); break;
     case 6: write_locally(t); break;
+    case 8:
+        for (uint32_t i = 0; i <= op / 10 && answer_one(t); i++) {
+        }
+        break;
+    case 9: lead_on(t); break;
     default:
         len = some_key(tape_byte(t), key);
-        if (op >= 250) {
+        if (op >= 240) {
             node_leave(n, now_ns);
         } else if (len > 0) {
-            node_move(n, key, len, op >> 3 & 3, now_ns);
+            node_move(n, key, len, op / 10 % 4, now_ns);
         }
     }
 }
@@ -296,8 +428,8 @@ static void begin(void)
 {
     char path[64], why[200];
     now_ns = 1000000 * MS;
-    epoch = 0;
-    saying = 0;
+    epoch = pieces = 0;
+    saying = sent_first = sent_count = 0;
     memset(said, 0, sizeof said);
     snprintf(path, sizeof path, "/dev/shm/fuzz-node-%d", (int)getpid());
     unlink(path);
@@ -334,27 +466,88 @@ int LLVMFuzzerTestOneInput(const uint8_t *in, size_t len)
     return 0;
 }
 
-/* A member alone: view, lease, time, then creations; or one of three, leading or not. */
+/* ---- first inputs ---- */
+
+static uint8_t *pen;
+
+static void put(size_t count, const uint8_t *bytes)
+{
+    memcpy(pen, bytes, count);
+    pen += count;
+}
+#define PUT(...) put(sizeof((const uint8_t[]){__VA_ARGS__}), (const uint8_t[]){__VA_ARGS__})
+
+/* As `sensible` reads it: no status, everything there, no fence, a short value. */
+static void put_message(uint8_t who, uint8_t type_at, uint8_t flags, uint8_t key, uint8_t number_,
+                        uint8_t auth, uint8_t want)
+{
+    PUT(1, who, type_at, flags, 0);
+    if (who >= 16) {
+        PUT(1); /* slot */
+    }
+    PUT(0, number_);
+    if (type_at >= 19) {
+        PUT(0); /* seq */
+    }
+    PUT(0, auth, 0, number_, 0, 0, 1, 0, 0, 1, want, number_ % 9, key, 5, 9);
+}
+
+/* As `lead_on` reads it: STATE of a complete member, BEAT, or VIEW. */
+static void put_state(uint8_t who)
+{
+    PUT(9, 161, who, 0, 0, 0, 1, 0, 0, 0, 0);
+}
+
+static void put_beat(uint8_t who)
+{
+    PUT(9, 201, who, 0, 0, 0, 1, 0, 0, 0, 0);
+}
+
+/* A snapshot of three items, its end, then VIEW and MEMBER: a joiner is complete. */
+static void put_leader(uint8_t who)
+{
+    PUT(9, 225, who, 0, 0, 0, who, 1, 0, 120, 3);
+    for (uint8_t i = 1; i < 4; i++) {
+        PUT(2, 0, 0, 1, i, 40 + i);
+    }
+    PUT(9, 239, who, 0, 0, 0, 0, who, 1, 0, 0, 0);
+    PUT(9, 5, who, 0, 0, 0, who, 1, 7);
+    PUT(9, 7, who, 0, 0, 0, 0, who, 1, SELF, 7, 0);
+    put_beat(who);
+}
+
+/* A member alone, leading two others, or led by one: view, lease, states; then items with and without
+ * replicas, and everything else. */
 size_t fuzz_seed(unsigned number_, uint8_t out[FUZZ_INPUT_BYTES_MAX])
 {
-    size_t len = 0;
-    if (number_ >= 24) {
+    enum { ALONE, LEADING, LED };
+    unsigned role = number_ % 3;
+    if (number_ >= 30) {
         return 0;
     }
-    unsigned leader = number_ % 3 == 2 ? 0 : SELF, present = number_ % 3 == 0 ? 2 : 7;
-    const uint8_t first[] = {4, (uint8_t)(leader << 2), (uint8_t)present, 5, 100, 3 + 8, 3 + 8 * 5};
-    memcpy(out, first, sizeof first);
-    len = sizeof first;
-    uint32_t x = number_ * 2654435761u + 1;
-    for (unsigned i = 0; i < 6 + number_; i++) { /* messages of every type, time between them */
-        uint8_t m[] = {1, (uint8_t)(i % 3 == 2 ? 17 : i % 3), (uint8_t)(i + number_), 0, 0, 0, 0};
-        memcpy(out + len, m, sizeof m);
-        len += sizeof m;
-        for (unsigned k = 0; k < 24; k++) {
-            x = x * 1664525u + 1013904223u;
-            out[len++] = (uint8_t)(x >> 24) & 0x8f;
-        }
-        out[len++] = 3 + 8 * 2;
+    pen = out;
+    PUT(4, role == LED ? 0 : SELF << 2, role == ALONE ? 2 : 7, 5, 100, 13);
+    if (role == LEADING) {
+        put_state(0);
+        put_state(2);
+    } else if (role == LED) {
+        put_leader(0);
     }
-    return len;
+    PUT(13, 118, 13, 118, 13);
+    for (uint8_t i = 0; i < 6 + number_; i++) {
+        put_message(17, 6, i & 1, i, (uint8_t)(i + 1), 0, i % 4); /* CREATE */
+        PUT(13, 118, 13, 13, 13, 13, 13, 13, 118, 13, 13, 13, 13, 13, 13); /* some are statuses */
+        if (role == LED) {
+            put_beat(0);
+        }
+        PUT(6, (uint8_t)(1 + i % 5), i, 2, 13); /* a local write */
+        put_message(18, (uint8_t)(i + number_) % 19, 1, i, (uint8_t)(i + 50), 128 + i, 1);
+        if (i % 5 == 4) {
+            PUT(27, i); /* a move */
+        }
+        PUT(13, 118, 13, 13, 13, 13, 13, 13);
+        put_message(role == LED ? 0 : 2, (uint8_t)(19 + i % 14), 0, i, (uint8_t)(i + 1), 128, 1);
+    }
+    PUT(4, 8, 5, 13, 93); /* another view */
+    return (size_t)(pen - out);
 }
