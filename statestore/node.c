@@ -243,6 +243,7 @@ void node_set_view(node *n, const node_view *v, uint64_t now_ns)
         }
     }
     n->in_view = n->self != NOBODY;
+    n->leading = false; /* map_view says otherwise */
     /* We led this epoch before the process was restarted, and what we sequenced may be known to
      * nobody else: only who is alone may go on. */
     n->unfit = n->restarted && before == 0 && n->in_view && v->leader == n->self &&
@@ -253,7 +254,9 @@ void node_set_view(node *n, const node_view *v, uint64_t now_ns)
         n->phase = n->complete ? NODE_CHANGING : NODE_JOINING;
     }
     node_publish(n);
-    map_tick(n);
+    if (n->in_view && !n->unfit) {
+        map_tick(n);
+    }
 }
 
 /* ---- saying ---- */
