@@ -7,8 +7,8 @@ shown is what the state processes say on their admin sockets.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import click
 
@@ -20,6 +20,7 @@ from bgf.ctl.nodes_option import on_nodes, require_any
 ITEMS_SHOWN_DEFAULT: Final = 50
 ITEMS_MAX: Final = 100_000
 STATE: Final = ("state",)
+KEY_USERS: Final = ("state", "gateway")
 
 
 @click.group(
@@ -89,8 +90,8 @@ def state_items(nodes: list[client.Node], prefix: str, limit: int, as_json: bool
     """Items with master, replicas, length, version and hint, as the first node that answers has
     them.
 
-    Every member knows every key. Length and version are those of the copy on the node that is
-    asked; a dash: it has none. Replicas in brackets are being filled.
+    Every member knows every key. Length is that of the copy on the node that is asked, version
+    that of its master there; a dash: it has none. Replicas in brackets are being filled.
     """
     answer = _first(nodes, "items", prefix=prefix, limit=limit)
     found = state_view.items(answer)
@@ -126,17 +127,17 @@ def state_metrics(nodes: list[client.Node]) -> int:
 @state.command("reload-keys", epilog=examples("bgfctl state reload-keys"))
 @on_nodes
 def state_reload_keys(nodes: list[client.Node]) -> int:
-    """Read the cluster's key file again, on every node: a step of a key's rotation."""
-    return _each(nodes, "reload-keys", lambda value: client.text(value.get("done")))
+    """Read the cluster's key file again, in every process that uses it: a step of a key's rotation.
 
-
-def _each(nodes: Sequence[client.Node], command: str, tell: Callable[[dict[str, Any]], str]) -> int:
-    answers = client.ask(nodes, STATE, command)
-    require_any(answers, "state process")
-    warn([f"{a.node} state: {a.error}" for a in answers if a.value is None])
+    Add the new key to every file and reload; put it first and reload; remove the old one and
+    reload. Exits with 1 when a process was not told: do not go on then.
+    """
+    answers = client.ask(nodes, KEY_USERS, "reload-keys")
+    require_any(answers, "process")
+    warn([f"{a.node} {a.process}: {a.error}" for a in answers if a.value is None])
     for answer in answers:
         if answer.value is not None:
-            print(f"{answer.node}: {tell(answer.value)}")
+            print(f"{answer.node} {answer.process}: {client.text(answer.value.get('done'))}")
     return OK if all(a.value is not None for a in answers) else FAILED
 
 

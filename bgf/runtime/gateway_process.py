@@ -436,6 +436,17 @@ class GatewayProcess:
             return row
         raise UnknownCall(f"call {call_id[:64]!r} is not on node {self.node.node.id}")
 
+    def reload_keys(self, _request: dict[str, Any]) -> dict[str, Any]:
+        cluster = self.node.state.cluster
+        if cluster is None:
+            raise EnvironmentProblem("the store is embedded: it has no keys")
+        try:
+            self.store.reload_keys()
+            self.takeover.reload_keys()
+        except StateStoreError as error:
+            raise StateError(str(error)) from error
+        return {"done": f"read {cluster.key_file} again"}
+
     def trace(self, request: dict[str, Any]) -> dict[str, Any]:
         for key in ("from", "to", "realm"):
             if not isinstance(request.get(key), str):
@@ -536,6 +547,7 @@ async def run(node: NodeConfig) -> None:
                 "sessions": process.sessions,
                 "session": process.session,
                 "trace": process.trace,
+                "reload-keys": process.reload_keys,
             },
         ):
             process.follow()

@@ -160,7 +160,7 @@ class StateProcess:
                     if len(found) == limit:
                         return {"items": found, "more": True}
                     with contextlib.suppress(store_errors.NotFound):
-                        found.append(_item_row(handle, members))
+                        found.append(_item_row(handle, members, self._node.node.id))
                 return {"items": found, "more": False}
 
         return await asyncio.to_thread(_told, listed)
@@ -177,12 +177,17 @@ class StateProcess:
         return await asyncio.to_thread(_told, moved)
 
 
-def _item_row(handle: statestore.Handle, members: int) -> dict[str, Any]:
-    """Raises NotFound: the item went meanwhile."""
+def _item_row(handle: statestore.Handle, members: int, own: str) -> dict[str, Any]:
+    """Raises NotFound: the item went meanwhile. Nobody else is asked, so that a look moves nothing:
+    a version is known where the master is."""
     home = handle.home
     length = version = None
     with contextlib.suppress(store_errors.Away, store_errors.Unavailable):
-        length = len(handle.read_local())
+        if home.master in ("", own):
+            version, value = handle.read_versioned()
+            length = len(value)
+        else:
+            length = len(handle.read_local())
     return {
         "key": handle.key.decode("utf-8", "surrogateescape"),
         "master": home.master,

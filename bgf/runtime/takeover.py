@@ -49,6 +49,11 @@ class Takeover:
                     log.info("group %s epoch %d: waits for the state plane: %s", group, epoch, told)
             await asyncio.sleep(RETRY_MS / 1000)
 
+    def reload_keys(self) -> None:
+        """Read the cluster's key file again. Raises StateStoreError."""
+        if self._store is not None:
+            self._store.reload_keys()
+
     def close(self) -> None:
         """After the last `prepare` was cancelled."""
         self._pool.submit(self._close)
