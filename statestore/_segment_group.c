@@ -400,6 +400,17 @@ static PyObject *segment_move(PyObject *self, PyObject *args)
     return done;
 }
 
+static PyObject *segment_reload_keys(PyObject *self, PyObject *ignored)
+{
+    (void)ignored;
+    Segment *o = (Segment *)self;
+    if (closed(o)) {
+        return NULL;
+    }
+    dal_status status = dal_reload_keys(o->d);
+    return status == DAL_OK ? Py_NewRef(Py_None) : fail_open(status, dal_why(o->d));
+}
+
 /* ---- messages ---- */
 
 static PyObject *segment_inbox(PyObject *self, PyObject *name)
@@ -471,6 +482,7 @@ PyMethodDef group_methods[] = {
     {"raise_fence", segment_raise_fence, METH_VARARGS, "(name, epoch) -> bool"},
     {"members", segment_members, METH_NOARGS, "(epoch, [Member])"},
     {"move", segment_move, METH_VARARGS, "(handle, slot)"},
+    {"reload_keys", segment_reload_keys, METH_NOARGS, "Read the key file again."},
     {"inbox", segment_inbox, METH_O, "Take the messages of that inbox from now on."},
     {"take", segment_take, METH_NOARGS, "(inbox, message) or None."},
     {"tell", segment_tell, METH_VARARGS, "(inbox or None for all, message)"},

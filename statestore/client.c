@@ -179,6 +179,7 @@ void client_step(client *c, uint32_t n)
     }
     slot = client_server(c);
     if (slot == CLIENT_NO_SLOT) {
+        o->unserved = c->local != NULL;
         client_want_members(c, false);
         client_again(c, o);
         return;

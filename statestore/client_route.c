@@ -20,7 +20,8 @@ bool client_present(const seg_cluster *v, uint8_t slot, uint64_t incarnation)
 
 const seg_cluster *client_members(client *c)
 {
-    if (c->local != NULL) {
+    if (c->local != NULL && !(c->view.clustered && seg_clustered(c->local) &&
+                              seg_epoch(c->local) == c->view.epoch)) {
         seg_cluster now;
         /* A server that died in the middle of writing leaves us the view we know. */
         if (seg_cluster_read(c->local, &now) == SEG_OK) {
@@ -132,6 +133,7 @@ void client_take_members(client *c, const wire_msg *m)
         c->members_at_ns = c->now_ns + CLIENT_AGAIN_NS_MAX;
         return;
     }
+    bool news = m->epoch > c->view.epoch; /* else whoever waits would wait for nothing new */
     v.epoch = m->epoch;
     v.leader = (uint8_t)m->number;
     c->view = v;
@@ -144,7 +146,7 @@ void client_take_members(client *c, const wire_msg *m)
         struct operation *o = c->op[n];
         if (o->state == STEP && o->r.verb == CLIENT_MEMBERS) {
             client_finish(c, n, DAL_OK, "");
-        } else if (o->state == STEP) {
+        } else if (o->state == STEP && news) {
             o->at_ns = c->now_ns;
         } else if (o->state == ASKED && !client_present(&c->view, o->to, o->incarnation)) {
             o->at_ns = c->now_ns; /* the repetition will notice */
@@ -204,6 +206,7 @@ bool client_find(client *c, uint32_t n, uint64_t *auth, uint8_t *master)
     seg_home home;
     bool found = false;
     if (!v->clustered) {
+        o->unserved = c->local != NULL;
         client_want_members(c, false);
         client_again(c, o);
         return false;
@@ -259,8 +262,11 @@ bool client_find(client *c, uint32_t n, uint64_t *auth, uint8_t *master)
     o->refused = false;
     o->result.home = home;
     *master = home.master;
-    if (again || (o->r.verb != CLIENT_LOOKUP && !client_present(v, home.master, 0))) {
+    bool known = o->r.verb == CLIENT_LOOKUP || client_present(v, home.master, 0);
+    if (!known) {
         client_want_members(c, false);
+    }
+    if (again || !known) {
         client_again(c, o);
         return false;
     }

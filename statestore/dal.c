@@ -107,6 +107,7 @@ dal_status dal_open(const char *address, const dal_options *o, dal **out, char *
         if (status != SEG_OK) {
             return opened(d, out, why, why_len, (dal_status)status);
         }
+        d->clustered = d->key_file[0] != '\0';
         return opened(d, out, why, why_len,
                       dal_joined(d) && !dal_in_cluster(d) ? d->status : DAL_OK);
     }

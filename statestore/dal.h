@@ -81,7 +81,8 @@ typedef struct {
 } dal_write;
 
 typedef struct {
-    const char *key_file; /* cluster key; needed for anything over the network */
+    const char *key_file; /* cluster key; needed for anything over the network. With it, a segment is a
+                             member's: it serves only once its server is in the view */
     uint64_t timeout_ns;  /* of one operation */
     bool busy;            /* spin for answers instead of sleeping */
     bool readonly;
@@ -106,6 +107,9 @@ typedef struct {
 DAL_API dal_status dal_open(const char *address, const dal_options *o, dal **out, char *why,
                             size_t why_len);
 DAL_API void dal_close(dal *d);
+/* Read the key file again. A rotation adds the new key everywhere, then puts it first, then removes
+ * the old one; sessions go on. */
+DAL_API dal_status dal_reload_keys(dal *d);
 /* One line about the last status that was not DAL_OK. */
 DAL_API const char *dal_why(const dal *d);
 

@@ -171,6 +171,7 @@ dal_status dal_net_open(dal *d, const client_options *o)
     uint64_t session = 0;
     if (d->key_file[0] != '\0') {
         if (link_keys_load(d->key_file, &keys, d->why, sizeof d->why) != 0) {
+            d->status = DAL_INVALID;
             return DAL_INVALID;
         }
         if (getrandom(&session, sizeof session, 0) != (ssize_t)sizeof session) {
@@ -187,6 +188,21 @@ dal_status dal_net_open(dal *d, const client_options *o)
     }
     d->c = client_new(d->s, d->link, o, dal_now_ns());
     return d->c != NULL ? DAL_OK : dal_fail(d, DAL_UNAVAILABLE, "no memory");
+}
+
+dal_status dal_reload_keys(dal *d)
+{
+    link_keys keys;
+    if (d->link == NULL || d->pid != getpid()) {
+        return dal_fail(d, DAL_UNAVAILABLE, "%s was opened without a key file", d->address);
+    }
+    if (link_keys_load(d->key_file, &keys, d->why, sizeof d->why) != 0) {
+        d->status = DAL_INVALID;
+        return DAL_INVALID;
+    }
+    link_rekey(d->link, &keys);
+    memset(&keys, 0, sizeof keys);
+    return DAL_OK;
 }
 
 static void flush(dal *d);

@@ -308,6 +308,11 @@ class Store:
             raise Invalid(f"node {node!r}: not in the view ({known})")
         self._segment.move(handle, slots[0])
 
+    def reload_keys(self) -> None:
+        """Read the key file again. A rotation adds the new key everywhere, then puts it first, then
+        removes the old one; nothing is interrupted. Raises Invalid, Unavailable."""
+        self._segment.reload_keys()
+
     def inbox(self, name: bytes | str) -> Inbox:
         """Receive what is told to `name`, and announcements, from now on."""
         if self._post is None:
@@ -408,7 +413,8 @@ def open(
     The size is only of interest to the maker; all of it is reserved at once. `readonly` maps it so,
     and takes no client slot.
 
-    `key_file` is the cluster's key, needed for anything over the network. `replicas` is for items
+    `key_file` is the cluster's key, needed for anything over the network; a segment opened with it
+    is a member's, and serves once its server is in the view. `replicas` is for items
     made through this store and `sync` for its writes (never for reads) where a call does not say;
     sync waits until all replicas have it. `timeout_ms` is that of one operation over the network.
     `busy` spins for answers instead of sleeping.

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import statestore
-from statestore import Change, Handle, Home, Kind, Store
+from statestore import Change, Home, Kind, Store
 from statestore.server import write_key_file
 from tests.fakes.state_cluster import NODES, SIZE_BYTES, Cluster, wait_for
 
@@ -423,6 +423,41 @@ def test_a_moved_item_stays_readable_and_keeps_every_write(clustered: Two) -> No
     assert struct.unpack("<q", theirs.read()) == (sum_seen,)
 
 
+# -- threads --
+
+
+def test_threads_may_share_a_store(two: Two) -> None:
+    """One waits for the network, the others run: each its own item, and all the same one."""
+    two.a.create(two.key("all"), bytes(8))
+
+    def work(number: int) -> None:
+        own = two.a.create(two.key(f"own/{number}"), bytes(8))
+        shared = two.b.lookup(two.key("all"))
+        for step in range(1, 101):
+            assert own.add(1) == step
+            shared.add(1)
+            assert struct.unpack("<q", own.read()) == (step,)
+
+    started = [in_a_thread(lambda n=number: work(n)) for number in range(4)]  # type: ignore[misc]
+    for thread, _ in started:
+        thread.join()
+    assert [failures for _, failures in started] == [[]] * 4
+    assert struct.unpack("<q", two.a.lookup(two.key("all")).read()) == (400,)
+
+
+def test_a_store_closed_under_a_thread_that_waits(cluster: Cluster, tmp_path: Path) -> None:
+    write_key_file(tmp_path / "key")  # nobody's: the wait lasts
+    address = f"dal://{cluster.servers[0].address}"
+    store = statestore.open(address, key_file=tmp_path / "key", timeout_ms=500)
+    thread, failures = in_a_thread(lambda: store.lookup("a") and None)
+    wait_for("it has begun", lambda: store.stats()["client_operations"] > 0)
+    store.close()
+    with pytest.raises(statestore.Unavailable, match="closed"):
+        store.lookup("a")
+    thread.join()
+    assert [type(failure) for failure in failures] == [statestore.Unavailable]
+
+
 # -- messages --
 
 
@@ -498,52 +533,3 @@ def test_announcements_reach_every_inbox(clustered: Two) -> None:
 def test_a_message_for_nobody(clustered: Two) -> None:
     with pytest.raises(statestore.NotFound, match="nobody"):
         clustered.a.tell(clustered.key("nobody"), b"")
-
-
-# -- opening --
-
-
-@pytest.mark.parametrize(
-    ("lines", "mode", "says"),
-    [("", 0o600, "no key"), ("1 " + "ab" * 32 + "\n", 0o644, "0600"), ("1 xy\n", 0o600, "line 1")],
-)
-def test_a_key_file_that_will_not_do(
-    cluster: Cluster, tmp_path: Path, lines: str, mode: int, says: str
-) -> None:
-    key_file = tmp_path / "key"
-    key_file.write_text(lines)
-    key_file.chmod(mode)
-    with pytest.raises(statestore.Invalid, match=says):
-        statestore.open(f"dal://{cluster.servers[0].address}", key_file=key_file)
-
-
-def test_over_the_network_a_key_is_needed(cluster: Cluster) -> None:
-    with pytest.raises(statestore.Invalid, match="key file"):
-        statestore.open(f"dal://{cluster.servers[0].address}")
-
-
-def test_with_a_wrong_key_nobody_answers(cluster: Cluster, tmp_path: Path) -> None:
-    write_key_file(tmp_path / "key")
-    address = f"dal://{cluster.servers[0].address}"
-    with (
-        statestore.open(address, key_file=tmp_path / "key", timeout_ms=100) as store,
-        pytest.raises(statestore.Unavailable, match="no server"),
-    ):
-        store.lookup("a")
-
-
-def test_without_a_key_a_member_s_memory_is_all_there_is(cluster: Cluster) -> None:
-    handles: dict[str, Handle] = {}
-    with cluster.beside(0) as store:
-        for node in NODES:
-            handle = store.create(f"keyless/{node}", node.encode(), replicas=0)
-            store.move(handle, node)
-            wait_for("it moves", lambda h=handle, n=node: h.home.master == n)  # type: ignore[misc]
-            handles[node] = handle
-        address = cluster.servers[0].config.address
-        with statestore.open(address) as keyless:
-            assert keyless.lookup("keyless/n0").read() == b"n0"
-            with pytest.raises(statestore.Unavailable, match="key file"):
-                keyless.lookup("keyless/n1").read()
-            with pytest.raises(statestore.Unavailable, match="key file"):
-                keyless.create("keyless/new", b"")

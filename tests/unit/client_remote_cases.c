@@ -86,6 +86,35 @@ static void a_master_that_is_none_any_more(void)
     fake_end(&f);
 }
 
+static void a_master_and_a_leader_that_disagree_are_not_flooded(void)
+{
+    struct fake f;
+    fake_begin(&f, false);
+    int op = fake_start(&f, at(read_a, 2));
+    uint64_t end = f.now + 500 * MS;
+    while (f.now < end) { /* both answer at once, for as long as the map takes */
+        struct heard *h = fake_heard(&f, 2, WIRE_READ);
+        if (h != NULL) {
+            fake_status(&f, h, WIRE_MISS);
+        } else if (fake_heard(&f, 1, WIRE_LOOKUP) != NULL) {
+            say_home(&f, 1, 2);
+        } else {
+            fake_pass(&f, MS / 10);
+        }
+    }
+    CHECK(fake_running(&f, op));
+    CHECK(fake_count(&f, 2, WIRE_READ) < 60 && fake_count(&f, 1, WIRE_LOOKUP) < 60);
+    while (fake_heard(&f, 2, WIRE_READ) == NULL) {
+        if (fake_heard(&f, 1, WIRE_LOOKUP) != NULL) {
+            say_home(&f, 1, 2);
+        }
+        fake_pass(&f, MS);
+    }
+    say_value(&f, 2, "there");
+    CHECK(fake_result(&f, op).status == DAL_OK);
+    fake_end(&f);
+}
+
 static void later_means_again_under_a_new_id(void)
 {
     struct fake f;
@@ -341,6 +370,7 @@ void test_remote(void)
     members_then_map_then_master();
     a_miss_is_confirmed_by_the_leader();
     a_master_that_is_none_any_more();
+    a_master_and_a_leader_that_disagree_are_not_flooded();
     later_means_again_under_a_new_id();
     silence_is_repeated_under_one_id_and_ends_in_doubt();
     a_late_answer_is_an_answer();
