@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from bgf.errors import Fenced, StateError
+from bgf.errors import Fenced, InDoubt, NotNow, StateError
 from bgf.model import Flow, FlowKey
 
 
@@ -38,6 +38,8 @@ class Shared:
         self.journals: dict[str, list[bytes]] = {}
         self.flows: dict[FlowKey, Flow] = {}
         self.refuse: Callable[[str], bool] = lambda operation: False
+        self.not_now: Callable[[str], bool] = lambda operation: False
+        self.doubt: Callable[[str], str] = lambda operation: ""  # or "done", "undone"
 
     def fence(self) -> int:
         self.epoch += 1
@@ -49,6 +51,7 @@ class _Node:
         self.shared = shared
         self.epoch = epoch
         self.fuse = fuse or Fuse()
+        self.doubt = ""
 
     def _write(self, operation: str) -> None:
         self.fuse.step(operation)
@@ -56,6 +59,16 @@ class _Node:
             raise Fenced(f"{operation}: epoch {self.epoch} is older than {self.shared.epoch}")
         if self.shared.refuse(operation):
             raise StateError(f"{operation}: the store is full")
+        if self.shared.not_now(operation):
+            raise NotNow(f"{operation}: a view changes")
+        self.doubt = self.shared.doubt(operation)
+        if self.doubt == "undone":
+            raise InDoubt(f"{operation}: no answer")
+
+    def _written(self, operation: str) -> None:
+        """After the fact: does the writer learn of it?"""
+        if self.doubt == "done":
+            raise InDoubt(f"{operation}: no replica has acknowledged it in time")
 
 
 class NodeJournal(_Node):
@@ -67,6 +80,7 @@ class NodeJournal(_Node):
     def mark(self, call_id: str) -> None:
         self._write("mark")
         self.shared.mark = call_id
+        self._written("mark")
 
     def marked(self) -> str:
         return self.shared.mark
@@ -74,10 +88,12 @@ class NodeJournal(_Node):
     def append(self, call_id: str, entry: bytes) -> None:
         self._write("append")
         self.shared.journals.setdefault(call_id, []).append(entry)
+        self._written("append")
 
     def replace(self, call_id: str, entry: bytes) -> None:
         self._write("replace")
         self.shared.journals[call_id] = [entry]
+        self._written("replace")
 
     def entries(self, call_id: str) -> Sequence[bytes]:
         return tuple(self.shared.journals.get(call_id, ()))
@@ -85,6 +101,7 @@ class NodeJournal(_Node):
     def forget(self, call_id: str) -> None:
         self._write("forget")
         self.shared.journals.pop(call_id, None)
+        self._written("forget")
 
     def calls(self) -> Iterable[str]:
         return tuple(self.shared.journals)
@@ -94,7 +111,9 @@ class NodeFlows(_Node):
     def put(self, flow: Flow) -> None:
         self._write("put")
         self.shared.flows[flow.key] = flow
+        self._written("put")
 
     def drop(self, group: str, key: FlowKey) -> None:
         self._write("drop")
         self.shared.flows.pop(key, None)
+        self._written("drop")
