@@ -203,6 +203,7 @@ class Node:
     life: int = 0
     manager: Manager | None = None
     woken: dict[str, int] = field(default_factory=dict)
+    buried: list[str] = field(default_factory=list)
     events: list[TimelineEvent] = field(default_factory=list)
     armer: FakeArmer = field(init=False)
     addresses: FakeAddresses = field(init=False)
@@ -299,6 +300,7 @@ class World:
             clock=lambda: self.now_ns,
             ready=lambda: node.ready,
             wake_gateway=node.woken.__setitem__,
+            bury=node.buried.append,
             on_event=node.events.append,
         )
         self._turn_later(node, self.now_ns)

@@ -223,3 +223,25 @@ def test_of_two_claimants_one_wins() -> None:
     assert registry.claim("g1", seen, "n2") == Ownership("n2", 2)
     assert registry.claim("g1", seen, "n3") is None
     assert registry.view().owners["g1"] == Ownership("n2", 2)
+
+
+def heard(node: str, *silent: str, paths: tuple[str, ...] = PATHS) -> Member:
+    """A member that once heard all others, and does not hear `silent` on `paths` now."""
+    observing = {other: PATHS for other in NODES if other != node}
+    return Member(node, 1, NOW + LEASE, True, dict.fromkeys(silent, paths), observing)
+
+
+def gone(*members: Member) -> tuple[str, ...]:
+    local = Local({}, NOW + LEASE, watching_since_ns=NOW)
+    view = View({member.node: member for member in members}, {})
+    return decide("n3", POLICY, view, local, NOW).gone
+
+
+def test_who_is_heard_nowhere_by_nobody_is_gone() -> None:
+    assert gone(heard("n1"), heard("n2"), heard("n3")) == ()
+    assert gone(heard("n1"), heard("n2", "n1"), heard("n3", "n1")) == ("n1",)
+    # One path is a dead link, one witness an opinion, one's own silence nothing at all.
+    one_path = heard("n2", "n1", paths=("core",)), heard("n3", "n1", paths=("core",))
+    assert gone(heard("n1"), *one_path) == ()
+    assert gone(heard("n1"), heard("n2"), heard("n3", "n1")) == ()
+    assert gone(heard("n1"), heard("n2"), heard("n3", "n1", "n2")) == ()

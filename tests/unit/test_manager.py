@@ -317,3 +317,27 @@ def test_a_configuration_that_cannot_work_says_what_is_wrong(
     with pytest.raises(FailoverConfigError, match=word) as caught:
         FailoverConfig(**{**values, **change})
     assert "\n" not in str(caught.value)
+
+
+def test_a_machine_that_nobody_hears_is_buried_once_whatever_it_owned() -> None:
+    world = World(4, 2, seed=7)
+    world.run(1000)
+    for victim in ("n4", "n1"):  # a standby, then an owner
+        world.power_off(victim)
+        world.run(500)
+    assert world.nodes["n2"].buried == world.nodes["n3"].buried == ["n4", "n1"]
+    told = [event["node"] for event in world.nodes["n2"].events if event["event"] == "gone"]
+    assert told == ["n4", "n1"]
+    world.power_on("n4")
+    world.run(3_000)
+    world.power_off("n4")
+    world.run(500)
+    assert world.nodes["n2"].buried == ["n4", "n1", "n4"]
+
+
+def test_who_hears_nobody_buries_nobody() -> None:
+    world = World(2, 1, seed=7)
+    world.run(1000)
+    world.power_off("n1")
+    world.run(500)
+    assert world.nodes["n2"].buried == []

@@ -1,0 +1,242 @@
+"""The runtime's small parts: readiness, leases across clocks, parked commands, the feed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import statestore
+from bgf.control import ng
+from bgf.control.client import encode_request
+from bgf.control.server import Incoming
+from bgf.events import PutFlow
+from bgf.model import Address as At
+from bgf.model import Component, Flow
+from bgf.runtime.feed import LATE_POLLS, FlowFeed
+from bgf.runtime.readiness import VALID_MS, Readiness, ReadyMark
+from bgf.runtime.registry_adapters import ClusterRegistry
+from bgf.runtime.served import PARKED_MAX, Served
+from bgf.runtime.store_adapters import EMBEDDED, StoreFlows, StoreJournal
+from bgf.runtime.takeover import Takeover
+from failover.registry import Member, Ownership, RegistryUnavailable
+from statestore.errors import Away, NotServing, Unavailable
+from statestore.registry import EmbeddedRegistry
+from statestore.views import Views
+from tests.fakes.calls import GROUP
+
+MS = 1_000_000
+
+
+@pytest.fixture
+def store(directory: Path) -> Iterator[statestore.Store]:
+    with statestore.open(f"dal://{directory}", size_bytes=8 << 20) as opened:
+        yield opened
+
+
+def test_readiness_is_a_word_that_ages(tmp_path: Path) -> None:
+    readiness, now_ns = Readiness(tmp_path), 10**12
+    assert not readiness.fresh(now_ns)
+    readiness.publish(ReadyMark(now_ns, 4, 1))
+    assert readiness.fresh(now_ns) and readiness.fresh(now_ns + (VALID_MS - 1) * MS)
+    assert not readiness.fresh(now_ns + VALID_MS * MS)
+    assert not readiness.fresh(now_ns - 1)  # of another boot
+    (tmp_path / "gateway.ready").write_bytes(b"\xffhalf")
+    assert not readiness.fresh(now_ns)
+    assert [path.name for path in tmp_path.iterdir()] == ["gateway.ready"]
+
+
+class Clock:
+    """One host's CLOCK_BOOTTIME."""
+
+    def __init__(self, now_ns: int) -> None:
+        self.now_ns = now_ns
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+def test_a_lease_is_counted_by_the_clock_of_who_reads_it(store: statestore.Store) -> None:
+    """Two hosts whose clocks are an hour apart agree on how long a lease still is, or the reader
+    takes it to be longer: never shorter."""
+    shared = EmbeddedRegistry(store)
+    here, there = Clock(5_000 * MS), Clock(3_600_000 * MS)
+    writer = ClusterRegistry(Views(shared, "/x/", clock=there), 1e12, there)
+    views = Views(shared, "/x/", clock=here)
+    reader = ClusterRegistry(views, 1e12, here)
+    writer.publish(Member("n1", 1, there.now_ns + 800 * MS, ready=True))
+    member = reader.view().members["n1"]
+    seen_ns = views.view().seen_ns["n1"]
+    assert member.lease_deadline_ns == seen_ns + 800 * MS
+    writer.publish(Member("n1", 1, there.now_ns - 1))  # over already
+    assert reader.view().members["n1"].lease_deadline_ns <= views.view().seen_ns["n1"]
+    assert reader.claim("g1", Ownership(), "n2") == Ownership("n2", 1)
+    assert writer.view().owners == {"g1": Ownership("n2", 1)}
+
+
+def test_a_view_that_is_too_old_is_no_view(store: statestore.Store) -> None:
+    views = Views(EmbeddedRegistry(store), "/x/")
+    far = Clock(views.view().current_ns + 10**15)
+    with pytest.raises(RegistryUnavailable, match="nothing heard from etcd for"):
+        ClusterRegistry(views, 500, far).view()
+
+
+def incoming(cookie: str, port: int = 5000) -> Incoming:
+    datagram = encode_request(cookie, {"command": "ping"})
+    return Incoming(ng.decode(datagram)[1], datagram, ("10.30.0.5", port))
+
+
+def test_commands_wait_for_a_takeover_once_each_and_not_without_end() -> None:
+    served = Served(GROUP)
+    assert served.role == "standby"
+    served.park(incoming("a"))
+    served.park(incoming("b"))
+    served.park(incoming("a"))  # the same again
+    served.park(incoming("a", port=5001))  # somebody else's
+    kept = served.unpark()
+    assert [(i.request.cookie, i.peer[1]) for i in kept] == [("a", 5000), ("b", 5000), ("a", 5001)]
+    assert served.unpark() == []
+    for number in range(PARKED_MAX + 10):
+        served.park(incoming(f"c{number}"))
+    assert len(served.unpark()) == PARKED_MAX
+
+
+def test_a_takeover_waits_for_the_state_plane(directory: Path) -> None:
+    tries = []
+
+    def opened() -> statestore.Store:
+        tries.append(1)
+        if len(tries) < 3:
+            raise NotServing("not in the view yet")
+        return statestore.open(f"dal://{directory}", size_bytes=8 << 20)
+
+    async def run() -> None:
+        takeover = Takeover(opened, EMBEDDED)
+        assert await takeover.prepare("g1", 4)
+        assert await takeover.prepare("g1", 4)  # again, after a restart
+        assert not await takeover.prepare("g1", 3)
+        takeover.close()
+
+    asyncio.run(run())
+    assert len(tries) == 3
+    with statestore.open(f"dal://{directory}") as store:
+        assert store.fence("g1") == 4
+
+
+def test_an_owner_keeps_his_mark_and_removes_the_one_before(store: statestore.Store) -> None:
+    def owner(epoch: int) -> StoreJournal:
+        store.raise_fence("g1", epoch)
+        return StoreJournal(store, "g1", store.grant("g1", epoch))
+
+    first = owner(9)
+    first.mark("call-9")
+    second = owner(10)
+    assert second.marked() == "call-9"
+    second.settle()
+    assert [h.key for h in store.scan("m/")] == [b"m/g1/9"]
+    second.mark("call-10")
+    assert [h.key for h in store.scan("m/")] == [b"m/g1/10"]
+    assert owner(11).marked() == "call-10"
+    again = StoreJournal(store, "g1", store.grant("g1", 11))  # of the same epoch, restarted
+    again.mark("call-11")
+    assert again.marked() == "call-11"
+
+
+def flow(port: int) -> Flow:
+    return Flow(
+        "g1", "call", 0, Component.RTP,
+        "access", At("fd00:a::101", port), "core", At("10.20.0.101", port + 2),
+    )  # fmt: skip
+
+
+class Handle:
+    """A handle whose copy has not come here yet."""
+
+    def __init__(self, handle: statestore.Handle, copy: Callable[[], bool]) -> None:
+        self._handle = handle
+        self._copy = copy
+        self.key = handle.key
+
+    def read_local(self) -> bytes:
+        if not self._copy():
+            raise Away("no copy here")
+        return self._handle.read_local()
+
+    def read(self) -> bytes:
+        return self._handle.read()
+
+
+class Thin:
+    """A store some of whose items are elsewhere, and which may not answer."""
+
+    def __init__(self, store: statestore.Store) -> None:
+        self._store = store
+        self.copies = True
+        self.answers = True
+
+    def watch(self, prefix: bytes) -> statestore.Watch:
+        return self._store.watch(prefix)
+
+    def scan(self, prefix: bytes) -> Iterator[Handle]:
+        for handle in self._store.scan(prefix):
+            yield Handle(handle, lambda: self.copies)
+
+    def lookup(self, key: bytes) -> Handle:
+        if not self.answers:
+            raise Unavailable("nobody answers")
+        return Handle(self._store.lookup(key), lambda: self.copies)
+
+
+def test_the_feed_waits_for_copies_and_asks_for_late_ones(store: statestore.Store) -> None:
+    flows = StoreFlows(store, "g1", store.grant("g1", 1))
+    thin = Thin(store)
+    feed = FlowFeed(thin)  # type: ignore[arg-type]
+    thin.copies = False
+    flows.put(flow(30_000))
+    assert feed.poll() == [] and feed.missing == 1
+    thin.copies = True
+    flows.put(flow(30_000))  # its copy comes: that is a change as well
+    assert feed.poll() == [PutFlow(flow(30_000))] and feed.missing == 0
+    thin.copies = False
+    flows.put(flow(30_002))
+    told = [effect for _ in range(LATE_POLLS + 2) for effect in feed.poll()]
+    assert told == [PutFlow(flow(30_002))] and feed.missing == 0
+
+
+def test_a_feed_read_anew_keeps_what_it_knows_until_the_copy_comes(
+    store: statestore.Store,
+) -> None:
+    flows = StoreFlows(store, "g1", store.grant("g1", 1))
+    flows.put(flow(30_000))
+    thin = Thin(store)
+    feed = FlowFeed(thin)  # type: ignore[arg-type]
+    assert feed.load() == [PutFlow(flow(30_000))]
+    thin.copies = False
+    assert feed.load() == [] and feed.missing == 1
+    assert set(feed.everything()) == {flow(30_000)}
+
+
+def test_a_change_that_cannot_be_looked_up_now_is_not_forgotten(store: statestore.Store) -> None:
+    flows = StoreFlows(store, "g1", store.grant("g1", 1))
+    thin = Thin(store)
+    feed = FlowFeed(thin)  # type: ignore[arg-type]
+    flows.put(flow(30_000))
+    thin.answers = False
+    assert feed.drain() == [] and feed.missing == 1
+    thin.answers = True
+    told = [effect for _ in range(LATE_POLLS + 2) for effect in feed.poll()]
+    assert told == [PutFlow(flow(30_000))]
+
+
+def test_the_marked_calls_flows_are_read_from_their_masters(store: statestore.Store) -> None:
+    flows = StoreFlows(store, "g1", store.grant("g1", 1))
+    for port in (30_000, 30_002):
+        flows.put(flow(port))
+    feed = FlowFeed(store)
+    feed.load()
+    known = list(feed.flows("g1").values())
+    flows.drop("g1", flow(30_000).key)  # what the copies here do not know yet
+    assert feed.as_recorded(known, "call") == [flow(30_002)]
+    assert feed.as_recorded(known, "another") == known
