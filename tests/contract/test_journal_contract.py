@@ -1,5 +1,5 @@
 """One suite for the journal and flow store of the hands: the fake of the simulations, and the
-state store's adapters on a real segment."""
+state store's adapters on an embedded segment and on a cluster."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from bgf.events import Command, Verb
 from bgf.hands import FlowStore, Journal
 from bgf.model import Address, Component, Flow
 from bgf.runtime.feed import FlowFeed
-from bgf.runtime.store_adapters import StoreFlows, StoreJournal
+from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
+from statestore.member_records import Timers
+from statestore.server import local_cluster
 from tests.fakes.journal import NodeFlows, NodeJournal, Shared
 
+# Nobody's death is the subject here: a busy machine must not look like one.
+PATIENT = Timers(lease_ms=20_000, renew_ms=500, suspect_ms=30_000, patience_ms=1_000)
 LONG_CALL_ID = "x" * 240 + "@example.com"
 
 
@@ -39,10 +43,15 @@ def fake() -> World:
     )
 
 
-def real(store: statestore.Store) -> World:
+def real(
+    store: statestore.Store, journals: Copies = EMBEDDED, pinholes: Copies = EMBEDDED
+) -> World:
     def node(epoch: int) -> tuple[Journal, FlowStore]:
         grant = store.grant("g1", epoch)
-        return StoreJournal(store, "g1", grant), StoreFlows(store, "g1", grant)
+        return (
+            StoreJournal(store, "g1", grant, journals),
+            StoreFlows(store, "g1", grant, pinholes),
+        )
 
     def fence() -> int:
         epoch = store.fence("g1") + 1
@@ -63,9 +72,26 @@ def store(directory: Path) -> Iterator[statestore.Store]:
         yield opened
 
 
-@pytest.fixture(params=["fake", "real"])
-def world(request: pytest.FixtureRequest, store: statestore.Store) -> World:
-    return fake() if request.param == "fake" else real(store)
+@pytest.fixture
+def clustered(directory: Path) -> Iterator[statestore.Store]:
+    """A client of one member of two."""
+    with (
+        local_cluster(2, directory / "cluster", timers=PATIENT) as cluster,
+        statestore.open(
+            cluster.addresses[1], create=False, key_file=cluster.key_file, timeout_ms=20_000
+        ) as opened,
+    ):
+        yield opened
+
+
+@pytest.fixture(params=["fake", "embedded", "cluster"])
+def world(request: pytest.FixtureRequest) -> World:
+    if request.param == "fake":
+        return fake()
+    if request.param == "embedded":
+        return real(request.getfixturevalue("store"))
+    store = request.getfixturevalue("clustered")
+    return real(store, Copies(2, sync=True), Copies(EVERYWHERE, sync=True))
 
 
 def entry(call_id: str, number: int = 0) -> bytes:
