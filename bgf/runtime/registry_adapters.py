@@ -104,7 +104,9 @@ def etcd_registry(cluster: StateCluster, timeout_ms: int = ETCD_TIMEOUT_MS) -> E
     if cluster.etcd_ca_file is not None:
         files = (cluster.etcd_ca_file, cluster.etcd_cert_file, cluster.etcd_key_file)
         tls = Tls(*(None if file is None else str(file) for file in files))
-    return EtcdRegistry(cluster.etcd, EtcdOptions(timeout_ms=timeout_ms, tls=tls))
+    # At least two endpoints are asked within the time.
+    options = EtcdOptions(timeout_ms=timeout_ms, attempt_ms=min(200, timeout_ms // 2), tls=tls)
+    return EtcdRegistry(cluster.etcd, options)
 
 
 def failover_prefix(cluster: StateCluster) -> str:
