@@ -1,6 +1,6 @@
 /* Messages for this process: inboxes, what was pushed into them, interest in changes.
  *
- * Knows: at most once, in order, by numbers per pusher. Must not know: how a message finds its server.
+ * Knows: at most once, in order, by the pusher's ids. Must not know: how a message finds its server.
  *
  * A message is acknowledged once it is held here for the process; there is room for
  * DAL_INBOX_MESSAGES_MAX of them. Registrations are told again and again: a server that has started
@@ -71,15 +71,16 @@ void client_watching(client *c, uint64_t now_ns)
     client_tell_server(c, &m);
 }
 
-/* True: not seen yet. */
-static bool fresh(struct inbox *box, uint64_t session, uint64_t number)
+/* True: not seen yet. By the id, which grows with every message as long as its server lives; the
+ * number begins anew when the server makes the inbox anew. */
+static bool fresh(struct inbox *box, uint64_t session, uint64_t id)
 {
     for (uint32_t i = 0; i < box->pushers; i++) {
         if (box->pusher[i].session == session) {
-            if (number <= box->pusher[i].last) {
+            if (id <= box->pusher[i].last) {
                 return false;
             }
-            box->pusher[i].last = number;
+            box->pusher[i].last = id;
             return true;
         }
     }
@@ -88,7 +89,7 @@ static bool fresh(struct inbox *box, uint64_t session, uint64_t number)
         box->pushers--;
     }
     box->pusher[box->pushers].session = session;
-    box->pusher[box->pushers++].last = number;
+    box->pusher[box->pushers++].last = id;
     return true;
 }
 
@@ -105,7 +106,7 @@ static uint8_t accept(client *c, uint64_t session, const wire_msg *m)
     if (message == NULL) {
         return SEG_FULL;
     }
-    if (!fresh(box, session, m->number)) {
+    if (!fresh(box, session, m->id)) {
         free(message);
         return WIRE_OK;
     }

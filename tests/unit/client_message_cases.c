@@ -1,15 +1,15 @@
 /* Messages to a client's inboxes: once, in order, bounded; and told again where they go. */
 #include "client_fake.h"
 
-static void push(struct fake *f, uint32_t server, const char *inbox, uint64_t number,
-                 const char *text)
+static void push_id(struct fake *f, uint32_t server, const char *inbox, uint64_t id, uint64_t number,
+                    const char *text)
 {
     uint8_t bytes[1024];
     wire_msg m = {.type = WIRE_PUSH,
                   .slot = (uint8_t)server,
                   .mask = WIRE_EPOCH | WIRE_ID | WIRE_NUMBER | WIRE_KEY | WIRE_VALUE,
                   .epoch = 5,
-                  .id = 5000 + number,
+                  .id = id,
                   .number = number,
                   .key = inbox,
                   .key_len = strlen(inbox),
@@ -18,6 +18,12 @@ static void push(struct fake *f, uint32_t server, const char *inbox, uint64_t nu
     size_t len = wire_encode(&m, bytes, sizeof bytes);
     CHECK(len > 0 && link_send(f->server[server], &f->client_address, bytes, len, 0, f->now));
     fake_pump(f);
+}
+
+static void push(struct fake *f, uint32_t server, const char *inbox, uint64_t number,
+                 const char *text)
+{
+    push_id(f, server, inbox, 5000 + number, number, text);
 }
 
 /* What the client answered last. */
@@ -64,6 +70,8 @@ static void once_and_in_order(void)
     CHECK(client_take(f.c, buf, sizeof buf, &len, name) == DAL_TOO_BIG && len == 3);
     CHECK(took(&f, "box", "one") && took(&f, "box", "two"));
     CHECK(client_take(f.c, buf, sizeof buf, &len, name) == DAL_NOT_FOUND);
+    push_id(&f, 0, "box", 9000, 1, "late"); /* made anew by the same server: its numbers begin anew */
+    CHECK(answered(&f, 0) == WIRE_OK && took(&f, "box", "late"));
     fake_restart(&f, 0); /* begins to number anew */
     push(&f, 0, "box", 1, "anew");
     fake_pass(&f, 600 * MS);
