@@ -48,7 +48,7 @@ class Timers:
     detect_multiplier: int = 3
     lease_ms: int = 1_000
     announce_interval_ms: int = 5_000
-    state_profile: str = "lab"
+    state_profile: str = "fast"
 
 
 def _split(address: str) -> tuple[str, int]:

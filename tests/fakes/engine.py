@@ -8,8 +8,8 @@ from __future__ import annotations
 import itertools
 import threading
 
-from statestore.errors import Away, NotFound, Unavailable
 from statestore.engine import ServerConfig
+from statestore.errors import Away, NotFound, Unavailable
 from statestore.store import now_ns
 
 PORTS = itertools.count(7400)

@@ -100,7 +100,7 @@ def wait_for(what: str, true: Callable[[], bool]) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     run_dir = Path(f"/run/bgf-test-{os.getpid()}")
     # Patient timers: here a stalled machine must not look like a death (the drill has the fast).
-    timers = Timers(50, 6, lease_ms=2_000, state_profile="fast")
+    timers = Timers(50, 6, lease_ms=2_000)
     lab = Lab(run_dir, prefix=f"c{os.getpid() % 10_000}-", timers=timers)
     with lab.exclusive():
         try:
