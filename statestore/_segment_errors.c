@@ -4,6 +4,8 @@
  */
 #include "_segment.h"
 
+#include <unistd.h>
+
 PyObject *errors;
 
 static PyObject *fail_as(const char *name, PyObject *text, uint64_t epoch_seen)
@@ -87,7 +89,7 @@ PyObject *fail(Segment *o, dal_status status, PyObject *key, uint64_t epoch_seen
     default:
         if (o->d == NULL || o->closing) {
             format = "item %R: %U is closed";
-        } else if (o->d->s != NULL && !seg_usable(o->d->s)) {
+        } else if (o->d->pid != getpid() || (o->d->s != NULL && !seg_usable(o->d->s))) {
             format = "item %R: %U was opened before a fork; open it again in the child";
         } else if (detail[0] != '\0') {
             text = PyUnicode_FromFormat("item %R: %s (%U); try again", key, detail, path);

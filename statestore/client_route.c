@@ -245,7 +245,8 @@ bool client_find(client *c, uint32_t n, uint64_t *auth, uint8_t *master)
     } else if (p->auth != 0 && p->remote_slot < SEG_SLOTS_MAX && o->r.verb != CLIENT_LOOKUP) {
         *auth = p->auth;
         home = (seg_home){.master = p->remote_slot};
-        found = !refused(o, *auth, home.master);
+        /* A hint that names somebody who has left is none. */
+        found = !refused(o, *auth, home.master) && client_present(v, home.master, 0);
     }
     if (!found) {
         uint8_t server = client_server(c);

@@ -191,6 +191,11 @@ static void a_silent_member_that_leaves_the_view(void)
     say_value(&f, 0, "promoted");
     t = fake_result(&f, reads);
     CHECK(t.status == DAL_OK && t.len == 8);
+    int op = fake_start(&f, at(add_a, 2)); /* a handle that still thinks of it */
+    CHECK(fake_heard(&f, 0, WIRE_LOOKUP) != NULL || fake_heard(&f, 1, WIRE_LOOKUP) != NULL);
+    say_home(&f, fake_heard(&f, 0, WIRE_LOOKUP) != NULL ? 0 : 1, 0);
+    fake_answer(&f, fake_heard(&f, 0, WIRE_ADD), (wire_msg){.mask = WIRE_NUMBER, .number = 4});
+    CHECK(fake_result(&f, op).number == 4);
     fake_end(&f);
 }
 
