@@ -70,7 +70,8 @@ class Journal(Protocol):
 class FlowStore(Protocol):
     """Explicit state: one item per flow; errors as for Journal."""
 
-    def put(self, flow: Flow) -> None: ...
+    def put(self, *flows: Flow) -> None:
+        """Record all of them; after a failure some may be, and all are tried again."""
 
     def drop(self, group: str, key: FlowKey) -> None:
         """Delete; an unknown one is ignored."""
@@ -118,11 +119,15 @@ class ActiveHands:
 
     def perform(self, effects: Sequence[Effect]) -> None:
         """Raises StateError, Fenced or DatapathError; what follows the failure is not done."""
+        puts: list[Flow] = []
         for effect in effects:
             if isinstance(effect, PutFlow):
-                self._flows.put(effect.flow)
+                puts.append(effect.flow)
             elif isinstance(effect, DropFlow):
+                self._flows.put(*puts)
+                puts.clear()
                 self._flows.drop(effect.group, effect.key)
+        self._flows.put(*puts)
         _install(self._datapath, effects)
         for effect in effects:
             if isinstance(effect, Forget):

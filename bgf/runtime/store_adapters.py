@@ -275,28 +275,48 @@ class StoreFlows:
         self._copies = copies
         self._guard = _Guard(group)
         self._handles: dict[FlowKey, statestore.Handle] = {}
+        self._made: set[FlowKey] = set()
 
-    def put(self, flow: Flow) -> None:
-        self._guard(lambda: self._put(flow))
+    def put(self, *flows: Flow) -> None:
+        if flows:
+            self._guard(lambda: self._put(flows))
 
-    def _put(self, flow: Flow) -> None:
-        """Most flows are new: to try that first saves asking whether they are."""
-        value = _encode(flow)
-        handle = self._handles.get(flow.key)
-        if handle is not None:
-            with contextlib.suppress(store_errors.NotFound):
-                handle.write(value, grant=self._grant, **self._copies.of_write())
-                return
-        key, capacity = flow_item_key(flow.group, flow.key), max(FLOW_CAPACITY_BYTES, len(value))
-        how = self._copies.of_new()
+    def _put(self, flows: Sequence[Flow]) -> None:
+        """New ones are made all at once: most are new, and each alone would be a journey."""
+        new = [flow for flow in flows if flow.key not in self._made]
+        if new:
+            pairs = [(flow_item_key(flow.group, flow.key), _encode(flow)) for flow in new]
+            capacity = max(FLOW_CAPACITY_BYTES, *(len(value) for _, value in pairs))
+            there = set(
+                self._store.create_many(
+                    pairs,
+                    capacity=capacity,
+                    grant=self._grant,
+                    replicas=self._copies.replicas,
+                )
+            )
+            for flow, (key, _) in zip(new, pairs, strict=True):
+                if key in there:
+                    self._replace(flow)
+                self._made.add(flow.key)
+        for flow in flows:
+            if flow not in new:
+                self._replace(flow)
+
+    def _replace(self, flow: Flow) -> None:
+        value, key = _encode(flow), flow_item_key(flow.group, flow.key)
         try:
-            handle = self._store.create(key, value, capacity=capacity, grant=self._grant, **how)
-        except store_errors.Exists:
+            handle = self._handles.get(flow.key) or self._store.lookup(key)
+            handle.write(value, grant=self._grant, **self._copies.of_write())
+        except store_errors.NotFound:
+            capacity = max(FLOW_CAPACITY_BYTES, len(value))
+            how = self._copies.of_new()
             handle = self._store.put(key, value, capacity=capacity, grant=self._grant, **how)
         self._handles[flow.key] = handle
 
     def drop(self, group: str, key: FlowKey) -> None:
         handle = self._handles.pop(key, None)
+        self._made.discard(key)
         if handle is None:
             handle = self._guard(lambda: _found(self._store, flow_item_key(group, key)))
         if handle is not None:

@@ -108,10 +108,11 @@ class NodeJournal(_Node):
 
 
 class NodeFlows(_Node):
-    def put(self, flow: Flow) -> None:
-        self._write("put")
-        self.shared.flows[flow.key] = flow
-        self._written("put")
+    def put(self, *flows: Flow) -> None:
+        for flow in flows:
+            self._write("put")
+            self.shared.flows[flow.key] = flow
+            self._written("put")
 
     def drop(self, group: str, key: FlowKey) -> None:
         self._write("drop")
