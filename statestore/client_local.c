@@ -59,13 +59,14 @@ static void unserved(client *c, uint32_t n)
     client_finish(c, n, DAL_NOT_SERVING, why);
 }
 
-/* True: the item is ours, frozen for a move. */
+/* True: the item is ours, frozen for a move. Our own bit among the learners says that we are its new
+ * master and have not begun. */
 static bool ours(client *c, struct operation *o, seg_facts *f)
 {
     seg_handle h = handle_of(o);
     const seg_cluster *v = client_members(c);
     return h.item != 0 && seg_facts_read(c->local, &h, f) == SEG_OK && !f->stub &&
-           f->home.master == v->self;
+           f->home.master == v->self && (f->home.learners >> v->self & 1) == 0;
 }
 
 static bool read_memory(client *c, uint32_t n)

@@ -225,6 +225,20 @@ void node_set_lease(node *n, uint64_t deadline_ns, uint64_t now_ns)
     node_refresh_serving(n);
 }
 
+/* Is somebody of the old view missing who has not left in good order? */
+static bool unclean(const node_view *old, const node_view *new)
+{
+    uint16_t gone = 0;
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        if ((old->present & BIT(s)) != 0 &&
+            ((new->present & BIT(s)) == 0 ||
+             new->member[s].incarnation != old->member[s].incarnation)) {
+            gone |= BIT(s);
+        }
+    }
+    return (gone & (uint16_t)~new->left) != 0;
+}
+
 void node_set_view(node *n, const node_view *v, uint64_t now_ns)
 {
     n->now = now_ns;
@@ -233,8 +247,11 @@ void node_set_view(node *n, const node_view *v, uint64_t now_ns)
     }
     uint64_t incarnation = seg_generation(n->seg);
     uint64_t before = n->view.epoch;
+    if (before + 1 != v->epoch || unclean(&n->view, v)) {
+        /* Whoever was evicted may serve until its lease ends: nothing begins before. */
+        n->commit_hold = now_ns + n->c.promote_delay_ns;
+    }
     n->view = *v;
-    n->view_at = now_ns;
     n->self = NOBODY;
     for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {
         if ((v->present & BIT(slot)) != 0 && v->member[slot].incarnation == incarnation &&

@@ -89,6 +89,8 @@ void apply_thaw_due(node *n)
         if (f.stub) {
             drop_stub(n, &h);
         } else {
+            f.home.learners &= (uint16_t)~BIT(n->self);
+            (void)seg_home_write(n->seg, &h, &f.home);
             thaw(n, &h, n->view.epoch << NODE_EPOCH_SHIFT);
             n->stats.thawed++;
         }
@@ -238,7 +240,7 @@ static void apply_place(node *n, const wire_msg *m)
 }
 
 /* One item whose home names a dead slot. */
-static void bequeath(node *n, seg_handle *h, seg_facts *f, uint16_t dead, uint16_t left)
+static void bequeath(node *n, seg_handle *h, seg_facts *f, uint16_t dead)
 {
     seg_home home = f->home;
     home.replicas &= (uint16_t)~dead;
@@ -254,10 +256,10 @@ static void bequeath(node *n, seg_handle *h, seg_facts *f, uint16_t dead, uint16
         (void)seg_uproot(n->seg, h);
         return;
     }
-    bool waits = (left & BIT(home.master)) == 0;
     home.master = master;
     home.replicas &= (uint16_t)~BIT(master);
-    home.learners = 0;
+    /* Our own bit among the learners: not begun, not even to be read. */
+    home.learners = master == n->self ? BIT(master) : 0;
     (void)seg_home_write(n->seg, h, &home);
     if (master != n->self) {
         if ((home.replicas & BIT(n->self)) == 0 && !f->stub) {
@@ -268,13 +270,10 @@ static void bequeath(node *n, seg_handle *h, seg_facts *f, uint16_t dead, uint16
     n->stats.promoted++;
     seg_ack(n->seg, h, 0);
 #ifdef DAL_MUTANT_PROMOTE_AT_ONCE
-    waits = false;
+    thaw(n, h, n->view.epoch << NODE_EPOCH_SHIFT);
+#else
+    apply_thaw_later(n, h->item, f->auth);
 #endif
-    if (waits && n->c.promote_delay_ns != 0) {
-        apply_thaw_later(n, h->item, f->auth);
-    } else {
-        thaw(n, h, n->view.epoch << NODE_EPOCH_SHIFT);
-    }
 }
 
 static void apply_view(node *n, const wire_msg *m)
@@ -286,13 +285,11 @@ static void apply_view(node *n, const wire_msg *m)
     bool current = m->auth == n->view.epoch;
     n->viewed = m->auth;
     n->completes = (uint16_t)m->grant_epoch;
-    uint64_t due = n->view_at + n->c.promote_delay_ns;
-    if (n->thaw_at == UINT64_MAX || due > n->thaw_at) {
-        n->thaw_at = due;
-    }
+    n->thaw_at = n->commit_hold;
+    n->thaw_seq = m->seq; /* whom an item moved away from may not know it before */
     while (seg_walk(n->seg, &cursor, &h, &f) == SEG_OK) {
         if ((dead & (BIT(f.home.master) | f.home.replicas | f.home.learners)) != 0) {
-            bequeath(n, &h, &f, dead, (uint16_t)m->version);
+            bequeath(n, &h, &f, dead);
         }
     }
     for (uint32_t i = 0; i < n->inboxes; i++) {

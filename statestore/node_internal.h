@@ -211,7 +211,7 @@ struct node {
     bool leaving, left;
     node_phase phase;
     uint8_t self;
-    uint64_t view_at, lease_ns, viewed; /* epoch of the last VIEW applied */
+    uint64_t lease_ns, viewed; /* epoch of the last VIEW applied */
     uint16_t completes;                 /* members that are complete, by the log */
     uint16_t leavers;                   /* and of these about to leave; forgotten with each view */
     uint64_t state_at, fetch_at;

@@ -238,16 +238,11 @@ static void open_epoch(node *n)
     }
     /* Who left in good order is known only if no view was skipped here. */
     uint16_t left = n->viewed + 1 == n->view.epoch ? n->view.left & (uint16_t)~complete : 0;
-    uint16_t unclean = n->completes & (uint16_t) ~(complete | left);
     wire_msg m = {.sub = WIRE_OP_VIEW, .mask = WIRE_AUTH | WIRE_NUMBER | WIRE_VERSION | WIRE_GRANT_EPOCH,
                   .auth = n->view.epoch, .number = (uint16_t)~complete, .version = left,
                   .grant_epoch = complete};
     n->opened = sequence(n, &m, NOBODY, 0) == WIRE_OK;
     n->view_seq = n->applied;
-    n->commit_hold = 0;
-    if (unclean != 0) {
-        n->commit_hold = n->view_at + n->c.promote_delay_ns;
-    }
     for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
         struct peer *p = &n->peer[s];
         p->acked = p->sent = p->state_applied;
@@ -319,10 +314,14 @@ void lead_state(node *n, const wire_msg *m)
     if (!n->leading) {
         return;
     }
+    bool complete = m->number != 0;
     if (m->id > p->floor) {
+        if (p->floor != 0) { /* another process: it has the whole map, or nothing of a snapshot */
+            p->snapping = false;
+            p->snap_done = complete;
+        }
         p->floor = m->id;
     }
-    bool complete = m->number != 0;
     if (n->opened && p->stated) {
         if (complete && m->seq < p->acked) {
             p->acked = p->sent = m->seq; /* restarted, its last steps were lost */
@@ -386,9 +385,11 @@ void lead_flush(node *n)
 #ifdef DAL_MUTANT_ACK_EARLY
     low = n->applied;
 #endif
-    if (n->now < n->commit_hold && low >= n->view_seq) {
-        low = n->view_seq - 1; /* an evicted member may still serve: promise nothing yet */
+#ifndef DAL_MUTANT_COMMIT_AT_ONCE
+    if (n->now < n->commit_hold) {
+        low = n->committed; /* an evicted member may still serve: promise nothing yet */
     }
+#endif
     if (low > n->committed) {
         n->committed = low;
         n->owe_beat |= n->view.present;

@@ -76,7 +76,8 @@ static void serve_read(node *n, const link_addr *from, uint64_t session, const w
         serve_answer(n, from, session, m->type, &r);
         return;
     }
-    if (f.stub || seg_peek(n->seg, m->key, m->key_len, &h, n->scratch, SEG_VALUE_BYTES_MAX, &len, &f) !=
+    if (f.stub || (!any && f.away && (f.home.learners & BIT(n->self)) != 0) ||
+        seg_peek(n->seg, m->key, m->key_len, &h, n->scratch, SEG_VALUE_BYTES_MAX, &len, &f) !=
                       SEG_OK) {
         serve_refuse(n, from, session, m, any ? SEG_AWAY : WIRE_LATER); /* created, not committed */
         return;
