@@ -94,7 +94,7 @@ void registry_asked(world *w, uint32_t h, void *payload)
                 i->complete = i->complete || q->complete;
                 i->leaving = q->gone && q->epoch == r->view.epoch; /* said of this very view */
                 inside = true;
-                if (r->view.leader == s) {
+                if (r->view.leader == s && q->epoch == r->view.epoch) {
                     r->unwanted = q->unwanted;
                 }
             }
@@ -227,7 +227,10 @@ void registry_decide(world *w)
         return;
     }
     uint16_t left = 0;
-    bool changed = false;
+    /* A leader that was restarted cannot go on in its epoch: the same members in the next one. */
+    uint16_t own = r->view.epoch > 0 ? (uint16_t)(1u << r->view.leader) : 0;
+    bool changed = (r->unwanted & own) != 0;
+    r->unwanted &= (uint16_t)~own;
     for (uint32_t s = 0; s < SEG_SLOTS_MAX; s++) {
         slot_info *i = &r->slot[s];
         if (!i->in_use || (!i->leaving && !has_to_go(w, s))) {
