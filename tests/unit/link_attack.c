@@ -172,6 +172,52 @@ void test_reflection(uint64_t seed)
     world_end(&w);
 }
 
+/* A WELCOME counts only as the answer to our own, unanswered HELLO. */
+void test_welcome(uint64_t seed)
+{
+    struct datagram old = {0}, other = {0};
+    world_begin(&w, seed, 3);
+    w.record = true;
+    world_send(&w, 0, 1, 1, 20, 0);
+    world_run(&w, 5);
+    for (size_t i = 0; i < w.seen_count; i++) {
+        old = w.seen[i].bytes[KIND_AT] == WELCOME ? w.seen[i] : old;
+    }
+    CHECK(old.len > 0, "no WELCOME seen");
+    /* The peer begins anew, we ask, and an old one arrives before the right one. */
+    world_restart(&w, 1);
+    world_run(&w, 60);
+    link_suspect(w.end[0].link, &w.end[1].addr);
+    world_send(&w, 0, 1, 2, 20, 2);
+    CHECK(!world_receive(&w, 0, &old.from, old.bytes, old.len), "before the HELLO is on its way");
+    world_collect(&w);
+    CHECK(!world_receive(&w, 0, &old.from, old.bytes, old.len), "another HELLO's");
+    world_run(&w, 5);
+    world_send(&w, 0, 1, 2, 20, 2);
+    world_run(&w, 5);
+    CHECK(w.end[1].got[2] == 1, "the right one was taken");
+    /* One that answers somebody else's HELLO of the same counter. */
+    world_restart(&w, 0);
+    world_restart(&w, 2);
+    w.seen_count = 0;
+    world_send(&w, 0, 1, 3, 20, 0);
+    world_send(&w, 2, 1, 3, 20, 0);
+    world_collect(&w);
+    for (size_t i = 0; i < w.flying; i++) {
+        world_receive(&w, 1, &w.flight[i].from, w.flight[i].bytes, w.flight[i].len);
+    }
+    w.flying = 0;
+    world_collect(&w);
+    for (size_t i = 0; i < w.flying; i++) {
+        other = w.flight[i].to.ip[15] == w.end[2].addr.ip[15] ? w.flight[i] : other;
+    }
+    CHECK(other.len > 0 && other.bytes[KIND_AT] == WELCOME, "no WELCOME seen");
+    CHECK(!world_receive(&w, 0, &other.from, other.bytes, other.len), "somebody else's");
+    world_run(&w, 5);
+    CHECK(w.end[1].got[3] == 2, "and both are heard");
+    world_end(&w);
+}
+
 /* One datagram with every bit flipped, every length but its own, and other addresses: nothing. Then
  * the datagram itself: that it would have been taken. */
 static void torture(uint32_t end, const struct datagram *d)

@@ -225,15 +225,17 @@ static void rekey(uint32_t end, uint32_t count, const uint8_t *ids)
     link_rekey(w.end[end].link, &keys);
 }
 
-/* Add, promote, remove, at every end in its own time, under load: nothing is lost. */
+/* Add, promote, think again, promote, remove, at every end in its own time, under load: nothing is
+ * lost. */
 void test_rotation(uint64_t seed)
 {
-    static const uint8_t STEP[3][2] = {{1, 2}, {2, 1}, {2, 0}};
+    enum { STEPS = 5 };
+    static const uint8_t STEP[STEPS][2] = {{1, 2}, {2, 1}, {1, 2}, {2, 1}, {2, 0}};
     world_begin(&w, seed, 3);
     w.delay_ms = 2;
     w.record = true;
     uint64_t number = 0;
-    for (uint32_t step = 0; step < 3; step++) {
+    for (uint32_t step = 0; step < STEPS; step++) {
         uint32_t first = (uint32_t)world_random(&w, 3);
         for (uint32_t k = 0; k <= 3; k++) {
             for (uint32_t i = 0; i < 30; i++) {
@@ -244,7 +246,7 @@ void test_rotation(uint64_t seed)
                     world_run(&w, 1);
                 }
             }
-            if (step == 2) {
+            if (step == STEPS - 1) {
                 world_run(&w, 5); /* removed when nothing sealed with it is under way */
             }
             if (k < 3) {

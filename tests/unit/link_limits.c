@@ -108,6 +108,19 @@ void test_partials(uint64_t seed)
         world_run(&w, 1);
     }
     CHECK(w.end[1].deliveries == before && w.end[1].link->partials == 34, "mixed");
+    /* One sending completes another: what is left of it begins nothing anew. */
+    for (uint32_t i = 0; i < 2; i++) {
+        world_send(&w, 0, 1, 310, 5000, 12);
+        world_collect(&w);
+        if (i == 0) {
+            w.flight[0] = w.flight[--w.flying];
+        }
+        world_run(&w, 1);
+    }
+    CHECK(w.end[1].got[310] == 1 && w.end[1].link->partials == 34, "left over");
+    world_send(&w, 0, 1, 310, 5000, 12); /* but a third one is delivered again */
+    world_run(&w, 1);
+    CHECK(w.end[1].got[310] == 2 && w.end[1].link->partials == 34, "left over");
     uint64_t lost = world_stats(&w, 1).dropped_partial;
     world_run(&w, 2100);
     CHECK(w.end[1].link->partials == 0, "expired");
@@ -203,6 +216,66 @@ void test_window(uint64_t seed)
     world_end(&w);
 }
 
+/* A peer forgets us (no room), and speaks first: it is answered under its new index. */
+void test_forgotten(uint64_t seed)
+{
+    world_begin(&w, seed, 2);
+    world_send(&w, 0, 1, 1, 20, 0);
+    world_run(&w, 5);
+    struct peer *p = link_main(w.end[1].link, &w.end[0].addr);
+    CHECK(p != NULL && p->window.floor == 1, "the window begins at the HELLO");
+    for (uint64_t number = 2; number < 20; number += 2) {
+        link_peer_free(w.end[1].link, link_main(w.end[1].link, &w.end[0].addr));
+        uint64_t hellos = world_stats(&w, 0).hellos;
+        world_send(&w, 1, 0, number, 20, 0);
+        world_run(&w, 5);
+        world_send(&w, 0, 1, number + 1, 20, 0);
+        world_run(&w, 5);
+        CHECK(w.end[0].got[number] == 1 && w.end[1].got[number + 1] == 1, "%" PRIu64, number);
+        CHECK(world_stats(&w, 0).hellos == hellos, "one handshake is enough");
+    }
+    world_end(&w);
+}
+
+/* A payload that is one part, sealed: is it taken? */
+static bool takes(uint8_t kind, size_t said, size_t len, uint64_t total, uint64_t number)
+{
+    uint8_t payload[LINK_PAYLOAD_BYTES_MAX] = {kind}, out[LINK_DATAGRAM_BYTES_MAX];
+    struct peer *p = link_main(w.end[0].link, &w.end[1].addr);
+    link_put(payload + 1, said, 2);
+    if (kind == PART_FRAGMENT) {
+        link_put(payload + 3, 7777 + total, 8);
+        link_put(payload + 11, 1, 4);
+        link_put(payload + 15, total, 4);
+        link_put(payload + 19, number, 2);
+    }
+    size_t n = link_seal_data(w.end[0].link, p->theirs, payload, LINK_PART_BYTES + len, out);
+    uint64_t got = 0;
+    bool taken = link_receive(w.end[1].link, &w.end[0].addr, out, n, w.now_ns, nothing, &got);
+    CHECK(got == (taken && kind == PART_WHOLE), "delivered");
+    return taken;
+}
+
+static void bounds(void)
+{
+    const size_t full = LINK_FRAGMENT_HEADER_BYTES + LINK_FRAGMENT_BYTES;
+    const uint64_t f = LINK_FRAGMENT_BYTES;
+    CHECK(takes(PART_WHOLE, 100, 100, 0, 0), "a message");
+    CHECK(!takes(PART_WHOLE, 101, 100, 0, 0), "longer than the payload");
+    CHECK(!takes(PART_WHOLE, 99, 100, 0, 0), "something behind it");
+    CHECK(!takes(PART_WHOLE, 0, 0, 0, 0), "an empty one");
+    CHECK(takes(PART_FRAGMENT, full, full, LINK_MESSAGE_BYTES_MAX, 0), "a fragment");
+    CHECK(takes(PART_FRAGMENT, full, full, 3 * f, 2), "the last one, full");
+    CHECK(!takes(PART_FRAGMENT, full, full, LINK_MESSAGE_BYTES_MAX + 1, 0), "of too long a message");
+    CHECK(!takes(PART_FRAGMENT, full, full, 3 * f, 3), "behind its end");
+    CHECK(!takes(PART_FRAGMENT, full, full, 3 * f, 4), "far behind it");
+    CHECK(!takes(PART_FRAGMENT, full, full, f, 0), "of one that needs no fragments");
+    CHECK(!takes(PART_FRAGMENT, full - 1, full - 1, 3 * f, 0), "short in the middle");
+    CHECK(!takes(PART_FRAGMENT, full, full, 3 * f - 1, 2), "longer than the rest");
+    CHECK(!takes(PART_FRAGMENT, 18, 18, 3 * f, 0), "without bytes");
+    CHECK(!takes(PART_FRAGMENT, 5, 5, 0, 0), "without a header");
+}
+
 /* Payloads that no link of ours would seal, from somebody with the key: counted, never a crash, and
  * nothing is delivered of one that is wrong anywhere. */
 void test_payloads(uint64_t seed)
@@ -213,7 +286,8 @@ void test_payloads(uint64_t seed)
     struct link *l = w.end[0].link;
     struct peer *p = link_main(l, &w.end[1].addr);
     CHECK(p != NULL, "peer");
-    uint64_t malformed = 0;
+    bounds();
+    uint64_t malformed = world_stats(&w, 1).malformed;
     for (uint32_t round = 0; round < 3000; round++) {
         uint8_t payload[LINK_PAYLOAD_BYTES_MAX], out[LINK_DATAGRAM_BYTES_MAX];
         size_t len = 0, parts = 1 + world_random(&w, 3);

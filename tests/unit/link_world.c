@@ -252,7 +252,8 @@ static const struct {
     {"claims", test_claims},     {"reflection", test_reflection},
     {"flips", test_flips},       {"keys", test_keys},         {"rotation", test_rotation},
     {"limits", test_limits},     {"partials", test_partials}, {"peers", test_peers},
-    {"window", test_window},     {"payloads", test_payloads},
+    {"window", test_window},     {"payloads", test_payloads}, {"welcome", test_welcome},
+    {"forgotten", test_forgotten},
 };
 
 int main(int argc, char **argv)

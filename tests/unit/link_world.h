@@ -73,7 +73,6 @@ void world_collect(struct world *w);
 void world_run(struct world *w, uint32_t ms);
 bool world_receive(struct world *w, uint32_t end, const link_addr *from, const void *bytes,
                    size_t len);
-/* Every bound of what is at rest: nothing queued, nothing due. */
 link_stats world_stats(const struct world *w, uint32_t end);
 
 /* One function per mode of the program. */
@@ -84,6 +83,7 @@ void test_restart(uint64_t seed);
 void test_crossing(uint64_t seed);
 void test_replay(uint64_t seed);
 void test_claims(uint64_t seed);
+void test_welcome(uint64_t seed);
 void test_reflection(uint64_t seed);
 void test_flips(uint64_t seed);
 void test_keys(uint64_t seed);
@@ -92,6 +92,7 @@ void test_limits(uint64_t seed);
 void test_partials(uint64_t seed);
 void test_peers(uint64_t seed);
 void test_window(uint64_t seed);
+void test_forgotten(uint64_t seed);
 void test_payloads(uint64_t seed);
 
 #endif

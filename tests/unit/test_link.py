@@ -25,7 +25,20 @@ SOURCES = [
 RUN_TIMEOUT_S = 300
 # Mode -> seeds. Each of the first group tries every case by itself.
 SEEDS = {
-    **dict.fromkeys(("keys", "flips", "reflection", "claims", "limits", "partials", "peers"), 1),
+    **dict.fromkeys(
+        (
+            "keys",
+            "flips",
+            "welcome",
+            "forgotten",
+            "reflection",
+            "claims",
+            "limits",
+            "partials",
+            "peers",
+        ),
+        1,
+    ),
     "crossing": 20,
     "lossy": 150,
     "once": 40,
