@@ -61,6 +61,12 @@ JOIN_S_MAX: Final = 10.0
 PHASES: Final = ("outside", "joining", "changing", "active")
 
 
+def _words(step: Step) -> str:
+    """Where the member stands, and more about it, said once."""
+    standing = step.standing.value
+    return step.sentence if step.sentence.startswith(standing) else f"{standing}: {step.sentence}"
+
+
 def _lock(path: Path) -> int:
     """The lock of a segment's one state server. Raises Unavailable when another one has it."""
     try:
@@ -106,6 +112,11 @@ class Server:
         with contextlib.ExitStack() as undo:
             self._store = statestore.open(config.address, size_bytes=config.size_bytes)
             undo.callback(self._store.close)
+            if self._store.stats()["items"] and not self._store.clustered:
+                raise errors.Unavailable(
+                    f"{config.directory}: its segment holds the items of an embedded store; "
+                    "remove it, or give another directory"
+                )
             self._own_lock = _lock(config.directory / LOCK_NAME)
             undo.callback(os.close, self._own_lock)
             self._engine = engine(config)
@@ -161,11 +172,13 @@ class Server:
         return left
 
     def _leave(self, timeout_ms: float) -> bool:
+        if self._view is None or not self._standing_inside():
+            return True  # there is nothing that it could hand over, or be missed for
         deadline_ns = now_ns() + int(timeout_ms * MS)
         self._say(logging.INFO, f"{self.config.node}: hands over what it is master of")
         self._engine.leave()
         while not self._engine.stats().get("left"):
-            if self._view is None or not self._standing_inside():
+            if not self._standing_inside():
                 return False
             if not self._pause(deadline_ns, "its masters were not handed over in time"):
                 return False
@@ -281,7 +294,7 @@ class Server:
             told.said = said
             quiet = step.standing not in (Standing.REFUSED, Standing.REPLACED, Standing.UNREACHED)
             level = logging.INFO if quiet else logging.WARNING
-            self._say(level, f"{self.config.node}: {step.standing.value}: {step.sentence}")
+            self._say(level, f"{self.config.node}: {_words(step)}")
 
     def _perform(self, action: Propose | Renew) -> None:
         checks, puts, deletes = transaction(self.config.prefix, action)
@@ -338,7 +351,7 @@ class Server:
         if step is None:
             return "has not looked at the registry yet"
         if step.standing is not Standing.INSIDE:
-            return f"{step.standing.value}: {step.sentence}"
+            return _words(step)
         if not stats.get("complete"):
             return "waits for its part of the key map"
         if not stats.get("serving"):

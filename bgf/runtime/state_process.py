@@ -264,6 +264,11 @@ async def run(node: NodeConfig) -> None:
 
 async def _run_embedded(node: NodeConfig) -> None:
     with statestore.open(node.state.address, size_bytes=node.state.size_mb << 20) as store:
+        if store.clustered:
+            raise EnvironmentProblem(
+                f"{node.state.address}: its segment is a cluster member's: add [state.cluster] to "
+                "the file, or remove the segment"
+            )
         embedded = Embedded(node, store)
         embedded.keep_house()
         process = StateProcess(node, embedded)

@@ -213,6 +213,13 @@ def test_moves_keys_and_metrics(cluster: Cluster) -> None:
 
 
 def test_what_cannot_start_is_one_line(cluster: Cluster) -> None:
+    with statestore.open(f"dal://{cluster.directory / 'n9'}", size_bytes=4 << 20) as store:
+        store.put("key", b"value")
+    with pytest.raises(Unavailable, match="holds the items of an embedded store"):
+        Server(cluster.config("n9"), cluster.registry, cluster.world)
+    cluster.start("n2")
+    with pytest.raises(Unavailable, match="another state server has this segment"):
+        Server(cluster.config("n2"), cluster.registry, cluster.world)
     config = replace(cluster.config("n1"), key_file=cluster.directory / "none.key")
     with pytest.raises(Unavailable, match=r"key file .*none\.key: there is none"):
         Server(config, cluster.registry, cluster.world)
