@@ -303,7 +303,8 @@ void client_copy(client *c, uint32_t n)
     c->id[n] = 0;
     o->state = STEP;
     o->at_ns = c->now_ns;
-    bool mine = (status == SEG_OK || status == SEG_TOO_BIG) && f.home.master == v->self;
+    bool mine = (status == SEG_OK || status == SEG_TOO_BIG) && f.home.master == v->self &&
+                (f.home.learners >> v->self & 1) == 0;
     if (o->published && !mine && epoch != o->begun_epoch) {
         client_finish(c, n, DAL_IN_DOUBT, "written here, but another member is master now");
         return;
