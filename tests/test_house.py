@@ -59,6 +59,7 @@ CORES = {
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
     *("failover.registry", "failover.sbfd", "failover.frames"),
+    *("statestore.membership", "statestore.member_records", "statestore.places"),
 }
 NOT_IN_CORES = {
     *("asyncio", "ctypes", "fcntl", "logging", "mmap", "multiprocessing", "os", "pathlib"),

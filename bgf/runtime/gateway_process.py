@@ -401,6 +401,7 @@ class GatewayProcess:
                 name: attachment._asdict() for name, attachment in self.datapath.attachments.items()
             },
             "feed": dict(self.feed.tally + self.tally),
+            "store": {k: v for k, v in self.store.stats().items() if k.startswith("client_")},
             "ng": dict(total),
         }
 
