@@ -478,14 +478,14 @@ static void put(size_t count, const uint8_t *bytes)
 #define PUT(...) put(sizeof((const uint8_t[]){__VA_ARGS__}), (const uint8_t[]){__VA_ARGS__})
 
 /* As `sensible` reads it: no status, everything there, no fence, a short value. */
-static void put_message(uint8_t who, uint8_t type_at, uint8_t flags, uint8_t key, uint8_t number_,
-                        uint8_t auth, uint8_t want)
+static void put_message(uint8_t who, uint8_t type_at, uint8_t flags, uint8_t key, uint8_t id,
+                        uint8_t number_, uint8_t auth, uint8_t want)
 {
     PUT(1, who, type_at, flags, 0);
     if (who >= 16) {
         PUT(1); /* slot */
     }
-    PUT(0, number_);
+    PUT(0, id);
     if (type_at >= 19) {
         PUT(0); /* seq */
     }
@@ -496,6 +496,12 @@ static void put_message(uint8_t who, uint8_t type_at, uint8_t flags, uint8_t key
 static void put_state(uint8_t who)
 {
     PUT(9, 161, who, 0, 0, 0, 1, 0, 0, 0, 0);
+}
+
+/* STATE of one that has to get a snapshot. */
+static void put_joiner(uint8_t who)
+{
+    PUT(9, 171, who, 0, 0, 0, 1, 0, 0, 0, 0);
 }
 
 static void put_beat(uint8_t who)
@@ -517,7 +523,7 @@ static void put_leader(uint8_t who)
 }
 
 /* A member alone, leading two others, or led by one: view, lease, states; then items with and without
- * replicas, and everything else. */
+ * replicas, inboxes and their messages, a joiner, and everything else. */
 size_t fuzz_seed(unsigned number_, uint8_t out[FUZZ_INPUT_BYTES_MAX])
 {
     enum { ALONE, LEADING, LED };
@@ -529,24 +535,35 @@ size_t fuzz_seed(unsigned number_, uint8_t out[FUZZ_INPUT_BYTES_MAX])
     PUT(4, role == LED ? 0 : SELF << 2, role == ALONE ? 2 : 7, 5, 100, 13);
     if (role == LEADING) {
         put_state(0);
-        put_state(2);
+        if (number_ % 2 == 0) {
+            put_state(2);
+        } else {
+            put_joiner(2);
+        }
     } else if (role == LED) {
         put_leader(0);
     }
     PUT(13, 118, 13, 118, 13);
     for (uint8_t i = 0; i < 6 + number_; i++) {
-        put_message(17, 6, i & 1, i, (uint8_t)(i + 1), 0, i % 4); /* CREATE */
+        put_message(17, 6, i & 1, i, (uint8_t)(i + 1), i, 0, i % 4); /* CREATE */
         PUT(13, 118, 13, 13, 13, 13, 13, 13, 118, 13, 13, 13, 13, 13, 13); /* some are statuses */
         if (role == LED) {
             put_beat(0);
         }
         PUT(6, (uint8_t)(1 + i % 5), i, 2, 13); /* a local write */
-        put_message(18, (uint8_t)(i + number_) % 19, 1, i, (uint8_t)(i + 50), 128 + i, 1);
+        put_message(18, (uint8_t)(i + number_) % 19, 1, i, (uint8_t)(2 * i + 1), i, 128 + i, 1);
         if (i % 5 == 4) {
             PUT(27, i); /* a move */
+        } else if (i % 5 == 1) {
+            put_message(18, 17, 0, 130 + i, (uint8_t)(2 * i + 2), 0, 0, 0); /* INBOX */
+            PUT(13, 118, 13, 13, 13, 13);
+            put_message(19, 15, 0, 130 + i, (uint8_t)(2 * i + 1), 0, 0, 0); /* TELL */
+            put_message(19, 16, 0, 0, (uint8_t)(2 * i + 2), 0, 0, 0); /* ANNOUNCE */
+        } else if (i == 7 && role == LEADING) {
+            put_joiner(2);
         }
         PUT(13, 118, 13, 13, 13, 13, 13, 13);
-        put_message(role == LED ? 0 : 2, (uint8_t)(19 + i % 14), 0, i, (uint8_t)(i + 1), 128, 1);
+        put_message(role == LED ? 0 : 2, (uint8_t)(19 + i % 14), 0, i, (uint8_t)(i + 1), i, 128, 1);
     }
     PUT(4, 8, 5, 13, 93); /* another view */
     return (size_t)(pen - out);
