@@ -90,7 +90,7 @@ node *node_new(const node_config *c, uint64_t now_ns)
     seg_cluster was;
     if (seg_clustered(n->seg) && seg_cluster_read(n->seg, &was) == SEG_OK && was.applied != 0) {
         /* The process was restarted over a living segment. */
-        n->restarted = n->complete = true;
+        n->restarted = n->complete = n->forgets = true;
         n->applied = was.applied;
         n->log_first = n->applied + 1;
         n->completes = was.present;

@@ -42,6 +42,7 @@ static struct session *session_of(node *n, uint64_t key, bool make)
         }
         n->session_hand = (n->session_hand + 16) % NODE_SESSIONS_MAX;
         table_remove(&n->session_by_key, n->session[i].key);
+        n->forgets = true;
     }
     struct session *s = &n->session[i];
     if (s->answer == NULL) {
@@ -77,15 +78,21 @@ void serve_answer(node *n, const link_addr *to, uint64_t session, uint8_t type, 
 bool serve_repeated(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
 {
     struct session *s = session_of(n, session, false);
-    if (s == NULL && (m->flags & WIRE_REPEAT) != 0) {
+    /* Not in the table, and we may have had another table: an earlier process, or this session was
+     * dropped from it. */
+    bool unknown = s == NULL || (n->forgets && m->id < s->first);
+    if (unknown && (m->flags & WIRE_REPEAT) != 0) {
         wire_msg r = {.status = WIRE_IN_DOUBT, .id = m->id};
         n->stats.in_doubt++;
         node_answer(n, from, &r);
         return true;
     }
-    s = s == NULL ? session_of(n, session, true) : s;
     if (s == NULL) {
-        return true;
+        s = session_of(n, session, true);
+        if (s == NULL) {
+            return true;
+        }
+        s->first = m->id;
     }
     struct answer *a = &s->answer[m->id % NODE_REPLIES_MAX];
     if (a->id > m->id) {

@@ -106,7 +106,7 @@ struct flight {
 enum move_state { M_FILL = 1, M_FROZEN, M_PROPOSED };
 
 struct move {
-    bool live, repair, deleting;
+    bool live, repair;
     uint8_t state, to;
     uint32_t item;
     uint64_t auth;
@@ -133,7 +133,7 @@ struct answer {
 
 struct session {
     bool live;
-    uint64_t key, used;
+    uint64_t key, used, first; /* first: the id that it began with */
     struct answer *answer; /* NODE_REPLIES_MAX */
 };
 
@@ -186,6 +186,8 @@ struct peer { /* as the leader sees a member */
     uint64_t acked, sent, ack_at, resend_at;
     uint64_t state_applied;
     bool stated, state_complete;
+    uint64_t relay_at;
+    uint32_t relays; /* in vain */
     uint64_t floor; /* its proposals below are an earlier process's */
     /* snapshot to it */
     bool snapping, snap_done;
@@ -232,6 +234,7 @@ struct node {
     uint64_t propose_at;
     uint32_t fetches;
     bool owe_ack, owe_pump;
+    uint64_t lag_at; /* the leader is told that we lag not before */
     uint16_t owe_beat;
     bool stuck; /* an operation cannot be applied here (no room) */
 
@@ -250,6 +253,7 @@ struct node {
     table session_by_key;
     struct session *session;
     uint32_t sessions, session_hand;
+    bool forgets; /* some answers that were given are in no table */
 
     struct dirty { uint32_t item; uint64_t auth, due; } *dirty;
     uint32_t dirty_head, dirty_count;
@@ -333,8 +337,8 @@ void map_view(node *n);
 /* Propose an operation; 0: no room. `m` holds its fields; type, id, epoch are filled in. */
 uint32_t map_propose(node *n, wire_msg *m, enum proposal_kind kind, uint32_t ref);
 bool map_active(const node *n);
-/* Forget a proposal; it is known that it was not sequenced. */
-void map_withdraw(node *n, uint32_t proposal);
+/* Forget a proposal, if it is not in the log; to be asked when the log is known to be whole. */
+bool map_withdraw(node *n, uint32_t proposal);
 /* The auth that the CREATE at this place gave; 0: it is not in the log any more. */
 uint64_t map_auth(const node *n, uint64_t seq);
 

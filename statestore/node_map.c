@@ -53,6 +53,7 @@ size_t map_send_op(node *n, uint8_t to, uint64_t seq)
 {
     struct op_bytes *op = &n->log[seq % NODE_LOG_OPS_MAX];
     stamp(n, op);
+    op->bytes[SLOT_AT] = n->view.leader; /* whoever passes it on */
     node_say_bytes(n, to, op->bytes, op->len, seq << 3 | 5);
     return op->len;
 }
@@ -123,15 +124,17 @@ uint64_t map_auth(const node *n, uint64_t seq)
     return op->seq == seq && op->bytes != NULL && wire_decode(op->bytes, op->len, &m) ? m.auth : 0;
 }
 
-void map_withdraw(node *n, uint32_t i)
+bool map_withdraw(node *n, uint32_t i)
 {
     struct proposal *p = &n->proposal[i];
-    if (p->live && p->seq == 0) {
-        table_remove(&n->proposal_by_id, p->id);
-        free(p->bytes);
-        *p = (struct proposal){0};
-        pool_give(&n->proposals, i);
+    if (i == 0 || !p->live || p->seq != 0) {
+        return false;
     }
+    table_remove(&n->proposal_by_id, p->id);
+    free(p->bytes);
+    *p = (struct proposal){0};
+    pool_give(&n->proposals, i);
+    return true;
 }
 
 void map_proposal_applied(node *n, uint64_t id, uint64_t seq)
@@ -245,7 +248,8 @@ static void take_beat(node *n, const wire_msg *m)
             n->thaw_seq = n->applied;
         }
     }
-    if (m->seq > n->applied) {
+    if (m->seq > n->applied && n->now >= n->lag_at) {
+        n->lag_at = n->now + n->c.resend_ns / 4; /* else BEAT and answer would chase each other */
         n->owe_ack = true; /* something was lost: say where we are */
     }
 }
@@ -256,8 +260,9 @@ static void take_fetch(node *n, const wire_msg *m)
     if (m->slot != n->view.leader) {
         return;
     }
+    uint8_t to = (m->mask & WIRE_NUMBER) != 0 ? m->number & 15 : m->slot;
     for (uint64_t seq = m->seq; seq >= n->log_first && seq <= n->applied && bytes < NODE_BURST_BYTES; seq++) {
-        bytes += map_send_op(n, m->slot, seq);
+        bytes += map_send_op(n, to, seq);
     }
 }
 

@@ -110,7 +110,7 @@ static void propose(node *n, uint32_t i, const seg_facts *f)
     seg_home home = f->home;
     home.learners = 0;
     if (m->repair) {
-        home.replicas |= BIT(m->to);
+        home.replicas |= (uint16_t)(BIT(m->to) & ~BIT(n->self));
     } else {
         home.master = m->to;
         home.replicas &= (uint16_t)~BIT(m->to);
@@ -176,16 +176,22 @@ void move_placed(node *n, uint32_t i, uint8_t status)
     }
 }
 
-/* Targets that have died take nothing; what was frozen for them waits as promotion does. */
+/* Targets that have died take nothing; what was frozen for them waits as promotion does. What was proposed
+ * and is not in the log named the homes of the old view: it is proposed anew. */
 void move_view(node *n)
 {
     for (uint32_t i = 1; i <= n->moves.used; i++) {
         struct move *m = &n->move[i];
-        if (m->live && (n->completes & n->view.present & BIT(m->to)) == 0) {
-            if (m->state == M_PROPOSED && m->proposal != 0) {
-                map_withdraw(n, m->proposal);
-            }
+        if (!m->live) {
+            continue;
+        }
+        bool open = m->state == M_PROPOSED && map_withdraw(n, m->proposal);
+        if ((n->completes & n->view.present & BIT(m->to)) == 0) {
             abandon(n, i, false);
+        } else if (open && m->to == n->self) {
+            abandon(n, i, true); /* one copy less: looked at again by the walk */
+        } else if (open) {
+            m->state = m->repair ? M_FILL : M_FROZEN;
         }
     }
 }
@@ -209,12 +215,34 @@ void move_forget_item(node *n, uint32_t item)
 
 /* ---- repair ---- */
 
+/* One copy more than wanted, after a member that was to leave has stayed. */
+static void drop_one(node *n, const seg_handle *h, const seg_facts *f)
+{
+    uint32_t i;
+    seg_facts less = *f;
+    if (f->away || table_get(&n->move_by_item, h->item, &i) || (i = pool_take(&n->moves)) == 0) {
+        return;
+    }
+    if (!table_put(&n->move_by_item, h->item, i)) {
+        pool_give(&n->moves, i);
+        return;
+    }
+    n->move[i] = (struct move){.live = true, .repair = true, .to = n->self, .item = h->item,
+                               .auth = h->auth};
+    less.home.replicas &= (uint16_t)~BIT(node_pick(f->home.replicas, f->auth));
+    propose(n, i, &less);
+}
+
 static void repair_one(node *n, const seg_handle *h, const seg_facts *f)
 {
     uint16_t others = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(n->self));
     uint32_t have = (uint32_t)__builtin_popcount(f->home.replicas & others);
     uint32_t can = (uint32_t)__builtin_popcount(others);
     uint32_t want = f->home.want < can ? f->home.want : can;
+    if (have > f->home.want && n->leavers == 0) {
+        drop_one(n, h, f);
+        n->repair_again = true;
+    }
     if (have >= want) {
         return;
     }
