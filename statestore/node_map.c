@@ -362,21 +362,20 @@ void map_tick(node *n)
         }
     }
     if (n->now >= n->propose_at && map_active(n)) {
-        bool waiting = false;
+        bool waiting = n->committed < n->applied; /* a lost BEAT must not leave us behind */
         n->propose_at = n->now + n->c.resend_ns / 4;
         for (uint32_t i = 1; i <= n->proposals.used && n->proposal_by_id.used > 0; i++) {
             struct proposal *p = &n->proposal[i];
             if (!p->live) {
                 continue;
             }
-            waiting |= p->seq != 0;
             if (p->seq == 0 && p->next_send <= n->now) {
                 p->next_send = n->now + n->c.resend_ns;
                 map_propose_again(n, i);
             }
         }
         if (waiting && !n->leading) {
-            n->owe_ack = true; /* a lost BEAT must not leave us waiting */
+            n->owe_ack = true;
         }
     }
 }
