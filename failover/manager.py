@@ -307,13 +307,13 @@ class Manager:
         for _ in range(ROUNDS_MAX):
             now_ns = self._clock()
             self._plan = decide(self._me, self._policy, self._view, self._local(now_ns), now_ns)
-            self._bury_the_gone()
             failed: set[str] = set()  # what follows a failed step of a group waits for it
             for action in self._plan.actions:
                 if action.group not in failed and not self._perform(action):
                     failed.add(action.group)
             if failed or not self._plan.actions:
                 break
+        self._bury_the_gone()  # media first
         # Usually the next probes come first, and save a turn of their own.
         pause_ns = self._interval_ns * 5 // 4
         if self._plan.urgent:
