@@ -179,7 +179,8 @@ static bool find_local(client *c, struct operation *o, uint64_t *auth, seg_home 
     return true;
 }
 
-/* The leader's map is the first to know. */
+/* The leader's map is the first to know. Even where that is the one in our own segment, the leader is
+ * asked: it alone knows whether what made the item go is settled. */
 static void ask_leader(client *c, uint32_t n)
 {
     struct operation *o = c->op[n];
@@ -227,16 +228,8 @@ bool client_find(client *c, uint32_t n, uint64_t *auth, uint8_t *master)
             client_finish(c, n, (dal_status)status, "");
             return false;
         }
-        if (found && refused(o, *auth, home.master) && v->leader != v->self) {
+        if (found && refused(o, *auth, home.master)) {
             found = false;
-        }
-        if (!found && v->leader == v->self) { /* our map is the leader's */
-            if (!seg_serving(c->local)) {
-                client_again(c, o);
-            } else {
-                client_finish(c, n, DAL_NOT_FOUND, "");
-            }
-            return false;
         }
         if (found && p->remote_slot != home.master) {
             p->remote_item = 0;

@@ -229,10 +229,16 @@ static void a_miss_in_our_map_is_confirmed(void)
     fake_answer(&f, h, (wire_msg){.mask = WIRE_VALUE, .value = "x", .value_len = 1});
     CHECK(fake_result(&f, op).status == DAL_OK);
     fake_end(&f);
-    fake_begin(&f, true); /* where we are the leader, our map is the leader's */
+    fake_begin(&f, true); /* our own server is the leader: it knows whether a deletion is settled */
     f.view.leader = 0;
+    f.view.epoch = 6;
     fake_set_view(&f);
-    CHECK(fake_result(&f, fake_start(&f, of(CLIENT_READ, "a", false))).status == DAL_NOT_FOUND);
+    op = fake_start(&f, of(CLIENT_READ, "a", false));
+    fake_status(&f, fake_heard(&f, 0, WIRE_LOOKUP), WIRE_LATER);
+    CHECK(fake_running(&f, op));
+    fake_pass(&f, 5 * MS);
+    fake_status(&f, fake_heard(&f, 0, WIRE_LOOKUP), SEG_NOT_FOUND);
+    CHECK(fake_result(&f, op).status == DAL_NOT_FOUND);
     fake_end(&f);
 }
 
