@@ -77,7 +77,9 @@ def test_nothing_is_shared_and_everything_is_copied(cluster: Cluster) -> None:
         assert [row["key"] for row in marks] == ["m/g1/1"]
 
 
-def test_media_and_calls_survive_the_death_of_the_state_server(cluster: Cluster) -> None:
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_media_and_calls_survive_their_state_server(cluster: Cluster, how: str) -> None:
+    """It dies, or is stopped for longer than its lease and has been evicted when it wakes up."""
     plan = cluster.plan
     with cluster.client() as client:
         towards_core = media_of(client.call(offer("call"))["sdp"])
@@ -91,13 +93,19 @@ def test_media_and_calls_survive_the_death_of_the_state_server(cluster: Cluster)
                 return sum(f.packets for f in meter.flows() if f.generated)
 
             wait_for("media flows", lambda: packets() > 25)
-            cluster.kill("n1", "state")
+            (pid,) = cluster.pids("n1", "state")
+            if how == "killed":
+                cluster.kill("n1", "state")
+            else:
+                os.kill(pid, signal.SIGSTOP)
             wait_for("the others go on without n1", lambda: members(cluster, "n2") == {"n2", "n3"})
 
             def idle() -> bool:
                 return bool(cluster.ask("n1", "gateway")["groups"]["g1"]["role"] != "active")
 
             wait_for("n1 answers nobody", idle)
+            if how == "stopped":
+                os.kill(pid, signal.SIGCONT)
             cluster.start("n1")  # only what is not there
             wait_for("n1 is a member again", lambda: ready(cluster, "n1", "n2", "n3"))
             # A command that waited is answered now; the call is what it was.
