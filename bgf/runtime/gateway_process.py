@@ -34,16 +34,17 @@ from bgf.gateway import Gateway
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Recorder
 from bgf.media.xdp import XdpDatapath
-from bgf.model import Address, Flow, Group
+from bgf.model import Address, Group
 from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.feed import Changes, FlowFeed
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.readiness import Readiness, ReadyMark
 from bgf.runtime.registry_adapters import StoreRegistry
+from bgf.runtime.rows import flow_row, session_row
 from bgf.runtime.served import Served
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
 from bgf.runtime.takeover import Takeover
-from bgf.session import Session, State
+from bgf.session import State
 from failover.registry import Ownership, RegistryUnavailable
 from statestore.errors import StateStoreError
 
@@ -169,6 +170,10 @@ class GatewayProcess:
                 except (BgfError, StateStoreError) as error:
                     log.warning("group %s epoch %d: tried again: %s", group.id, epoch, error)
                     await asyncio.sleep(RESTORE_RETRY_MS / 1000)
+        except Exception:
+            log.exception("group %s epoch %d: the takeover is begun anew", group.id, epoch)
+            await asyncio.sleep(RESTORE_RETRY_MS / 1000)
+            return
         finally:
             if served.takeover is asyncio.current_task():
                 served.takeover = None
@@ -412,7 +417,7 @@ class GatewayProcess:
                 continue
             for session in served.driver.gateway.sessions.values():
                 if session.state is not State.DELETED and len(rows) < SESSIONS_LISTED_MAX:
-                    rows.append(_session_row(session, served.driver.gateway))
+                    rows.append(session_row(session, served.driver.gateway))
         return {"sessions": rows}
 
     def session(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -427,9 +432,9 @@ class GatewayProcess:
                 continue
             flows = driver.gateway.expected_flows(call_id)
             counters = self.datapath.counters([flow.key for flow in flows])
-            row = _session_row(session, driver.gateway)
+            row = session_row(session, driver.gateway)
             row["flow_list"] = [
-                _flow_row(flow) | {"packets": c.packets, "bytes": c.bytes,
+                flow_row(flow) | {"packets": c.packets, "bytes": c.bytes,
                                    "last_seen_ns": c.last_seen_ns}
                 for flow, c in zip(flows, counters, strict=True)
             ]  # fmt: skip
@@ -485,33 +490,6 @@ class _Replier:
 
 def _group_of(change: Any) -> str:
     return str(change.flow.group if hasattr(change, "flow") else change.group)
-
-
-def _session_row(session: Session, gateway: Gateway) -> dict[str, Any]:
-    return {
-        "call_id": session.call_id,
-        "group": session.group,
-        "state": session.state.value,
-        "created_age_s": round((now_ns() - session.created_ns) / 1e9, 1),
-        "streams": len(session.streams),
-        "flows": len(gateway.expected_flows(session.call_id)),
-        "tags": list(session.tags),
-        "realms": list(session.realms),
-    }
-
-
-def _flow_row(flow: Flow) -> dict[str, Any]:
-    return {
-        "stream": flow.stream,
-        "component": flow.component.name,
-        "realm_in": flow.realm_in,
-        "local_in": str(flow.local_in),
-        "realm_out": flow.realm_out,
-        "local_out": str(flow.local_out),
-        "remote": str(flow.remote) if flow.remote else "",
-        "source": f"{flow.source.host or 'any'}:{flow.source.port or 'any'}",
-        "gate": flow.gate.name.lower(),
-    }
 
 
 async def run(node: NodeConfig) -> None:
