@@ -117,6 +117,7 @@ static void begin_create(node *n, const struct start *s)
         return;
     }
     (void)seg_thaw(n->seg, &h, NODE_CREATED_VERSION);
+    move_check(n, &f);
     if (f.home.replicas != 0 && seg_facts_read(n->seg, &h, &f) == SEG_OK) {
         if (f.version == NODE_CREATED_VERSION) {
             seg_ack(n->seg, &h, f.control);
@@ -144,6 +145,7 @@ void apply_committed(node *n)
         case START_THAW:
             if (seg_facts_read(n->seg, &h, &f) == SEG_OK && f.home.master == n->self && f.away &&
                 !f.stub) {
+                move_check(n, &f);
                 thaw(n, &h, 0);
             }
             break;

@@ -374,6 +374,8 @@ seg_status move_start(node *n, const seg_handle *h, uint8_t to, bool repair, uin
 /* Its flight is over; `got`: slots that have what stood at `control`. */
 void move_flown(node *n, uint32_t move, uint16_t got, uint64_t control);
 void move_placed(node *n, uint32_t move, uint8_t status);
+/* An item has just become ours: are copies missing? */
+void move_check(node *n, const seg_facts *f);
 void move_view(node *n);
 void move_tick(node *n);
 void move_accessed(node *n, const seg_handle *h, uint8_t slot);

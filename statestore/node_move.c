@@ -18,6 +18,12 @@ bool move_busy(node *n, uint32_t item)
     return table_get(&n->move_by_item, item, &i);
 }
 
+static void repair_soon(node *n)
+{
+    n->repair_again = true;
+    n->walk_repair = true;
+}
+
 static void end(node *n, uint32_t i, uint8_t status)
 {
     struct move was = n->move[i];
@@ -27,8 +33,10 @@ static void end(node *n, uint32_t i, uint8_t status)
     if (!was.repair) {
         n->stats.moves += status == WIRE_OK;
         n->stats.moves_failed += status != WIRE_OK;
+    } else if (status == WIRE_OK) {
+        n->stats.repaired++;
     } else {
-        n->stats.repaired += status == WIRE_OK;
+        repair_soon(n);
     }
     for (uint32_t r = was.waiters, next; r != 0; r = next) {
         next = n->request[r].next;
@@ -233,21 +241,38 @@ static void drop_one(node *n, const seg_handle *h, const seg_facts *f)
     propose(n, i, &less);
 }
 
+/* Copies that there could be and are not. */
+static uint32_t missing(const node *n, const seg_facts *f, uint32_t *have)
+{
+    uint16_t others = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(n->self));
+    uint32_t can = (uint32_t)__builtin_popcount(others);
+    uint32_t want = f->home.want < can ? f->home.want : can;
+    *have = (uint32_t)__builtin_popcount(f->home.replicas & others);
+    return *have < want ? want - *have : 0;
+}
+
+void move_check(node *n, const seg_facts *f)
+{
+    uint32_t have;
+    if (missing(n, f, &have) != 0) {
+        repair_soon(n);
+    }
+}
+
 static void repair_one(node *n, const seg_handle *h, const seg_facts *f)
 {
     uint16_t others = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(n->self));
-    uint32_t have = (uint32_t)__builtin_popcount(f->home.replicas & others);
-    uint32_t can = (uint32_t)__builtin_popcount(others);
-    uint32_t want = f->home.want < can ? f->home.want : can;
+    uint32_t have;
+    uint32_t lack = missing(n, f, &have);
     if (have > f->home.want && n->leavers == 0) {
         drop_one(n, h, f);
         n->repair_again = true;
     }
-    if (have >= want) {
+    if (lack == 0) {
         return;
     }
     uint8_t s = node_pick(others & (uint16_t)~f->home.replicas, f->auth);
-    if (move_start(n, h, s, true, 0) != SEG_OK || have + 1 < want) {
+    if (move_start(n, h, s, true, 0) != SEG_OK || lack > 1) {
         n->repair_again = true; /* one copy at a time per item */
     }
     n->repair_credit--;
@@ -267,8 +292,8 @@ static void walk_repair(node *n)
             n->repair_again = false;
             return;
         }
-        if (f.home.master == n->self && !f.stub && f.home.want != 0) {
-            if (f.away) {
+        if (f.home.master == n->self && f.home.want != 0) {
+            if (f.away || f.stub) {
                 n->repair_again = true;
             } else {
                 repair_one(n, &h, &f);
