@@ -30,6 +30,8 @@
 #define NODE_RENEWED_NS 5000000000ull  /* an inbox that is not renewed is closed */
 #define NODE_REQUEST_NS 10000000000ull /* a request that waits longer is forgotten */
 #define NODE_EPOCH_SHIFT 36            /* logical versions of a new master begin at epoch << this */
+#define NODE_STRAYS_MAX 4096u           /* copies that are asked about at one time */
+#define NODE_STRAY_NS 1000000000ull     /* after the last sign of one */
 #define NODE_INBOX_QUEUE_MAX 1024u
 #define NODE_CREATED_VERSION 2u        /* the logical version of a new item, on all copies */
 
@@ -264,6 +266,10 @@ struct node {
     uint64_t thaw_at, thaw_seq;
     struct start *starts; /* a ring, in the order of seq */
     uint32_t start_head, start_count, start_room;
+    table strays;
+    uint64_t stray_at, stray_cursor;
+    uint32_t stray_asked;
+    bool stray_found;
     uint64_t commit_hold, last_delete;
     uint64_t errand_count[SEG_SLOTS_MAX]; /* ids given out, per target */
     uint32_t errands_to[SEG_SLOTS_MAX];
@@ -368,6 +374,15 @@ void copy_note(node *n, const wire_msg *m);
 /* A flight for a move: tells move_flown when everybody has it. */
 void copy_fill(node *n, uint32_t item, uint64_t auth, uint32_t move);
 struct flight *copy_flight(node *n, uint32_t item, uint64_t auth);
+
+/* ---- node_stray.c ---- */
+bool stray_here(const node *n, const seg_facts *f);
+/* There may be one: look for it in a while. */
+void stray_soon(node *n);
+/* A COPY of this item has come. */
+void stray_copied(node *n, uint32_t item);
+void stray_receive(node *n, const wire_msg *m);
+void stray_tick(node *n);
 
 /* ---- node_move.c ---- */
 seg_status move_start(node *n, const seg_handle *h, uint8_t to, bool repair, uint32_t request);

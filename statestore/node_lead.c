@@ -12,6 +12,27 @@
 #define FETCHES_MAX 10u
 #define RESEND_OPS_MAX 64u
 
+/* What it lacks is not in our log (it is long gone, or we were restarted): the others may still have it. */
+static void relay(node *n, uint8_t to)
+{
+    struct peer *p = &n->peer[to];
+    uint16_t others = n->completes & n->view.present & (uint16_t) ~(BIT(n->self) | BIT(to));
+    if (n->now < p->relay_at) {
+        return;
+    }
+    p->relay_at = n->now + n->c.resend_ns;
+    if (others == 0 || p->relays++ >= FETCHES_MAX) {
+        n->unwanted |= BIT(to); /* it has to join anew */
+        return;
+    }
+    wire_msg m = {.type = WIRE_FETCH, .mask = WIRE_SEQ | WIRE_NUMBER, .seq = p->acked + 1, .number = to};
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        if ((others & BIT(s)) != 0) {
+            node_say(n, s, &m, 0);
+        }
+    }
+}
+
 static void pump(node *n, uint8_t to, uint32_t ops_max)
 {
     struct peer *p = &n->peer[to];
@@ -30,7 +51,7 @@ static void pump(node *n, uint8_t to, uint32_t ops_max)
                            p->sent - p->acked < NODE_WINDOW_OPS;
          ops++) {
         if (p->sent + 1 < n->log_first) {
-            n->unwanted |= BIT(to); /* it lags more than the log is long */
+            relay(n, to);
             return;
         }
         bytes += map_send_op(n, to, ++p->sent);
@@ -275,11 +296,9 @@ static void lead(node *n)
         return;
     }
     if (n->fetches++ >= FETCHES_MAX) {
-        /* It cannot give what only it has (restarted since): then nobody has it. */
-        n->peer[from].state_complete = false;
+        /* It cannot give what only it has (restarted since). It may still serve: the epoch is not opened
+         * before the registry has evicted it. */
         n->unwanted |= BIT(from);
-        n->fetches = 0;
-        return;
     }
     n->fetch_at = n->now + n->c.resend_ns;
     wire_msg m = {.type = WIRE_FETCH, .mask = WIRE_SEQ, .seq = n->applied + 1};
@@ -296,6 +315,7 @@ void lead_ack(node *n, const wire_msg *m)
     }
     if (m->seq > p->acked && m->seq <= n->applied) {
         p->acked = m->seq;
+        p->relays = 0;
         p->ack_at = n->now;
         p->resend_at = n->now + n->c.resend_ns;
     }

@@ -54,13 +54,14 @@ typedef enum {
     WIRE_OPACK,        /* seq = applied */
     WIRE_BEAT,         /* seq = last, committed */
     WIRE_STATE,        /* seq = applied, number = complete */
-    WIRE_FETCH,        /* seq = first wanted */
+    WIRE_FETCH,        /* seq = first wanted, number = slot that wants it (none: the sender) */
     WIRE_SNAP,         /* number = chunk, value = packed entries; sub 0 items, 1 fences (auth = epoch),
                           2 inboxes (home.master = server) */
     WIRE_SNAPACK,      /* number = chunk */
     WIRE_SNAPEND,      /* seq */
     WIRE_NOTE,         /* value = packed keys that have changed */
     WIRE_WANTS,        /* number = 1: this member's clients watch */
+    WIRE_STRAY,        /* id, key, auth: is the copy here one of yours? number = 1: no, drop it */
 } wire_type;
 
 /* What a map log operation does. */

@@ -14,7 +14,7 @@ void check_lost(world *w)
 {
     for (uint32_t key = 0; key < w->keys && !w->failed; key++) {
         const key_info *k = &w->key[key];
-        if (!k->pure || !k->sync || k->mortal || k->want == 0) {
+        if (!k->pure || !k->sync || k->mortal || k->lost_at != NEVER) {
             continue;
         }
         for (uint32_t i = 0; i < w->records && !w->failed; i++) {

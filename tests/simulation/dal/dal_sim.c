@@ -78,7 +78,7 @@ static bool parse(int argc, char **argv, choice *c)
 }
 
 typedef struct {
-    uint64_t worlds, failures, undecided, steps, operations, evictions, leaves, held_back, told, taken, lost;
+    uint64_t worlds, failures, undecided, steps, operations, evictions, leaves, held_back, forsaken, told, taken, lost;
     uint64_t faults[FAULTS];
 } totals;
 
@@ -109,6 +109,7 @@ static bool run(const choice *c, uint64_t seed, const char *directory, totals *t
     t->evictions += w->registry.evictions;
     t->leaves += w->registry.leaves;
     t->held_back += w->registry.held_back;
+    t->forsaken += w->registry.forsaken;
     t->told += w->count.told;
     t->taken += w->count.taken;
     t->lost += w->net.lost;
@@ -145,10 +146,10 @@ int main(int argc, char **argv)
     }
     rmdir(place);
     printf("%llu worlds, %llu failed, %llu undecided; %llu operations, %llu steps, %llu evictions, %llu leaves, "
-           "%llu decisions held back, %llu of %llu messages taken, %llu datagrams lost\n",
+           "%llu decisions held back, %llu items forsaken, %llu of %llu messages taken, %llu datagrams lost\n",
            (unsigned long long)t.worlds, (unsigned long long)t.failures, (unsigned long long)t.undecided,
            (unsigned long long)t.operations, (unsigned long long)t.steps, (unsigned long long)t.evictions,
-           (unsigned long long)t.leaves, (unsigned long long)t.held_back, (unsigned long long)t.taken,
+           (unsigned long long)t.leaves, (unsigned long long)t.held_back, (unsigned long long)t.forsaken, (unsigned long long)t.taken,
            (unsigned long long)t.told, (unsigned long long)t.lost);
     printf("faults:");
     for (int i = 0; i < FAULTS; i++) {

@@ -220,7 +220,7 @@ typedef struct {
     bool wants_in[HOSTS_MAX];
     uint64_t join_incarnation[HOSTS_MAX];
     uint16_t unwanted;
-    uint64_t views, evictions, joins, leaves, held_back;
+    uint64_t views, evictions, joins, leaves, held_back, forsaken;
 } registry;
 
 void registry_begin(world *w);

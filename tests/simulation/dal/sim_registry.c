@@ -109,22 +109,42 @@ void registry_asked(world *w, uint32_t h, void *payload)
     free(payload);
 }
 
-/* Does every item that must have copies have one that stays? As every complete member's map says. */
-static bool copies_remain(world *w, uint32_t h, uint16_t staying)
+static void mark_lost(world *w, uint32_t h, const seg_handle *handle)
 {
+    char key[SEG_KEY_BYTES_MAX];
+    size_t len;
+    if (seg_key(w->host[h].watcher, handle, key, &len) != SEG_OK) {
+        return;
+    }
+    for (uint32_t k = 0; k < w->keys; k++) {
+        if (strlen(w->key[k].name) == len && memcmp(w->key[k].name, key, len) == 0 &&
+            w->key[k].lost_at == NEVER) {
+            w->key[k].lost_at = w->now;
+            w->registry.forsaken++;
+        }
+    }
+}
+
+/* Does every item that must have copies have one that stays? As every complete member's map says. */
+static bool copies_remain(world *w, uint32_t h, uint16_t staying, bool mark)
+{
+    bool all = true;
     uint64_t cursor = 0;
     seg_handle handle;
     seg_facts facts;
     while (seg_walk(w->host[h].watcher, &cursor, &handle, &facts) == SEG_OK) {
         uint16_t holders = (uint16_t)(facts.home.replicas | 1u << facts.home.master);
         if (facts.home.want > 0 && (holders & staying) == 0) {
-            return false;
+            all = false;
+            if (mark) {
+                mark_lost(w, h, &handle);
+            }
         }
     }
-    return true;
+    return all;
 }
 
-bool registry_can_lose(world *w, uint32_t slot)
+static bool spare(world *w, uint32_t slot, bool mark)
 {
     const registry *r = &w->registry;
     uint16_t staying = 0;
@@ -136,14 +156,16 @@ bool registry_can_lose(world *w, uint32_t slot)
         }
     }
     bool spared = staying != 0;
-    for (uint32_t s = 0; s < SEG_SLOTS_MAX && spared; s++) {
+    for (uint32_t s = 0; s < SEG_SLOTS_MAX && (spared || mark); s++) {
         const slot_info *i = &r->slot[s];
         if (i->in_use && i->complete && !r->lost[s] && w->host[i->host].generation == i->incarnation) {
-            spared = copies_remain(w, i->host, staying);
+            spared &= copies_remain(w, i->host, staying, mark);
         }
     }
     return spared;
 }
+
+bool registry_can_lose(world *w, uint32_t slot) { return spare(w, slot, false); }
 
 void registry_lose(world *w, uint32_t slot)
 {
@@ -236,7 +258,11 @@ void registry_decide(world *w)
         if (!i->in_use || (!i->leaving && !has_to_go(w, s))) {
             continue;
         }
-        if ((!r->lost[s] && !registry_can_lose(w, s)) || (i->leaving && changed)) {
+        bool demanded = (r->unwanted & 1u << s) != 0;
+        if (demanded) {
+            (void)spare(w, s, true); /* the leader cannot go on with it: what only it has is lost */
+        }
+        if ((!r->lost[s] && !demanded && !registry_can_lose(w, s)) || (i->leaving && changed)) {
             r->held_back++;
             continue;
         }
