@@ -77,7 +77,7 @@ node *node_new(const node_config *c, uint64_t now_ns)
               table_init(&n->move_by_item, NODE_MOVES_MAX) &&
               table_init(&n->errand_by_id, NODE_ERRANDS_MAX) &&
               table_init(&n->dirty_set, NODE_DIRTY_MAX) &&
-              table_init(&n->tracks, NODE_TRACKED_MAX) &&
+              table_init(&n->strays, NODE_STRAYS_MAX) && table_init(&n->tracks, NODE_TRACKED_MAX) &&
               table_init(&n->session_by_key, NODE_SESSIONS_MAX);
     for (int slot = 0; ok && slot < (int)SEG_SLOTS_MAX; slot++) {
         n->peer[slot].seen = calloc(NODE_SEEN_BITS / 64, sizeof(uint64_t));
@@ -153,6 +153,7 @@ void node_free(node *n)
     table_free(&n->errand_by_id);
     table_free(&n->dirty_set);
     table_free(&n->tracks);
+    table_free(&n->strays);
     table_free(&n->session_by_key);
     free(n->log);
     free(n->proposal);
@@ -398,7 +399,9 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
         return;
     }
     n->peer[m.slot].heard_at = n->now;
-    if (m.type == WIRE_NOTE) {
+    if (m.type == WIRE_STRAY) {
+        stray_receive(n, &m);
+    } else if (m.type == WIRE_NOTE) {
         copy_note(n, &m);
     } else if (m.type == WIRE_WANTS) {
         n->wants = m.number != 0 ? n->wants | BIT(m.slot) : n->wants & (uint16_t)~BIT(m.slot);
@@ -424,6 +427,7 @@ void node_tick(node *n, uint64_t now_ns)
         copy_feed(n);
         copy_tick(n);
         move_tick(n);
+        stray_tick(n);
         apply_thaw_due(n);
     }
     serve_tick(n);

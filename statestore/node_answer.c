@@ -93,6 +93,7 @@ bool serve_repeated(node *n, const link_addr *from, uint64_t session, const wire
             return true;
         }
         s->first = m->id;
+        s->mailed = 0;
     }
     struct answer *a = &s->answer[m->id % NODE_REPLIES_MAX];
     if (a->id > m->id) {
@@ -186,4 +187,15 @@ void serve_flown(node *n, uint32_t waiters, uint64_t control, bool ok)
             }
         }
     }
+}
+
+/* Messages of one sender stay in order: one that a later one has overtaken is not delivered any more. */
+bool serve_overtaken(node *n, uint64_t session, const wire_msg *m)
+{
+    struct session *s = session_of(n, session, false);
+    if (s == NULL || m->id < s->mailed) {
+        return true;
+    }
+    s->mailed = m->id;
+    return false;
 }

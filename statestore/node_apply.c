@@ -308,6 +308,7 @@ static void apply_view(node *n, const wire_msg *m)
         n->rejoined = true;
     }
     move_view(n);
+    stray_soon(n);
     n->walk_repair = true;
     n->repair_cursor = 0;
     n->repair_again = true;

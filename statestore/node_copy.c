@@ -26,12 +26,16 @@ void copy_receive(node *n, const link_addr *from, const wire_msg *m)
     if (status == SEG_OK && f.auth == m->auth && f.home.master == m->slot && m->slot != n->self) {
         seg_copy c = {.auth = m->auth, .version = m->version, .value = m->value, .len = m->value_len,
                       .deadline_ns = m->ttl_ns == 0 ? 0 : n->now + m->ttl_ns, .home = f.home};
+        stray_copied(n, h.item);
         status = seg_overwrite(n->seg, &h, &c);
         if (status == SEG_OK) {
             n->stats.copies_applied++;
         }
         if (status == SEG_OK || status == SEG_CHANGED) {
             r.status = WIRE_OK;
+            if ((f.home.replicas & BIT(n->self)) == 0) {
+                stray_soon(n);
+            }
             n->peer[m->slot].heard_at = n->now;
         } else if (status == SEG_FULL) {
             r.status = SEG_FULL;

@@ -135,7 +135,9 @@ struct answer {
 
 struct session {
     bool live;
-    uint64_t key, used, first; /* first: the id that it began with */
+    uint64_t key, used;
+    uint64_t first;  /* the id that it began with */
+    uint64_t mailed; /* that of its last message */
     struct answer *answer; /* NODE_REPLIES_MAX */
 };
 
@@ -403,6 +405,7 @@ bool serve_changes(uint8_t type);
 void serve_answer(node *n, const link_addr *to, uint64_t session, uint8_t type, wire_msg *r);
 /* True: it was here before, and all is done about it. */
 bool serve_repeated(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
+bool serve_overtaken(node *n, uint64_t session, const wire_msg *m);
 /* A request that has to wait. 0: no room. */
 uint32_t serve_hold(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
 void serve_refuse(node *n, const link_addr *from, uint64_t session, const wire_msg *m, uint8_t status);

@@ -416,6 +416,11 @@ void serve_request(node *n, const link_addr *from, uint64_t session, const wire_
         break;
     case WIRE_TELL:
     case WIRE_ANNOUNCE:
+        if (serve_overtaken(n, session, m)) {
+            serve_refuse(n, from, session, m, WIRE_IN_DOUBT);
+            break;
+        }
+    /* fall through */
     case WIRE_INBOX:
         i = serve_hold(n, from, session, m);
         if (i == 0) {
