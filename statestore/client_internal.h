@@ -57,7 +57,7 @@ struct operation {
     bool overrun;         /* POLL: the cursor was another member's */
     /* a synchronous operation in memory */
     bool published;       /* it has taken effect here: failure is doubt */
-    uint64_t begun_epoch;
+    uint64_t begun_epoch, begun_generation;
     uint64_t control, auth, copy_version, copy_deadline_ns, copy_ttl_ns;
     seg_home copy_home;
     uint16_t waiting; /* slots that have not acknowledged */

@@ -133,6 +133,7 @@ static bool write_memory(client *c, uint32_t n)
         op.grant = &g;
     }
     o->begun_epoch = seg_epoch(c->local);
+    o->begun_generation = seg_generation(c->local);
     if (status == SEG_OK) {
         status = seg_update(c->local, o->r.key, o->r.key_len, &h, &op);
         keep_handle(o, &h);
@@ -305,6 +306,10 @@ void client_copy(client *c, uint32_t n)
     o->at_ns = c->now_ns;
     bool mine = (status == SEG_OK || status == SEG_TOO_BIG) && f.home.master == v->self &&
                 (f.home.learners >> v->self & 1) == 0;
+    if (o->published && seg_generation(c->local) != o->begun_generation) {
+        client_finish(c, n, DAL_IN_DOUBT, "written here, but this member has begun anew since");
+        return;
+    }
     if (o->published && !mine && epoch != o->begun_epoch) {
         client_finish(c, n, DAL_IN_DOUBT, "written here, but another member is master now");
         return;

@@ -95,6 +95,7 @@ node *node_new(const node_config *c, uint64_t now_ns)
         n->log_first = n->applied + 1;
         n->completes = was.present;
         n->walk_dirty = true;
+        stray_soon(n);
         seg_serve(n->seg, false);
         /* What is frozen here was about to move or to go, and nobody remembers. */
         uint64_t cursor = 0;
