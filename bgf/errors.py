@@ -95,7 +95,7 @@ class Unreadable(StateError):
 
 
 class NotNow(StateError):
-    """The store cannot do it at this moment and has done nothing: a view changes, nobody answers."""
+    """The store cannot do it now and has done nothing: a view changes, or nobody answers."""
 
     code = "not-now"
 

@@ -246,7 +246,8 @@ def test_an_isolated_node_steps_down_and_serves_again_as_standby(cluster: Cluste
         def takes_part() -> bool:
             """Its segment has been filled anew, and everybody knows that it could take over."""
             said = [cluster.ask(node, "failover")["members"]["n1"] for node in ("n2", "n3")]
-            return all(member["ready"] for member in said)
+            heard = all(member["ready"] and member["lease_left_ms"] for member in said)
+            return bool(heard and cluster.ask("n1", "gateway")["ready"])
 
         wait_for("n1 takes part again", takes_part)
         cluster.lab.power_off("n3")
