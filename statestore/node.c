@@ -249,7 +249,9 @@ void node_set_view(node *n, const node_view *v, uint64_t now_ns)
     }
     uint64_t incarnation = seg_generation(n->seg);
     uint64_t before = n->view.epoch;
-    if (before + 1 != v->epoch || unclean(&n->view, v)) {
+    bool founding = before == 0 && !n->restarted && v->leader < SEG_SLOTS_MAX &&
+                    v->member[v->leader].incarnation == incarnation; /* there was nothing before us */
+    if (!founding && (before + 1 != v->epoch || unclean(&n->view, v))) {
         /* Whoever was evicted may serve until its lease ends: nothing begins before. */
         n->commit_hold = now_ns + n->c.promote_delay_ns;
     }

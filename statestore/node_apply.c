@@ -391,7 +391,9 @@ void apply_wipe(node *n)
         }
     }
     n->start_count = n->thaw_count = 0;
+    map_log_clear(n);
     n->applied = 0;
+    n->log_first = 1;
     node_publish(n);
 }
 

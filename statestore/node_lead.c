@@ -210,7 +210,7 @@ static bool seen_before(struct peer *p, uint64_t id)
         if (id - p->seen_high >= NODE_SEEN_BITS) {
             from = id - NODE_SEEN_BITS + 1;
         }
-        for (uint64_t i = from; i <= id; i++) {
+        for (uint64_t i = from; i != id + 1; i++) {
             p->seen[i % NODE_SEEN_BITS / 64] &= ~(1ull << (i % 64));
         }
         p->seen_high = id;

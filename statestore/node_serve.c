@@ -394,6 +394,10 @@ void serve_request(node *n, const link_addr *from, uint64_t session, const wire_
         serve_poll(n, from, session, m);
         break;
     case WIRE_RAISE: {
+        if (m->fence_len == 0) {
+            serve_refuse(n, from, session, m, SEG_INVALID);
+            break;
+        }
         wire_msg op = {.sub = WIRE_OP_FENCE, .mask = WIRE_FENCE_NAME | WIRE_GRANT_EPOCH,
                        .fence = m->fence, .fence_len = m->fence_len, .grant_epoch = m->grant_epoch};
         (void)propose(n, from, session, m, &op);
