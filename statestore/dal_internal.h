@@ -90,6 +90,13 @@ void dal_release_cursor(dal *d, const uint64_t *cursor);
 void dal_interest(dal *d);
 dal_status dal_grant_of(dal *d, const dal_grant *given, seg_grant *out);
 
+/* What a read-only dal does not do. */
+static inline bool dal_changes(client_verb verb)
+{
+    return (verb >= CLIENT_WRITE && verb <= CLIENT_CREATE) || verb == CLIENT_MOVE ||
+           verb == CLIENT_RAISE;
+}
+
 /* Is it a member's segment, or was it? In the child of a fork the mapping is gone. */
 static inline bool dal_joined(const dal *d)
 {

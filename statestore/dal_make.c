@@ -114,6 +114,9 @@ dal_status dal_create_many(dal *d, dal_new *items, size_t count, dal_write *w)
         if (d->c == NULL || d->pid != getpid()) {
             return dal_fail(d, DAL_UNAVAILABLE, "%s was opened before a fork", d->address);
         }
+        if (d->readonly) {
+            return dal_fail(d, DAL_UNAVAILABLE, "opened read-only");
+        }
         return create_together(d, items, count, w);
     }
     for (size_t i = 0; i < count; i++) {

@@ -332,6 +332,9 @@ dal_status dal_run(dal *d, const client_request *r, client_result *out)
         return dal_fail(d, DAL_UNAVAILABLE, "%s was opened before a fork; open it again in the child",
                         d->address);
     }
+    if (d->readonly && dal_changes(r->verb)) {
+        return dal_fail(d, DAL_UNAVAILABLE, "opened read-only");
+    }
     client_request with_timeout = *r;
     with_timeout.timeout_ns = d->timeout_ns;
     int op = client_start(d->c, &with_timeout, dal_now_ns());

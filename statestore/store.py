@@ -430,7 +430,7 @@ def open(
     key = None if key_file is None else str(key_file)
     timeout_ns = timeout_ms * 1_000_000
     if directory is None:
-        far = _segment.open(address, address, False, key, sync, timeout_ns, busy)
+        far = _segment.open(address, address, readonly, key, sync, timeout_ns, busy)
         return Store(far, None, replicas)
     path = str(directory / SEGMENT_NAME)
     for _ in range(OPEN_TRIES_MAX):

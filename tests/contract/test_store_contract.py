@@ -318,6 +318,36 @@ def test_a_closed_store_answers_unavailable(two: Two) -> None:
     assert two.b.lookup(two.key("a")).read() == b""
 
 
+def test_readonly_reads_and_changes_nothing(two: Two, request: pytest.FixtureRequest) -> None:
+    handle = two.a.create(two.key("a"), bytes(8))
+    if two.kind == "embedded":
+        address, key_file = f"dal://{request.getfixturevalue('directory')}", None
+    else:
+        cluster: Cluster = request.getfixturevalue("cluster")
+        server = cluster.servers[1]
+        far = two.kind == "remote"
+        address = f"dal://{server.address}" if far else server.config.address
+        key_file = cluster.key_file
+    with statestore.open(address, readonly=True, key_file=key_file, timeout_ms=20_000) as reader:
+        theirs = reader.lookup(two.key("a"))
+        assert theirs.read() == bytes(8)
+        assert [one.key for one in reader.scan(two.key(""))] == [handle.key]
+        refused: list[Callable[[], object]] = [
+            lambda: theirs.write(b"x"),
+            lambda: theirs.write(b"x", sync=True),
+            lambda: theirs.append(b"x"),
+            lambda: theirs.add(1),
+            theirs.delete,
+            lambda: reader.create(two.key("b"), b""),
+            lambda: reader.create_many([(two.key("b"), b"")]),
+            lambda: reader.raise_fence(two.key("g"), 1),
+        ]
+        for operation in refused:
+            with pytest.raises(statestore.Unavailable):
+                operation()
+    assert handle.read() == bytes(8)
+
+
 @pytest.mark.parametrize("way", [{"replicas": 16}, {"replicas": -1}, {"hint": "here"}])
 def test_a_way_of_keeping_that_is_none(two: Two, way: dict[str, object]) -> None:
     with pytest.raises(statestore.Invalid):
