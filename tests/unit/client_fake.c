@@ -57,6 +57,7 @@ void fake_begin(struct fake *f, bool local)
         unlink(f->path);
         CHECK(seg_format(f->path, SEG_SIZE_BYTES_MIN, why, sizeof why) == SEG_OK);
         CHECK(seg_open(f->path, false, &f->local, why, sizeof why) == SEG_OK);
+        unlink(f->path); /* a failed check leaves nothing behind */
         fake_set_view(f);
         seg_serve(f->local, true);
         seg_lease(f->local, f->view.lease_ns);
@@ -80,7 +81,6 @@ void fake_end(struct fake *f)
     }
     if (f->local != NULL) {
         seg_close(f->local);
-        unlink(f->path);
     }
 }
 
