@@ -24,7 +24,7 @@ class Node:
         repair_per_s: int = 2_000,
         busy: bool = False,
     ) -> None:
-        """Binds UDP host:port (0: any). Raises Unavailable (address, key file, segment), Invalid."""
+        """Binds UDP host:port (0: any). Raises Unavailable (address, keys, segment), Invalid."""
     @property
     def incarnation(self) -> int: ...
     @property
