@@ -39,6 +39,16 @@ bool apply_starting(const node *n, uint32_t item)
     return false;
 }
 
+void apply_keep(node *n, uint32_t item)
+{
+    for (uint32_t i = 0; i < n->start_count; i++) {
+        struct start *s = &n->starts[(n->start_head + i) % n->start_room];
+        if (s->item == item && s->kind == START_STRIP) {
+            s->auth = 0;
+        }
+    }
+}
+
 void apply_thaw_later(node *n, uint32_t item, uint64_t auth)
 {
     if (n->thaw_count == n->thaw_room) {

@@ -32,6 +32,7 @@ void copy_receive(node *n, const link_addr *from, const wire_msg *m)
             n->stats.copies_applied++;
         }
         if (status == SEG_OK || status == SEG_CHANGED) {
+            apply_keep(n, h.item);
             r.status = WIRE_OK;
             if ((f.home.replicas & BIT(n->self)) == 0) {
                 stray_soon(n);

@@ -358,6 +358,8 @@ void apply_wipe(node *n);
 /* Begin what was committed. */
 void apply_committed(node *n);
 /* Thaw it when nobody else can serve it: after `thaw_at`. */
+/* The item's value is wanted here again: do not drop it. */
+void apply_keep(node *n, uint32_t item);
 void apply_thaw_later(node *n, uint32_t item, uint64_t auth);
 void apply_thaw_due(node *n);
 bool apply_starting(const node *n, uint32_t item);

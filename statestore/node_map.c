@@ -246,6 +246,8 @@ static void take_beat(node *n, const wire_msg *m)
             n->rejoined = true;
             n->thaw_at = n->now + n->c.promote_delay_ns;
             n->thaw_seq = n->applied;
+            n->walk_repair = n->repair_again = true; /* what was under way is forgotten */
+            n->repair_cursor = 0;
         }
     }
     if (m->seq > n->applied && n->now >= n->lag_at) {
