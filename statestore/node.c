@@ -94,6 +94,8 @@ node *node_new(const node_config *c, uint64_t now_ns)
         n->applied = was.applied;
         n->log_first = n->applied + 1;
         n->completes = was.present;
+        n->unasked = was.present;
+        n->boxes_grace = now_ns + NODE_BOXES_NS;
         n->walk_dirty = true;
         stray_soon(n);
         seg_serve(n->seg, false);
@@ -402,7 +404,9 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
         return;
     }
     n->peer[m.slot].heard_at = n->now;
-    if (m.type == WIRE_STRAY) {
+    if (m.type == WIRE_BOXES) {
+        mail_boxes(n, &m);
+    } else if (m.type == WIRE_STRAY) {
         stray_receive(n, &m);
     } else if (m.type == WIRE_NOTE) {
         copy_note(n, &m);

@@ -175,6 +175,9 @@ static uint8_t judge(node *n, wire_msg *m, uint64_t *number)
         return *number > m->grant_epoch ? SEG_FENCED : WIRE_OK;
     }
     case WIRE_OP_INBOX: {
+        if (n->unasked != 0) {
+            return WIRE_LATER; /* restarted: we do not know yet whose it is */
+        }
         const struct inbox *b = inbox_find(n, m->key, m->key_len);
         if (m->number == 0) {
             if (b == NULL && n->inboxes == NODE_INBOXES_MAX) {

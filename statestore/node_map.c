@@ -111,6 +111,9 @@ void map_proposal_end(node *n, uint32_t i, uint8_t status, uint64_t number)
     case FOR_EXPIRY:
         serve_expiry_done(n, &was, status);
         break;
+    case FOR_INBOX_CLOSE:
+        mail_closed(n, &was, status);
+        break;
     default:
         break;
     }

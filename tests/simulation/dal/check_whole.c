@@ -33,11 +33,11 @@ static bool members_whole(world *w, char *why, size_t why_len)
         }
         first = h == 0 ? s : first;
         if (s.epoch != first.epoch || s.leader != first.leader || s.applied != first.applied ||
-            s.committed != s.applied || s.leading != (s.self == s.leader)) {
-            SAY("h%u: epoch %llu, leader %u (%d), applied %llu, committed %llu; h0: %llu, %u, %llu", h,
+            s.committed != s.applied || s.inboxes != first.inboxes || s.leading != (s.self == s.leader)) {
+            SAY("h%u: epoch %llu, leader %u (%d), applied %llu, committed %llu, %llu inboxes; h0: %llu, %u, %llu, %llu", h,
                 (unsigned long long)s.epoch, s.leader, s.leading, (unsigned long long)s.applied,
-                (unsigned long long)s.committed, (unsigned long long)first.epoch, first.leader,
-                (unsigned long long)first.applied);
+                (unsigned long long)s.committed, (unsigned long long)s.inboxes, (unsigned long long)first.epoch,
+                first.leader, (unsigned long long)first.applied, (unsigned long long)first.inboxes);
         }
     }
     return true;
