@@ -340,6 +340,7 @@ void node_silence(node *n, uint8_t slot)
 /* From another member, in this epoch? Answers what has to be answered. */
 static bool of_this_view(node *n, const link_addr *from, const wire_msg *m)
 {
+    (void)from;
     if ((m->mask & WIRE_EPOCH) == 0 || m->slot >= SEG_SLOTS_MAX || !n->in_view || n->unfit) {
         return false;
     }
