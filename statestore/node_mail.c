@@ -286,7 +286,8 @@ void mail_request(node *n, uint32_t request, const wire_msg *m)
     }
 }
 
-/* ---- after a restart: whose inboxes are whose? Each member knows its own. ---- */
+/* ---- after a restart: where are the inboxes? One member that was not restarted knows all of them; if there
+ * is none, all together know what can be known. ---- */
 
 void mail_closed(node *n, const struct proposal *p, uint8_t status)
 {
@@ -322,12 +323,14 @@ static void list_boxes(node *n, uint8_t to, uint64_t cursor)
     while (cursor < n->inboxes && len + 512 < NODE_SNAP_BYTES) {
         const struct inbox *b = &n->inbox[cursor++];
         seg_home home = {.master = b->slot};
-        if (b->live && (b->slot == n->self || b->slot == to)) { /* its own, which it may have to close */
+        if (b->live) {
             len += wire_put_entry(n->scratch + len, NODE_SNAP_BYTES - len, 0, &home, b->name, b->name_len);
         }
     }
-    wire_msg m = {.type = WIRE_BOXES, .mask = WIRE_NUMBER | WIRE_SEQ | WIRE_VERSION | WIRE_VALUE, .number = 1,
-                  .seq = n->applied, .version = cursor < n->inboxes ? cursor : 0, .value = n->scratch,
+    wire_msg m = {.type = WIRE_BOXES, .flags = n->unasked != 0 || !n->complete ? WIRE_ANY : 0,
+                  .mask = WIRE_NUMBER | WIRE_SEQ | WIRE_VERSION | WIRE_VALUE, .number = 1,
+                  .seq = n->complete ? n->applied : UINT64_MAX, /* who joins has none, that is certain */
+                  .version = cursor < n->inboxes ? cursor : 0, .value = n->scratch,
                   .value_len = len};
     node_say(n, to, &m, 0);
 }
@@ -347,13 +350,11 @@ void mail_boxes(node *n, const wire_msg *m)
         return; /* what it says may be over: asked again */
     }
     while (wire_take_entry(&r, &auth, &home, &key, &len)) {
-        if (home.master == m->slot || home.master == n->self) {
-            inbox_put(n, key, len, home.master, false);
-        }
+        inbox_put(n, key, len, home.master, false);
     }
     n->peer[m->slot].boxes_cursor = m->version;
     if (m->version == 0) {
-        n->unasked &= (uint16_t)~BIT(m->slot);
+        n->unasked = (m->flags & WIRE_ANY) != 0 ? n->unasked & (uint16_t)~BIT(m->slot) : 0;
     } else {
         n->boxes_at = n->now;
     }

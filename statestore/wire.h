@@ -62,8 +62,8 @@ typedef enum {
     WIRE_NOTE,         /* value = packed keys that have changed */
     WIRE_WANTS,        /* number = 1: this member's clients watch */
     WIRE_STRAY,        /* id, key, auth: is the copy here one of yours? number = 1: no, drop it */
-    WIRE_BOXES,        /* which inboxes are yours or mine, from version on? number = 1: these (value: packed
-                          entries, home.master = server), seq = applied, version = where to go on, 0 the end */
+    WIRE_BOXES,        /* which inboxes are there, from version on? number = 1: these (value: packed entries,
+                          home.master = server; flag ANY: perhaps more), seq = applied, version = where to go on, 0 the end */
 } wire_type;
 
 /* What a map log operation does. */
