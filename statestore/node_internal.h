@@ -65,7 +65,7 @@ struct op_bytes {
     uint8_t *bytes; /* an encoded WIRE_OP; epoch and committed are patched when sent */
 };
 
-enum proposal_kind { FOR_REQUEST = 1, FOR_MOVE, FOR_EXPIRY, FOR_INBOX_CLOSE, FOR_LEAVE };
+enum proposal_kind { FOR_REQUEST = 1, FOR_MOVE, FOR_EXPIRY, FOR_INBOX_CLOSE, FOR_LEAVE, FOR_FENCE };
 
 struct proposal {
     uint64_t id, seq; /* seq: where it was applied, 0 not yet */
