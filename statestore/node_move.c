@@ -320,8 +320,12 @@ static void walk_leave(node *n)
     if (!n->leave_known) {
         return; /* something may still come to us */
     }
-    if (others == 0) {
-        n->left = true; /* nobody to give it to */
+    if (others == 0) { /* nobody to give it to; those who are about to be complete are waited for */
+        if ((n->view.present & (uint16_t)~(n->leavers | BIT(n->self))) == 0) {
+            n->left = n->closed;
+            n->closed = true;
+            node_refresh_serving(n);
+        }
         return;
     }
     for (uint32_t i = 0; i < NODE_WALK_MAX && n->move_by_item.used <= NODE_MOVES_MAX / 2; i++) {
