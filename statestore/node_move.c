@@ -292,6 +292,10 @@ static void walk_repair(node *n)
             n->repair_again = false;
             return;
         }
+        if (f.home.master == n->self && f.home.learners != 0 && !move_busy(n, h.item)) {
+            f.home.learners = 0; /* of a move that ended with an earlier process */
+            (void)seg_home_write(n->seg, &h, &f.home);
+        }
         if (f.home.master == n->self && f.home.want != 0) {
             if (f.away || f.stub) {
                 n->repair_again = true;
