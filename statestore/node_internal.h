@@ -27,6 +27,7 @@
 #define NODE_ERRANDS_MAX 4096u
 #define NODE_ERRANDS_TO_MAX 200u       /* to one member; less than NODE_REPLIES_MAX */
 #define NODE_INTEREST_NS 5000000000ull /* a watcher that does not poll is forgotten */
+#define NODE_LEAVE_NS 500000000ull     /* who leaves says so again */
 #define NODE_BOXES_NS 1000000000ull    /* after a restart clients have told us of their inboxes again */
 #define NODE_RENEWED_NS 5000000000ull  /* an inbox that is not renewed is closed */
 #define NODE_REQUEST_NS 10000000000ull /* a request that waits longer is forgotten */
@@ -285,6 +286,7 @@ struct node {
     bool repair_again;
     uint64_t expire_at, expire_cursor, leave_cursor;
     bool leave_asked, leave_known, leave_found;
+    uint64_t leave_again;
     bool closed; /* leaving, nothing is left to hand over: we serve no more */
     seg_cursor feed;
     uint64_t note_at;

@@ -317,9 +317,10 @@ static void walk_leave(node *n)
     }
     uint16_t others = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(n->self));
     uint32_t most = (uint32_t)__builtin_popcount(others);
-    if (!n->leave_asked) {
+    if (!n->leave_asked || n->now >= n->leave_again) { /* again: who joins or is restarted has not heard it */
         wire_msg m = {.sub = WIRE_OP_LEAVE, .mask = WIRE_NUMBER, .number = n->self};
         n->leave_asked = map_propose(n, &m, FOR_LEAVE, 0) != 0;
+        n->leave_again = n->now + NODE_LEAVE_NS;
     }
     if (!n->leave_known) {
         return; /* something may still come to us */

@@ -39,7 +39,7 @@ SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
 SEEDS = 300
 SANITIZED_SEEDS = 12
 # a mutant and how many worlds the checks may take to notice it
-MUTANTS = {"NO_EPOCH_CHECK": 300, "ACK_EARLY": 300, "THAW_EARLY": 300}
+MUTANTS = {"NO_EPOCH_CHECK": 300, "ACK_EARLY": 300, "THAW_EARLY": 300, "PROMOTE_AT_ONCE": 300}
 RUN_TIMEOUT_S = 170
 
 
