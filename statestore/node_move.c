@@ -34,7 +34,13 @@ static void end(node *n, uint32_t i, uint8_t status)
         n->stats.moves += status == WIRE_OK;
         n->stats.moves_failed += status != WIRE_OK;
     } else if (status == WIRE_OK) {
+        seg_handle h = {was.auth, 0, was.item};
+        seg_facts f;
         n->stats.repaired++;
+        if (seg_facts_read(n->seg, &h, &f) == SEG_OK &&
+            (uint32_t)__builtin_popcount(f.home.replicas) > f.home.want) {
+            repair_soon(n); /* whom this copy was to replace has stayed */
+        }
     } else {
         repair_soon(n);
     }
