@@ -361,8 +361,12 @@ static void apply_member(node *n, const wire_msg *m)
 /* From here on nothing comes to it: what it has to hand over only becomes less. */
 static void apply_leave(node *n, const wire_msg *m)
 {
-    n->leavers |= BIT(m->number & 15);
-    if (m->number == n->self) {
+    if (m->version != 0) {
+        n->leavers &= (uint16_t)~BIT(m->number & 15);
+    } else {
+        n->leavers |= BIT(m->number & 15);
+    }
+    if (m->number == n->self && m->version == 0) {
         n->leave_known = true;
         n->leave_found = false;
         n->leave_cursor = 0;

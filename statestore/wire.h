@@ -76,7 +76,7 @@ typedef enum {
                            order (mask), grant_epoch = complete slots (mask) */
     WIRE_OP_INBOX,      /* key = inbox, home.master = its server, number = 1: closed */
     WIRE_OP_MEMBER,     /* number = slot: it is complete from here on */
-    WIRE_OP_LEAVE,      /* number = slot: it takes no item any more in this epoch */
+    WIRE_OP_LEAVE,      /* number = slot: it takes no item any more in this epoch; version = 1: it stays */
 } wire_op;
 
 /* Statuses: seg_status, and these. */
