@@ -230,6 +230,8 @@ void registry_asked(world *w, uint32_t host, void *payload);
 void registry_answered(world *w, uint32_t host, void *payload);
 /* Would every item with replicas survive without this slot? */
 bool registry_can_lose(world *w, uint32_t slot);
+/* May it be lost now? If the world is reckless, the items that only it has are forsaken. */
+bool registry_may_lose(world *w, uint32_t slot);
 void registry_lose(world *w, uint32_t slot); /* what only that slot had is lost from now on */
 int registry_slot_of(const world *w, uint32_t host); /* -1: none */
 
@@ -322,6 +324,7 @@ struct world {
 
     uint32_t hosts, clients, keys, fences;
     uint8_t history;
+    bool reckless; /* losses are not held back: what had no other copy is not checked from then on */
     uint64_t fault_every_ns, faults_until, operations_until;
     double usual_loss;
     network net;

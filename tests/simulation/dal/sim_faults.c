@@ -2,8 +2,8 @@
  *
  * Knows: processes, hosts, the network, the registry. Must not know: the protocol.
  *
- * Faults overlap. What would take the last copy of an item waits (registry_can_lose): one loss at a time is
- * what replicas promise to bear.
+ * Faults overlap. What would take the last copy of an item waits (registry_may_lose): one loss at a time is
+ * what replicas promise to bear. But for reckless worlds.
  */
 #include "sim.h"
 
@@ -107,7 +107,7 @@ static beginning begin(world *w, fault_kind kind, uint64_t *subject)
         host_kill_server(w, h);
         return BEGUN;
     case FAULT_LOSE_HOST:
-        if (slot < 0 || members(w) < 2 || w->host[h].leaving || !registry_can_lose(w, (uint32_t)slot)) {
+        if (slot < 0 || members(w) < 2 || w->host[h].leaving || !registry_may_lose(w, (uint32_t)slot)) {
             return NOT_NOW;
         }
         host_lose(w, h);

@@ -144,7 +144,7 @@ static bool copies_remain(world *w, uint32_t h, uint16_t staying, bool mark)
     return all;
 }
 
-static bool spare(world *w, uint32_t slot, bool mark)
+static uint16_t stay_without(const world *w, uint32_t slot)
 {
     const registry *r = &w->registry;
     uint16_t staying = 0;
@@ -155,6 +155,13 @@ static bool spare(world *w, uint32_t slot, bool mark)
             staying |= (uint16_t)(1u << s);
         }
     }
+    return staying;
+}
+
+static bool spare(world *w, uint32_t slot, bool mark)
+{
+    const registry *r = &w->registry;
+    uint16_t staying = stay_without(w, slot);
     bool spared = staying != 0;
     for (uint32_t s = 0; s < SEG_SLOTS_MAX && (spared || mark); s++) {
         const slot_info *i = &r->slot[s];
@@ -166,6 +173,15 @@ static bool spare(world *w, uint32_t slot, bool mark)
 }
 
 bool registry_can_lose(world *w, uint32_t slot) { return spare(w, slot, false); }
+
+bool registry_may_lose(world *w, uint32_t slot)
+{
+    if (!w->reckless || stay_without(w, slot) == 0) {
+        return registry_can_lose(w, slot);
+    }
+    (void)spare(w, slot, true);
+    return true;
+}
 
 void registry_lose(world *w, uint32_t slot)
 {
@@ -262,7 +278,9 @@ void registry_decide(world *w)
         if (demanded) {
             (void)spare(w, s, true); /* the leader cannot go on with it: what only it has is lost */
         }
-        if ((!r->lost[s] && !demanded && !registry_can_lose(w, s)) || (i->leaving && changed)) {
+        bool held = i->leaving ? changed || !registry_can_lose(w, s)
+                               : !r->lost[s] && !demanded && !registry_may_lose(w, s);
+        if (held) {
             r->held_back++;
             continue;
         }

@@ -136,6 +136,7 @@ static void draw(world *w)
         w->keys_used.key[0].bytes[i] = (uint8_t)chance_next(w);
     }
     draw_keys(w);
+    w->reckless = chance_of(w, 0.15);
 }
 
 static bool formed(world *w)
