@@ -366,10 +366,14 @@ static void apply_leave(node *n, const wire_msg *m)
     } else {
         n->leavers |= BIT(m->number & 15);
     }
-    if (m->number == n->self && m->version == 0) {
-        n->leave_known = true;
+    if (m->number == n->self) {
+        n->leave_known = m->version == 0;
         n->leave_found = false;
         n->leave_cursor = 0;
+        if (m->version != 0) { /* should we be leaving: it overtook our word, which is said again */
+            n->leave_asked = n->left = n->closed = false;
+            node_refresh_serving(n);
+        }
     }
     n->walk_repair = true;
     n->repair_cursor = 0;
