@@ -351,7 +351,8 @@ static void walk_leave(node *n)
         }
         if (f.home.master != n->self) {
             uint32_t copies = (uint32_t)__builtin_popcount((f.home.replicas | BIT(f.home.master)) & others);
-            if ((f.home.replicas & BIT(n->self)) != 0 && copies < most && copies <= f.home.want) {
+            uint32_t due = f.home.want + ((others & BIT(f.home.master)) != 0); /* two may leave at a time */
+            if ((f.home.replicas & BIT(n->self)) != 0 && copies < most && copies < due) {
                 n->leave_found = true; /* its master makes another copy first */
             }
             continue;
