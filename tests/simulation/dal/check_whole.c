@@ -172,6 +172,9 @@ bool whole(world *w, char *why, size_t why_len)
         if (registry_slot_of(w, h) < 0 || !w->host[h].exists) {
             SAY("h%u is no member", h);
         }
+        if (w->host[h].leaving) {
+            SAY("h%u is leaving", h);
+        }
     }
     return members_whole(w, why, why_len) && maps_whole(w, why, why_len) && fences_whole(w, why, why_len);
 }

@@ -69,7 +69,8 @@ static uint32_t members(const world *w)
 {
     uint32_t count = 0;
     for (uint32_t s = 0; s < SEG_SLOTS_MAX; s++) {
-        count += w->registry.slot[s].in_use && w->registry.slot[s].complete;
+        const slot_info *i = &w->registry.slot[s];
+        count += i->in_use && i->complete && !w->host[i->host].leaving; /* somebody stays */
     }
     return count;
 }
