@@ -40,7 +40,8 @@ typedef enum {
     WIRE_TELL,       /* key = inbox, value */
     WIRE_ANNOUNCE,   /* value */
     WIRE_INBOX,      /* key = inbox: this session takes its messages, until CLOSE (number = 1) */
-    WIRE_COPY,       /* also server -> server. key, auth, version, value, ttl, home, slot = master */
+    WIRE_COPY,       /* also server -> server. key, auth, version, value, ttl, home, slot = master;
+                         seq: the receiver's map must have come that far (it is to learn) */
     /* READ..ENSURE: slot = the member on the asker's host, 255 none: whom an item may move to.
        `flags` ANY of TELL and ANNOUNCE, between servers: deliver to your own clients only. */
     /* answers */
