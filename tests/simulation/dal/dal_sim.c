@@ -159,7 +159,8 @@ int main(int argc, char **argv)
            "%llu decisions held back, %llu items forsaken, %llu of %llu messages taken, %llu datagrams lost\n",
            (unsigned long long)t.worlds, (unsigned long long)t.failures, (unsigned long long)t.undecided,
            (unsigned long long)t.operations, (unsigned long long)t.steps, (unsigned long long)t.evictions,
-           (unsigned long long)t.leaves, (unsigned long long)t.held_back, (unsigned long long)t.forsaken, (unsigned long long)t.taken,
+           (unsigned long long)t.leaves, (unsigned long long)t.held_back,
+           (unsigned long long)t.forsaken, (unsigned long long)t.taken,
            (unsigned long long)t.told, (unsigned long long)t.lost);
     printf("faults:");
     for (int i = 0; i < FAULTS; i++) {

@@ -232,7 +232,7 @@ void registry_answered(world *w, uint32_t host, void *payload);
 bool registry_can_lose(world *w, uint32_t slot);
 /* May it be lost now? If the world is reckless, the items that only it has are forsaken. */
 bool registry_may_lose(world *w, uint32_t slot);
-void registry_lose(world *w, uint32_t slot); /* what only that slot had is lost from now on */
+void registry_lose(world *w); /* a member goes: keys without replicas say nothing from now on */
 int registry_slot_of(const world *w, uint32_t host); /* -1: none */
 
 /* ---- sim_host.c ---- */

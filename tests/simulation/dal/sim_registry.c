@@ -183,9 +183,8 @@ bool registry_may_lose(world *w, uint32_t slot)
     return true;
 }
 
-void registry_lose(world *w, uint32_t slot)
+void registry_lose(world *w)
 {
-    (void)slot;
     for (uint32_t k = 0; k < w->keys; k++) {
         if (w->key[k].want == 0 && w->key[k].lost_at == NEVER) {
             w->key[k].lost_at = w->now;
@@ -289,7 +288,7 @@ void registry_decide(world *w)
             left |= (uint16_t)(1u << s);
             r->leaves++;
         } else {
-            registry_lose(w, s);
+            registry_lose(w);
             r->evictions++;
         }
         trace(w, i->leaving ? "registry lets go" : "registry evicts", i->host, s, 0);
