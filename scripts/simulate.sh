@@ -24,6 +24,7 @@ logs=$(mktemp -d -p /dev/shm dal-simulate.XXXXXX 2>/dev/null || mktemp -d)
 pids=()
 stop() { [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true; rm -rf "$logs"; }
 trap stop EXIT
+trap "exit 130" INT TERM HUP
 printf 'simulate: %s worlds from seed %s, %s at a time\n' "$count" "$first" "$workers"
 # Small shares, dealt as workers come free: one slow world holds nobody up.
 share=250
