@@ -450,8 +450,12 @@ uint64_t node_deadline(const node *n)
     return due < n->tick_at ? due : n->tick_at;
 }
 
+/* What is queued goes first: an answer waits for nothing. */
 bool node_next(node *n, link_addr *to, void *out, size_t *len)
 {
+    if (link_next(n->link, to, out, len)) {
+        return true;
+    }
     if (n->in_view && !n->unfit) {
         map_flush(n);
     }
