@@ -134,8 +134,8 @@ static bool write_memory(client *c, uint32_t n)
     }
     o->begun_epoch = seg_epoch(c->local);
     o->begun_generation = seg_generation(c->local);
-    if (status == SEG_OK && op.grant != NULL && !lease_stands(c)) {
-        unserved(c, n); /* a raise does not reach a member without a lease */
+    if (status == SEG_OK && (op.grant != NULL || o->r.sync) && !lease_stands(c)) {
+        unserved(c, n); /* neither a raise nor a deletion reaches a member without a lease */
         return true;
     }
     if (status == SEG_OK) {

@@ -99,7 +99,7 @@ void registry_asked(world *w, uint32_t h, void *payload)
                 }
             }
         }
-        if (!inside && q->joins) {
+        if (!inside && q->joins && (q->incarnation != r->was_in[h] || q->asked_at > r->gone_at[h])) {
             r->wants_in[h] = true;
             r->join_incarnation[h] = q->incarnation;
         }
@@ -248,6 +248,7 @@ static void put_in(world *w, uint32_t h)
         if (!r->slot[s].in_use) {
             r->slot[s] = (slot_info){true, r->view.epoch == 0, false, h, r->join_incarnation[h], w->now};
             r->lost[s] = false;
+            r->was_in[h] = r->join_incarnation[h];
             r->wants_in[h] = false;
             r->joins++;
             trace(w, "registry joins", h, s, (int64_t)(r->join_incarnation[h] & 0xffff));
@@ -293,6 +294,7 @@ void registry_decide(world *w)
         }
         trace(w, i->leaving ? "registry lets go" : "registry evicts", i->host, s, 0);
         r->suspected[i->host] = false;
+        r->gone_at[i->host] = w->now;
         i->in_use = false;
         changed = true;
     }
