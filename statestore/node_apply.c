@@ -425,6 +425,7 @@ void apply_wipe(node *n)
         }
     }
     n->start_count = n->thaw_count = 0;
+    n->leavers = 0;
     map_log_clear(n);
     n->applied = 0;
     n->log_first = 1;

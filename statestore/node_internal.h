@@ -27,6 +27,7 @@
 #define NODE_ERRANDS_MAX 4096u
 #define NODE_ERRANDS_TO_MAX 200u       /* to one member; less than NODE_REPLIES_MAX */
 #define NODE_INTEREST_NS 5000000000ull /* a watcher that does not poll is forgotten */
+#define NODE_SENDERS_MAX 16u            /* per inbox, whose order is kept */
 #define NODE_LEAVE_NS 500000000ull     /* who leaves says so again */
 #define NODE_BOXES_NS 1000000000ull    /* after a restart clients have told us of their inboxes again */
 #define NODE_RENEWED_NS 5000000000ull  /* an inbox that is not renewed is closed */
@@ -162,6 +163,10 @@ struct inbox {
     uint32_t tries, queued;
     bool closing;
     struct message *first, *last;
+    struct {
+        uint64_t session, id;
+    } heard[NODE_SENDERS_MAX]; /* the last message of each sender */
+    uint8_t heard_hand;
 };
 
 struct track {

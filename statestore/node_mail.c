@@ -211,8 +211,27 @@ static void announce(node *n, uint32_t request, const wire_msg *m)
     serve_reply(n, request, r->status);
 }
 
+/* A message that a later one of its sender has overtaken on another way is not delivered any more. */
+static bool late(struct inbox *b, uint64_t session, uint64_t id)
+{
+    for (uint32_t i = 0; i < NODE_SENDERS_MAX; i++) {
+        if (b->heard[i].session == session) {
+            bool is_late = id < b->heard[i].id;
+            b->heard[i].id = is_late ? b->heard[i].id : id;
+            return is_late;
+        }
+    }
+    uint32_t i = b->heard_hand++ % NODE_SENDERS_MAX;
+    b->heard[i].session = session;
+    b->heard[i].id = id;
+    return false;
+}
+
 static void tell(node *n, uint32_t request, const wire_msg *m)
 {
+    bool relayed = (m->flags & WIRE_ANY) != 0 && (m->mask & WIRE_VERSION) != 0 && (m->mask & WIRE_AUTH) != 0;
+    uint64_t session = relayed ? m->version : n->request[request].session;
+    uint64_t id = relayed ? m->auth : m->id;
     struct inbox *b = inbox_find(n, m->key, m->key_len);
     if (b == NULL && (n->unasked != 0 || n->now < n->boxes_grace)) {
         serve_reply(n, request, WIRE_LATER);
@@ -221,9 +240,14 @@ static void tell(node *n, uint32_t request, const wire_msg *m)
     } else if (b->slot != n->self) {
         wire_msg e = *m;
         e.flags |= WIRE_ANY;
+        e.mask |= WIRE_VERSION | WIRE_AUTH;
+        e.version = session;
+        e.auth = id;
         if (!mail_errand(n, b->slot, &e, request)) {
             serve_reply(n, request, WIRE_LATER);
         }
+    } else if (late(b, session, id)) {
+        serve_reply(n, request, WIRE_IN_DOUBT);
     } else if (!queue(n, b, m->value, m->value_len, request)) {
         serve_reply(n, request, SEG_FULL);
     }

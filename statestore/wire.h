@@ -37,7 +37,7 @@ typedef enum {
     WIRE_MEMBERS,    /* -> value = packed members (wire_put_member), epoch, slot = who answers, number = leader */
     WIRE_MOVE,       /* key, slot = to */
     WIRE_ENSURE,     /* key, auth, version: answered when the version or a later one is replicated */
-    WIRE_TELL,       /* key = inbox, value */
+    WIRE_TELL,       /* key = inbox, value; between servers (ANY): version, auth = the sender's session and id */
     WIRE_ANNOUNCE,   /* value */
     WIRE_INBOX,      /* key = inbox: this session takes its messages, until CLOSE (number = 1) */
     WIRE_COPY,       /* also server -> server. key, auth, version, value, ttl, home, slot = master;
