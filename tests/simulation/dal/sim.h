@@ -219,8 +219,8 @@ typedef struct {
     slot_info slot[SEG_SLOTS_MAX];
     bool wants_in[HOSTS_MAX];
     uint64_t join_incarnation[HOSTS_MAX];
-    uint64_t was_in[HOSTS_MAX];  /* the incarnation that joined last, */
-    uint64_t gone_at[HOSTS_MAX]; /* and when it went: what it asked before that is late */
+    uint64_t asked_at[HOSTS_MAX]; /* when the host asked for what it got last, */
+    uint64_t gone_at[HOSTS_MAX];  /* and when it went: what was asked before is late */
     uint16_t unwanted;
     uint64_t views, evictions, joins, leaves, held_back, forsaken;
 } registry;

@@ -99,7 +99,9 @@ void registry_asked(world *w, uint32_t h, void *payload)
                 }
             }
         }
-        if (!inside && q->joins && (q->incarnation != r->was_in[h] || q->asked_at > r->gone_at[h])) {
+        if (!inside && q->joins && q->asked_at > r->asked_at[h] &&
+            (q->incarnation != r->join_incarnation[h] || q->asked_at > r->gone_at[h])) {
+            r->asked_at[h] = q->asked_at;
             r->wants_in[h] = true;
             r->join_incarnation[h] = q->incarnation;
         }
@@ -248,7 +250,6 @@ static void put_in(world *w, uint32_t h)
         if (!r->slot[s].in_use) {
             r->slot[s] = (slot_info){true, r->view.epoch == 0, false, h, r->join_incarnation[h], w->now};
             r->lost[s] = false;
-            r->was_in[h] = r->join_incarnation[h];
             r->wants_in[h] = false;
             r->joins++;
             trace(w, "registry joins", h, s, (int64_t)(r->join_incarnation[h] & 0xffff));
@@ -279,7 +280,7 @@ void registry_decide(world *w)
             (void)spare(w, s, true); /* the leader cannot go on with it: what only it has is lost */
         }
         bool held = i->leaving ? changed || !registry_can_lose(w, s)
-                               : !r->lost[s] && !demanded && !registry_may_lose(w, s);
+                               : !r->lost[s] && !demanded && i->complete && !registry_may_lose(w, s);
         if (held) {
             r->held_back++;
             continue;
