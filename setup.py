@@ -65,7 +65,12 @@ setup(
         extension(
             "bgf.lab._rtpload",
             ["bgf/lab/_rtpload.c"],
-            ["bgf/lab/bpf/rtpload.h", "bgf/lab/bpf/rtpload.lskel.h"],
+            [
+                "bgf/lab/bpf/rtpbench.h",
+                "bgf/lab/bpf/rtpbench.lskel.h",
+                "bgf/lab/bpf/rtpload.h",
+                "bgf/lab/bpf/rtpload.lskel.h",
+            ],
             ["bgf/lab", "bgf/lab/bpf", "bgf/media/bpf"],
         ),
     ],
