@@ -13,8 +13,9 @@
 #define XDP_KEYWORDS (METH_VARARGS | METH_KEYWORDS)
 #define XDP_WITH_KEYWORDS(f) (PyCFunction)(void (*)(void))(f)
 
-/* The functions about maps, of _xdp_maps.c. */
+/* The functions about maps, of _xdp_maps.c, and about what the program sends up, of _xdp_rings.c. */
 extern PyMethodDef xdp_map_methods[];
+extern PyMethodDef xdp_ring_methods[];
 
 static inline int sys_bpf(int cmd, void *attr, unsigned int size)
 {

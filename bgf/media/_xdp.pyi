@@ -16,15 +16,37 @@ OPEN: int
 SOURCE_HOST: int
 SOURCE_PORT: int
 OUT_IP6: int
+POLICE: int
+RTP: int
+RTCP: int
+MUXED: int
+RTP_CHECK: int
+RTP_TYPES: int
+LATCH: int
+FOLLOW: int
+NO_REMOTE: int
+HAIRPIN: int
+CAPTURED: int
+COST_SHIFT: int
+TIME_SHIFT: int
+LATCH_OPEN: int
+LATCH_BUSY: int
+LATCH_SET: int
+LATCH_REPLACE: int
 TRACE_MAGIC: int
 INTERFACE_PLACES: int
 PROBES: int
+ROW: int
 SIZEOF_CONFIG: int
 SIZEOF_INTERFACE: int
 SIZEOF_KEY: int
 SIZEOF_PINHOLE: int
 SIZEOF_STATS: int
+SIZEOF_STREAM: int
+SIZEOF_LATCH: int
 SIZEOF_NEXTHOP: int
+SIZEOF_REPORT: int
+SIZEOF_CAPTURED: int
 SIZEOF_TRACE: int
 OUTCOMES: tuple[str, ...]
 
@@ -55,6 +77,21 @@ def map_lookup_batch(fd: int) -> tuple[bytes, bytes]:
 
 def map_delete_batch(fd: int, keys: _Bytes, count: int) -> int:
     """How many were removed; keys that are not there are no error."""
+
+def report_ring(fd: int) -> object:
+    """A reader of a BPF ring buffer; the memory goes with it. One reader at a time."""
+
+def report_drain(ring: object) -> list[bytes]:
+    """The records that are there, at most 4,096."""
+
+def capture_rings(fd: int, cpus: int, pages: int) -> object:
+    """Readers of a perf event array, one ring of `pages` (a power of two) for each CPU online."""
+
+def capture_fds(rings: object) -> list[int]:
+    """What to poll; they stay the rings'."""
+
+def capture_drain(rings: object) -> tuple[list[bytes], int]:
+    """The records that are there, some 4,096 at most, padded at the end; how many were lost."""
 
 def obj_pin(fd: int, path: _Path) -> None: ...
 def obj_get(path: _Path, flags: int = 0) -> int: ...

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from bgf.model import Address, Counters, Flow, FlowKey, RtpStatistics
+from bgf.model import Address, Counters, Flow, FlowKey, Latch, RtpStatistics
 
 
 class Outcome(enum.StrEnum):
@@ -43,8 +43,38 @@ class Outcome(enum.StrEnum):
     VLAN = "foreign-vlan"
 
 
+DSCP_MAX = 63
+PAYLOAD_TYPE_MAX = 127
+CLOCK_HZ_MAX = 999_999_999
+
 PASSED = frozenset({Outcome.PASS, Outcome.ICMP, Outcome.ICMP_ERROR, Outcome.VLAN})
 """Handed to the kernel. All but PASS are counted."""
+
+
+def objection(flow: Flow) -> str:
+    """Why no packet path can do what the flow says; empty when it can."""
+    if flow.remote and flow.remote.family is not flow.local_out.family:
+        return f"leaves from {flow.local_out} to {flow.remote}: two IP versions"
+    source, rtp = flow.source, flow.rtp
+    if flow.latch is Latch.STRICT and (
+        source.host is None or source.port is None or source.prefix_len or source.port_last
+    ):
+        return "a strict source is one host and one port"
+    if source.prefix_len is not None and not (
+        source.host is not None and 0 <= source.prefix_len <= (128 if ":" in source.host else 32)
+    ):
+        return f"source prefix length {source.prefix_len}"
+    if source.port_last is not None and (source.port is None or source.port_last < source.port):
+        return f"source ports {source.port} to {source.port_last}"
+    if flow.dscp is not None and not 0 <= flow.dscp <= DSCP_MAX:
+        return f"DSCP {flow.dscp} is out of 0..{DSCP_MAX}"
+    if rtp and not all(0 <= kind <= PAYLOAD_TYPE_MAX for kind in rtp.payload_types):
+        return f"payload types {rtp.payload_types} are not all in 0..{PAYLOAD_TYPE_MAX}"
+    if rtp and not 0 < rtp.clock_hz <= CLOCK_HZ_MAX:
+        return f"a timestamp clock of {rtp.clock_hz} Hz"
+    if flow.policer and any(value < 0 for value in msgspec.structs.astuple(flow.policer)):
+        return f"{flow.policer}: a negative rate or burst"
+    return ""
 
 
 class Verdict(msgspec.Struct, frozen=True):

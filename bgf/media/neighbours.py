@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 
 from bgf.errors import DatapathError
 from bgf.media import netlink
-from bgf.media.netlink import Link, Neighbour, Netlink, Route
+from bgf.media.netlink import Link, Neighbour, Netlink, Route, Wire
 
 MAC_BYTES = 6
 
-_NEXTHOP = struct.Struct("=6s6sIIxxxx")
+_NEXTHOP = struct.Struct("=6s6sIIHxx")
 _GROUPS = (
     netlink.RTMGRP_LINK
     | netlink.RTMGRP_NEIGH
@@ -31,9 +31,9 @@ _GROUPS = (
 )
 
 
-def pack(destination: bytes, source: bytes, ifindex: int, mtu: int) -> bytes:
+def pack(destination: bytes, source: bytes, wire: Wire, mtu: int) -> bytes:
     """struct bgf_nexthop; `mtu` 0 says that the neighbour is not known."""
-    return _NEXTHOP.pack(destination, source, ifindex, mtu)
+    return _NEXTHOP.pack(destination, source, wire.ifindex, mtu, wire.vlan)
 
 
 @dataclass(slots=True)
@@ -117,10 +117,12 @@ class NextHops:
         Call `resolve_adopted` when all are told. Till the kernel says otherwise the entry's MAC
         address is taken for true: a restart must cost no packet.
         """
-        mac, _, ifindex, _ = _NEXTHOP.unpack(value)
-        end = (ifindex, host)
+        mac, _, ifindex, _, vlan = _NEXTHOP.unpack(value)
+        wire = Wire(ifindex, vlan)
+        device = next((k.ifindex for k in self._links.values() if k.wire == wire), ifindex)
+        end = (device, host)
         if end not in self._far_ends:
-            self._far_ends[end] = _FarEnd(index, ifindex, host)
+            self._far_ends[end] = _FarEnd(index, device, host)
             self._free.remove(index)
             if any(mac):
                 self._adopted[end] = mac
@@ -167,7 +169,7 @@ class NextHops:
                 self._leave(far_end)
                 gone.append(far_end.index)
         if gone:
-            self._write(gone, [pack(bytes(6), bytes(6), 0, 0)] * len(gone))
+            self._write(gone, [pack(bytes(6), bytes(6), Wire(0), 0)] * len(gone))
             self._free.extend(gone)
 
     # ---- what the loop calls --------------------------------------------------------------------
@@ -260,7 +262,8 @@ class NextHops:
                 mtu = min(link.mtu, far_end.mtu or link.mtu)
             source = link.mac if link else b""
             indices.append(far_end.index)
-            values.append(pack(mac, source, far_end.ifindex, mtu))
+            wire = link.wire if link else Wire(far_end.ifindex)
+            values.append(pack(mac, source, wire, mtu))
         if indices:
             self._write(indices, values)
 

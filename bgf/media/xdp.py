@@ -1,37 +1,45 @@
 """XdpDatapath: the Datapath of the kernel, one XDP program pinned with its maps.
 
-Knows: flows as values, the maps as bytes, next hops through `neighbours`. Decides nothing about
-calls. The program forwards without this process; a new one reopens the pins and learns from the
-maps what is installed, so a restart costs no packet. One process at a time may hold it.
+Knows: flows as values, the maps as bytes, next hops through `neighbours`, interfaces through
+`realms`. Decides nothing about calls. The program forwards without this process; a new one reopens
+the pins and learns from the maps what is installed, so a restart costs no packet. One process at a
+time may hold it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import select
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bgf.errors import ConfigError, DatapathError, EnvironmentProblem
+from bgf.errors import ConfigError, DatapathError
 from bgf.media import _xdp, frames, layout, pins
-from bgf.media.datapath import Outcome, Verdict
+from bgf.media.capture import PacketCapture
+from bgf.media.datapath import Outcome, Report, Tally, Verdict, objection
+from bgf.media.learning import Learning
+from bgf.media.maps import ENTRIES_PER_CALL, Maps
 from bgf.media.neighbours import NextHops
-from bgf.media.netlink import Link
+from bgf.media.netlink import Link, Wire
 from bgf.media.pins import ArmedMap, Attachment
-from bgf.model import Address, Counters, Flow, FlowKey, Group
+from bgf.media.realms import Realms
+from bgf.media.silence import SilenceWatch
+from bgf.model import Address, Counters, Flow, FlowKey, Group, RtpStatistics
 
-__all__ = ["ArmedMap", "Attachment", "XdpDatapath"]
+__all__ = ["ENTRIES_PER_CALL", "ArmedMap", "Attachment", "XdpDatapath"]
 
 PINHOLES_MAX_DEFAULT = 65_536
 GROUPS_MAX = 256
 GUARDED_MAX = 1_024
-ENTRIES_PER_CALL = 8_192  # written to a map by one system call
+SNAP_BYTES_MAX = 16_384
+CLOCK_HZ_DEFAULT = 8_000
 
 _XDP_DROP, _XDP_PASS = 1, 2
 _TRACE_MAC = bytes.fromhex("020000000001")  # a sender of no one's (locally administered)
-_MODES = {1: "native", 2: "generic", 3: "offloaded"}
 _log = logging.getLogger("bgf.media")
 
 
@@ -41,6 +49,7 @@ class _Installed(NamedTuple):
     key: bytes
     slot: int
     end: tuple[int, str] | None
+    reverse_key: FlowKey
 
 
 @contextlib.contextmanager
@@ -51,12 +60,17 @@ def _kernel(doing: str) -> Iterator[None]:
         raise DatapathError(f"{doing}: {error.strerror or error}") from error
 
 
+def _now_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 class XdpDatapath:
     """`realms` maps media realms to interface names in this network namespace.
 
-    `attach` is native, generic, or auto: native, and generic where that is refused, with the
-    reason in `attachments` and a warning in the log. `pin_dir` lies on a BPF file system. Raises
-    EnvironmentProblem for what the machine lacks and ConfigError for what cannot be configured so.
+    A VLAN interface is taken for what it is, a tag on the device below. `attach` is native,
+    generic, or auto: native, and generic where that is refused, with the reason in `attachments`
+    and a warning in the log. `pin_dir` lies on a BPF file system. Raises EnvironmentProblem for
+    what the machine lacks and ConfigError for what cannot be configured so.
     """
 
     def __init__(
@@ -70,10 +84,10 @@ class XdpDatapath:
         attach: str = "auto",
     ) -> None:
         self._pin_dir = Path(pin_dir)
-        self._realms = dict(realms)
+        self._realm_names = dict(realms)
         self._check(groups, pinholes_max, attach)
         self._known: dict[FlowKey, _Installed] = {}
-        self._fds, self.reopened = pins.open_set(
+        fds, self.reopened = pins.open_set(
             self._pin_dir,
             {
                 "groups": GROUPS_MAX,
@@ -81,10 +95,17 @@ class XdpDatapath:
                 "guarded": GUARDED_MAX,
                 "pinholes": pinholes_max,
                 "stats": pinholes_max,
+                "streams": pinholes_max,
+                "latches": pinholes_max,
                 "nexthops": pinholes_max + 1,
+                "captured": _xdp.possible_cpus(),
             },
         )
+        self._maps = Maps(fds)
         self._next_hops: NextHops | None = None
+        self._learning: Learning | None = None
+        self._capture: PacketCapture | None = None
+        self._poll = select.epoll()
         try:
             with _kernel("reopening the packet path" if self.reopened else "filling its maps"):
                 self._start(groups, discriminator, attach, pinholes_max)
@@ -103,117 +124,172 @@ class XdpDatapath:
                 f"{len(self._known) + len(fresh)} pinholes: the table holds {self.pinholes_max}; "
                 "raise pinholes_max in [media]"
             )
-        plan = [(flow, *self._place(flow)) for flow in wanted.values()]
-        ends = [end for _, _, _, end in plan if end is not None]
+        plan = [(key, flow, *self._place(flow)) for key, flow in wanted.items()]
         hops = self._hops
-        indices = iter(hops.acquire(ends))
-        slots = [self._slots.popleft() for _ in fresh]
+        indices = iter(hops.acquire(end for *_, end in plan if end is not None))
+        slots = dict(zip(fresh, (self._slots.popleft() for _ in fresh), strict=True))
+        slots.update((key, self._known[key].slot) for key in wanted if key in self._known)
         new: dict[FlowKey, _Installed] = {}
         keys, values = [], []
-        free_slot = iter(slots)
-        for flow, key, group, end in plan:
-            old = self._known.get(flow.key)
-            slot = old.slot if old else next(free_slot)
-            nexthop = next(indices) if end is not None else 0
-            new[flow.key] = _Installed(key, slot, end)
+        for flow_key, flow, key, group, end in plan:
+            reverse = flow.reverse_key
+            place = layout.Place(
+                group,
+                next(indices) if end is not None else 0,
+                slots[flow_key],
+                self._realms.wire(flow.realm_out),
+                self._peer_slot(reverse, slots) if flow.follows else layout.NO_SLOT,
+                flow.remote is not None and flow.remote.host in self._guarded,
+                flow_key in self._captured,
+            )
+            new[flow_key] = _Installed(key, place.slot, end, reverse)
             keys.append(key)
-            values.append(layout.pack_pinhole(flow, key, group, nexthop, slot))
+            values.append(layout.pack_pinhole(flow, key, place))
+        replaced = [self._known[key] for key in wanted if key in self._known]
         try:
             with _kernel(f"installing {len(keys)} pinholes"):
-                zero = bytes(self._stats_bytes)
-                self._update("stats", [layout.U32.pack(s) for s in slots], [zero] * len(slots))
-                self._update("pinholes", keys, values)
+                self._clear([slots[key] for key in fresh])
+                self._learn_by.settle(wanted.values(), slots)
+                self._maps.update("pinholes", keys, values)
         except DatapathError:
             # Which of them were written is not known, and a pinhole whose next hop may be given
             # away must not stay: closing all is the safe end of what should not happen.
-            replaced = [self._known[key] for key in wanted if key in self._known]
             self._withdraw(keys)
             self._known.update(new)
             self.remove(new)
             hops.release(old.end for old in replaced if old.end is not None)
             raise
-        replaced = [self._known[key] for key in wanted if key in self._known]
         self._known.update(new)
         written = set(keys)
         self._withdraw([old.key for old in replaced if old.key not in written])
         hops.release(old.end for old in replaced if old.end is not None)
+        self._watch(wanted.values())
+        with _kernel("leading followers"):
+            self._lead(self._learn_by.installed(wanted.values()))
 
     def remove(self, keys: Iterable[FlowKey]) -> None:
-        gone = [self._known.pop(key) for key in set(keys) if key in self._known]
+        gone = {key: self._known.pop(key) for key in set(keys) if key in self._known}
         with _kernel(f"removing {len(gone)} pinholes"):
-            self._delete("pinholes", [old.key for old in gone])
-        self._slots.extend(old.slot for old in gone)
-        self._hops.release(old.end for old in gone if old.end is not None)
+            self._maps.delete("pinholes", [old.key for old in gone.values()])
+            # Before a slot is another's: who follows its latch must not follow the new one's.
+            self._lead(self._learn_by.removed(gone))
+        for key, old in gone.items():
+            self._learn_by.forget_follower(key, old.reverse_key)
+            self._silence.forget(key)
+            self._clocks.pop(key, None)
+            self._captured.discard(key)
+        self._slots.extend(old.slot for old in gone.values())
+        self._hops.release(old.end for old in gone.values() if old.end is not None)
 
     def arm(self, group: str, deadline_ns: int) -> None:
         index = self._group_index(group)
         with _kernel(f"arming group {group}"):
-            _xdp.map_update(
-                self._fds["armed"], layout.U32.pack(index), layout.U64.pack(deadline_ns)
-            )
+            self._maps.put("armed", layout.U32.pack(index), layout.U64.pack(deadline_ns))
 
     def keys(self) -> set[FlowKey]:
         with _kernel("listing the pinholes"):
-            keys, _ = _xdp.map_lookup_batch(self._fds["pinholes"])
-        size = layout.KEY.size
-        return {layout.unpack_key(keys[at : at + size])[0] for at in range(0, len(keys), size)}
+            dump = self._maps.dump("pinholes", layout.KEY.size)
+            return {layout.unpack_key(key)[0] for key, _ in dump}
 
     def counters(self, keys: Sequence[FlowKey]) -> list[Counters]:
         """See Datapath. `bytes` are of UDP payload."""
-        known = [self._known.get(key) for key in keys]
-        slots = b"".join(layout.U32.pack(found.slot) for found in known if found)
-        with _kernel("reading counters"):
-            raw = _xdp.map_lookup_each(self._fds["stats"], slots)
-        size = self._stats_bytes
-        values = iter(layout.sum_stats(raw[at : at + size]) for at in range(0, len(raw), size))
-        return [next(values) if found else Counters() for found in known]
+        return [seen.counters if seen else Counters() for seen in self._seen(keys)]
+
+    def rtp(self, keys: Sequence[FlowKey]) -> list[RtpStatistics]:
+        """See Datapath."""
+        slots = [layout.U32.pack(self._known[key].slot) for key in keys if key in self._known]
+        with _kernel("reading RTP statistics"):
+            raw = iter(self._maps.each("streams", slots, layout.STREAM.size))
+        return [
+            layout.rtp_statistics(seen, next(raw), self._clocks.get(key, CLOCK_HZ_DEFAULT))
+            if seen
+            else RtpStatistics()
+            for key, seen in zip(keys, self._seen(keys), strict=True)
+        ]
 
     def drops(self) -> Mapping[Outcome, int]:
         """See Datapath. PASS is not counted; all others stand there, zero or not."""
+        counts: dict[Outcome, int] = {o: 0 for o in layout.OUTCOMES if o is not Outcome.PASS}
+        for tally in self.tallies():
+            counts[tally.outcome] += tally.packets
+        return counts
+
+    def tallies(self) -> list[Tally]:
+        """See Datapath. Frames of other VLANs stand under a realm of their own."""
+        rows = self._realms.rows()
+        found = []
         with _kernel("reading the packet counts"):
-            _, raw = _xdp.map_lookup_batch(self._fds["outcomes"])
-        cpus = _xdp.possible_cpus()
-        counts = [c[0] for c in layout.U64.iter_unpack(raw)]
-        return {
-            outcome: sum(counts[at * cpus : (at + 1) * cpus])
-            for at, outcome in enumerate(layout.OUTCOMES)
-            if outcome is not Outcome.PASS
-        }
+            for key, raw in self._maps.dump("outcomes", layout.U32.size):
+                row, at = divmod(layout.U32.unpack(key)[0], _xdp.ROW)
+                for cpu, (packets,) in enumerate(layout.U64.iter_unpack(raw) if any(raw) else ()):
+                    if packets:
+                        realm = rows.get(row, "")
+                        found.append(Tally(realm, cpu, layout.OUTCOMES[at], packets))
+        return found
 
     def trace(self, sender: Address, receiver: Address, realm: str, payload: bytes) -> Verdict:
         """See Datapath. Changes no counter. Raises DatapathError for what is no such packet."""
         if sender.family is not receiver.family:
             raise DatapathError(f"no packet goes from {sender} to {receiver}: two IP versions")
-        ifindex = self._ifindex(realm)
-        mac = self._hops.links[ifindex].mac
+        wire = self._realms.wire(realm)
+        mac = self._realms.link(realm).mac
         frame = frames.build(sender, receiver, payload, destination_mac=mac, source_mac=_TRACE_MAC)
+        if wire.vlan:
+            frame = frames.tagged(frame, wire.vlan)
         note = layout.TRACE.pack(_xdp.TRACE_MAGIC, 0, 0, 0)
-        context = layout.XDP_MD.pack(len(note), len(note) + len(frame), 0, ifindex, 0, 0)
+        context = layout.XDP_MD.pack(len(note), len(note) + len(frame), 0, wire.ifindex, 0, 0)
         with _kernel(f"tracing a packet of {len(frame)} bytes"):
             action, out, _, context = _xdp.prog_test_run(
-                self._fds[pins.PROGRAM], note + frame, context
+                self._maps.fds[pins.PROGRAM], note + frame, context
             )
-        _, outcome, leaving, _ = layout.TRACE.unpack_from(out)
+        _, outcome, ifindex, vlan = layout.TRACE.unpack_from(out)
         frame = out[layout.XDP_MD.unpack(context)[0] :]
         verdict = layout.OUTCOMES[outcome]
         if action == _XDP_DROP:
             return Verdict(verdict)
-        datagram = frames.read(frame)
-        link = self._hops.links.get(leaving)
+        datagram = frames.read(frames.untagged(frame))
         return Verdict(
             verdict,
-            "" if action == _XDP_PASS else (link.name if link else f"ifindex {leaving}"),
+            "" if action == _XDP_PASS else self._realms.name_of(Wire(ifindex, vlan)),
             datagram.sender if datagram else None,
             datagram.receiver if datagram else None,
             frame,
         )
+
+    def relatch(self, key: FlowKey) -> None:
+        """See Datapath."""
+        with _kernel(f"letting {key} learn anew"):
+            self._learn_by.relatch(key)
+
+    def reports(self) -> list[Report]:
+        """See Datapath."""
+        with _kernel("reading what was learned"):
+            self._learn_by.drain()
+            learned = self._learn_by.take()
+            silent = self._silent()
+        return [*learned, *silent]
+
+    def capture(self, keys: Iterable[FlowKey], snap_bytes: int = 256) -> PacketCapture:
+        """See Datapath."""
+        if self._capture is not None:
+            raise DatapathError("another capture is running: end it first")
+        if not 0 < snap_bytes <= SNAP_BYTES_MAX:
+            raise DatapathError(f"{snap_bytes} bytes of each frame: use 1 to {SNAP_BYTES_MAX}")
+        with _kernel("capturing"):
+            self._write_config(snap_bytes)
+            self._capture = PacketCapture(
+                self._maps.fds["captured"], self._realms.name_of, self._end_capture
+            )
+            self._captured.update(key for key in keys if key in self._known)
+            self._mark(self._captured, True)
+        return self._capture
 
     # ---- for the process that runs it -----------------------------------------------------------
 
     @property
     def attachments(self) -> dict[str, Attachment]:
         """By interface name: native or generic, and why not native."""
-        return dict(self._attachments)
+        return dict(self._realms.attachments)
 
     @property
     def pinholes_max(self) -> int:
@@ -226,26 +302,34 @@ class XdpDatapath:
         return self._hops.unresolved
 
     def fileno(self) -> int:
-        """Readable when `process` has something to do (netlink)."""
-        return self._hops.fileno()
+        """Readable when `process` has something to do: netlink, or a peer learned."""
+        return self._poll.fileno()
 
     def process(self) -> None:
-        """Follow what the kernel announced: neighbours, links, routes."""
+        """Follow what the kernel announced: neighbours, links, routes, learned peers."""
         with _kernel("following netlink"):
             self._hops.process()
+        self._learn_by.drain()
 
     def refresh(self) -> None:
-        """Keep neighbours confirmed and retry the unresolved: call it every second or few."""
+        """Keep neighbours confirmed, retry the unresolved, look for peers whose report was lost:
+        call it every second or few."""
         with _kernel("refreshing neighbours"):
             self._hops.refresh()
+            self._learn_by.look()
 
     def close(self, unpin: bool = False) -> None:
         """Let go of it; the packet path goes on unless `unpin`. A second call does nothing."""
+        if self._capture:
+            self._capture.close()
+        if self._learning:
+            self._learning.close()
+            self._learning = None
         if self._next_hops:
             self._next_hops.close()
             self._next_hops = None
-        pins.close_all(self._fds.values())
-        self._fds = {}
+        self._poll.close()
+        self._maps.close()
         if unpin:
             self.unpin()
 
@@ -272,7 +356,7 @@ class XdpDatapath:
             if not 0 < len(group.id.encode()) <= _xdp.GROUP_ID_LEN:
                 raise ConfigError(f"group id '{group.id}' is not 1 to {_xdp.GROUP_ID_LEN} bytes")
             for address in group.addresses:
-                if address.realm not in self._realms:
+                if address.realm not in self._realm_names:
                     raise ConfigError(
                         f"group {group.id}: address {address.host} is in realm {address.realm}, "
                         "which carries no media"
@@ -285,11 +369,12 @@ class XdpDatapath:
         if sum(len(group.addresses) for group in groups) > GUARDED_MAX:
             raise ConfigError(f"more than {GUARDED_MAX} media addresses in all groups together")
 
+    _realms: Realms
+
     def _start(
         self, groups: Sequence[Group], discriminator: int, attach: str, pinholes_max: int
     ) -> None:
-        sizes = [int(_xdp.map_info(self._fds[m])["max_entries"]) for m in ("pinholes", "stats")]
-        self._capacity = min(sizes)
+        self._capacity = min(self._maps.capacity(m) for m in ("pinholes", "stats"))
         if self._capacity != pinholes_max:
             _log.warning(
                 "the pinned packet path holds %d pinholes, not the configured %d: "
@@ -299,81 +384,49 @@ class XdpDatapath:
             )
         self._stats_bytes = layout.STATS.size * _xdp.possible_cpus()
         self._slots: deque[int] = deque(range(self._capacity))
-        hops_max = int(_xdp.map_info(self._fds["nexthops"])["max_entries"])
+        self._discriminator = discriminator
+        self._silence = SilenceWatch()
+        self._armed_since: dict[str, int] = {}
+        self._clocks: dict[FlowKey, int] = {}
+        self._captured: set[FlowKey] = set()
         self._next_hops = NextHops(
-            self._realms.values(), self._write_next_hops, hops_max, self._link_changed
+            self._realm_names.values(),
+            self._write_next_hops,
+            self._maps.capacity("nexthops"),
+            self._link_changed,
         )
-        by_name = {link.name: link.ifindex for link in self._next_hops.links.values()}
-        for realm, name in self._realms.items():
-            if name not in by_name:
-                raise EnvironmentProblem(
-                    f"realm {realm}: there is no interface '{name}' in this network namespace"
-                )
-        self._ifindexes = {realm: by_name[name] for realm, name in self._realms.items()}
-        _xdp.map_update(
-            self._fds["config"],
-            layout.U32.pack(0),
-            layout.CONFIG.pack(_xdp.LAYOUT, discriminator),
-        )
+        self._learning = Learning(self._maps, self._slot_of)
+        self._poll.register(self._next_hops.fileno(), select.EPOLLIN)
+        self._poll.register(self._maps.fds["reports"], select.EPOLLIN)
+        self._realms = Realms(self._realm_names, self._maps, self._pin_dir, self._next_hops)
+        self._write_config(0)
         self._groups = self._write_groups(groups)
-        guarded = {
-            layout.pack_address(a.host): layout.U32.pack(self._groups[group.id])
-            for group in groups
-            for a in group.addresses
-        }
-        self._make_exactly("guarded", 16, guarded)
-        self._write_interfaces()
+        addresses = {a.host: self._groups[group.id] for group in groups for a in group.addresses}
+        self._guarded = frozenset(addresses)
+        self._maps.make_exactly(
+            "guarded",
+            len(layout.pack_address("::")),
+            {layout.pack_address(host): layout.U32.pack(at) for host, at in addresses.items()},
+        )
+        self._realms.write()
         if self.reopened:
             self._learn()
-        self._attach(attach)
-
-    def _attach(self, mode: str) -> None:
-        pins.detach_others(self._pin_dir, self._realms.values())
-        reasons = {
-            name: pins.attach(
-                self._pin_dir, self._fds[pins.PROGRAM], name, self._ifindexes[realm], mode
-            )
-            for realm, name in self._realms.items()
-        }
-        # How it sits there now, by the kernel's own account.
-        attached = {link.name: link.xdp for link in self._hops.read_links()}
-        self._attachments = {}
-        for name, reason in reasons.items():
-            found = _MODES.get(attached.get(name, 0), "none")
-            why = "" if found == "native" else reason or "attached so earlier"
-            self._attachments[name] = Attachment(found, why)
-
-    def _write_interfaces(self) -> None:
-        places = layout.place_interfaces(set(self._ifindexes.values()))
-        if places is None:
-            raise EnvironmentProblem(
-                "the media interfaces' indices fall together: create them anew, or use fewer"
-            )
-        self._places = places
-        for ifindex in places:
-            self._write_interface(self._hops.links[ifindex])
-        empty = set(range(_xdp.INTERFACE_PLACES)) - set(places.values())
-        nobody = [layout.INTERFACE.pack(0, bytes(6))] * len(empty)
-        self._update("interfaces", [layout.U32.pack(place) for place in empty], nobody)
-
-    def _write_interface(self, link: Link) -> None:
-        key = layout.U32.pack(self._places[link.ifindex])
-        _xdp.map_update(self._fds["interfaces"], key, layout.INTERFACE.pack(link.ifindex, link.mac))
+        self._realms.attach(attach)
 
     def _write_groups(self, groups: Sequence[Group]) -> dict[str, int]:
         """An index for each group: the one it had, or a free one, in the order of their ids."""
-        known = pins.read_groups(self._fds["groups"])
+        known = pins.read_groups(self._maps.fds["groups"])
         ids = sorted(group.id for group in groups)
         for name in sorted(set(known) - set(ids)):
             index = layout.U32.pack(known.pop(name))
-            _xdp.map_update(self._fds["armed"], index, layout.U64.pack(0))
-            _xdp.map_update(self._fds["groups"], index, bytes(_xdp.GROUP_ID_LEN))
+            self._maps.put("armed", index, layout.U64.pack(0))
+            self._maps.put("groups", index, bytes(_xdp.GROUP_ID_LEN))
         free = iter(sorted(set(range(GROUPS_MAX)) - set(known.values())))
         for name in ids:
             if name not in known:
                 known[name] = next(free)
-                _xdp.map_update(
-                    self._fds["groups"],
+                self._maps.put(
+                    "groups",
                     layout.U32.pack(known[name]),
                     name.encode().ljust(_xdp.GROUP_ID_LEN, b"\0"),
                 )
@@ -381,27 +434,26 @@ class XdpDatapath:
 
     def _learn(self) -> None:
         """What an earlier process installed: its slots and next hops. Drops what cannot match."""
-        keys, values = _xdp.map_lookup_batch(self._fds["pinholes"])
-        size = len(values) // (len(keys) // layout.KEY.size) if keys else 1
-        ours = set(self._ifindexes.values())
         groups = set(self._groups.values())
-        used, stale = set(), []
-        for at in range(len(keys) // layout.KEY.size):
-            key = keys[at * layout.KEY.size : (at + 1) * layout.KEY.size]
-            pinhole = layout.unpack_pinhole(values[at * size : (at + 1) * size])
-            if pinhole.ifindex not in ours or pinhole.group not in groups:
+        used, stale, marked = set(), [], []
+        for key, raw in self._maps.dump("pinholes", layout.KEY.size):
+            pinhole = layout.unpack_pinhole(raw)
+            if pinhole.wire not in self._realms.wires or pinhole.group not in groups:
                 stale.append(key)
                 continue
             end = None
             if pinhole.nexthop and pinhole.remote:
-                index = layout.U32.pack(pinhole.nexthop)
-                value = _xdp.map_lookup(self._fds["nexthops"], index)
+                value = self._maps.get("nexthops", layout.U32.pack(pinhole.nexthop))
                 if value:
                     end = self._hops.adopt(pinhole.remote, pinhole.nexthop, value)
             used.add(pinhole.slot)
-            self._known[pinhole.key] = _Installed(key, pinhole.slot, end)
-        self._delete("pinholes", stale)
+            self._known[pinhole.key] = _Installed(key, pinhole.slot, end, pinhole.reverse_key)
+            self._learn_by.adopt(pinhole.key, pinhole.flags, pinhole.reverse_key)
+            if pinhole.flags & _xdp.CAPTURED:
+                marked.append(pinhole.key)
+        self._maps.delete("pinholes", stale)
         self._slots = deque(s for s in self._slots if s not in used)
+        self._mark(marked, False)
         self._hops.resolve_adopted()
 
     @property
@@ -410,13 +462,11 @@ class XdpDatapath:
             raise DatapathError("the packet path is closed")
         return self._next_hops
 
-    def _ifindex(self, realm: str) -> int:
-        try:
-            return self._ifindexes[realm]
-        except KeyError:
-            raise DatapathError(
-                f"realm '{realm}' carries no media here: {', '.join(sorted(self._realms))} do"
-            ) from None
+    @property
+    def _learn_by(self) -> Learning:
+        if self._learning is None:
+            raise DatapathError("the packet path is closed")
+        return self._learning
 
     def _group_index(self, group: str) -> int:
         try:
@@ -424,48 +474,95 @@ class XdpDatapath:
         except KeyError:
             raise DatapathError(f"group '{group}' is not configured on this node") from None
 
+    def _slot_of(self, key: FlowKey) -> int | None:
+        found = self._known.get(key)
+        return found.slot if found else None
+
+    def _peer_slot(self, key: FlowKey, slots: Mapping[FlowKey, int]) -> int:
+        slot = slots.get(key, self._slot_of(key))
+        return layout.NO_SLOT if slot is None else slot
+
     def _place(self, flow: Flow) -> tuple[bytes, int, tuple[int, str] | None]:
         """Its key, its group's index, and the far end it leads to."""
         group = self._group_index(flow.group)
-        key = layout.pack_key(flow.local_in, self._ifindex(flow.realm_in))
-        leaving = self._ifindex(flow.realm_out)
-        if flow.remote is None:
-            return key, group, None
-        if flow.remote.family is not flow.local_out.family:
-            raise DatapathError(
-                f"flow {flow.key}: leaves from {flow.local_out} to {flow.remote}: two IP versions"
-            )
-        return key, group, (leaving, flow.remote.host)
+        key = layout.pack_key(flow.local_in, self._realms.wire(flow.realm_in))
+        leaving = self._realms.ifindex(flow.realm_out)
+        problem = objection(flow)
+        if problem:
+            raise DatapathError(f"flow {flow.key}: {problem}")
+        return key, group, (leaving, flow.remote.host) if flow.remote else None
+
+    def _seen(self, keys: Sequence[FlowKey]) -> list[layout.Seen | None]:
+        known = [self._known.get(key) for key in keys]
+        slots = [layout.U32.pack(found.slot) for found in known if found]
+        with _kernel("reading counters"):
+            values = iter(self._maps.each("stats", slots, self._stats_bytes))
+        return [layout.sum_stats(next(values)) if found else None for found in known]
+
+    def _clear(self, slots: Sequence[int]) -> None:
+        where = [layout.U32.pack(slot) for slot in slots]
+        self._maps.update("stats", where, [bytes(self._stats_bytes)] * len(where))
+        self._maps.update("streams", where, [bytes(layout.STREAM.size)] * len(where))
+
+    def _watch(self, flows: Iterable[Flow]) -> None:
+        now_ns = _now_ns()
+        for flow in flows:
+            key = flow.key
+            limit_ms = flow.inactivity_ms if layout.is_open(flow) else 0
+            self._silence.watch(key, flow.group, limit_ms, now_ns)
+            if flow.rtp and flow.rtp.clock_hz != CLOCK_HZ_DEFAULT:
+                self._clocks[key] = flow.rtp.clock_hz
+            else:
+                self._clocks.pop(key, None)
+
+    def _silent(self) -> list[Report]:
+        if not self._silence:
+            return []
+        now_ns = _now_ns()
+        for group, index in self._groups.items():
+            deadline = self._maps.get("armed", layout.U32.pack(index))
+            if deadline and now_ns < layout.U64.unpack(deadline)[0]:
+                self._armed_since.setdefault(group, now_ns)
+            else:
+                self._armed_since.pop(group, None)
+
+        def last_seen(keys: Sequence[FlowKey]) -> list[int]:
+            return [count.last_seen_ns for count in self.counters(keys)]
+
+        return list(self._silence.due(now_ns, self._armed_since, last_seen))
+
+    def _patch(self, keys: Iterable[FlowKey], change: Callable[[FlowKey, bytes], bytes]) -> None:
+        """Write pinholes anew with one thing changed."""
+        there = [(key, self._known[key].key) for key in keys if key in self._known]
+        values = [(raw, key, self._maps.get("pinholes", raw)) for key, raw in there]
+        found = [(raw, change(key, value)) for raw, key, value in values if value]
+        self._maps.update("pinholes", [raw for raw, _ in found], [value for _, value in found])
+
+    def _lead(self, followers: Iterable[FlowKey]) -> None:
+        def lead(key: FlowKey, raw: bytes) -> bytes:
+            return layout.with_peer(raw, self._peer_slot(self._known[key].reverse_key, {}))
+
+        self._patch(followers, lead)
+
+    def _mark(self, keys: Iterable[FlowKey], captured: bool) -> None:
+        self._patch(keys, lambda _, raw: layout.with_capture(raw, captured))
+
+    def _end_capture(self) -> None:
+        with _kernel("ending a capture"):
+            self._mark(self._captured, False)
+        self._captured.clear()
+        self._capture = None
+
+    def _write_config(self, snap_bytes: int) -> None:
+        value = layout.CONFIG.pack(_xdp.LAYOUT, self._discriminator, snap_bytes)
+        self._maps.put("config", layout.U32.pack(0), value)
 
     def _link_changed(self, link: Link) -> None:
-        if link.ifindex not in self._places:
-            _log.error(
-                "interface %s was made anew: restart the gateway process to attach to it", link.name
-            )
-        elif link.gone:
-            _log.error("interface %s is gone: its media stops", link.name)
-        else:
-            self._write_interface(link)
+        self._realms.link_changed(link)
 
     def _write_next_hops(self, indices: list[int], values: list[bytes]) -> None:
-        self._update("nexthops", [layout.U32.pack(i) for i in indices], values)
+        self._maps.update("nexthops", [layout.U32.pack(i) for i in indices], values)
 
-    def _update(self, name: str, keys: list[bytes], values: list[bytes]) -> None:
-        for at in range(0, len(keys), ENTRIES_PER_CALL):
-            part = keys[at : at + ENTRIES_PER_CALL]
-            joined = b"".join(values[at : at + ENTRIES_PER_CALL])
-            _xdp.map_update_batch(self._fds[name], b"".join(part), joined, len(part))
-
-    def _delete(self, name: str, keys: list[bytes]) -> None:
-        if keys:
-            _xdp.map_delete_batch(self._fds[name], b"".join(keys), len(keys))
-
-    def _withdraw(self, keys: list[bytes]) -> None:
+    def _withdraw(self, keys: Sequence[bytes]) -> None:
         with contextlib.suppress(OSError):
-            self._delete("pinholes", keys)
-
-    def _make_exactly(self, name: str, key_size: int, wanted: Mapping[bytes, bytes]) -> None:
-        found, _ = _xdp.map_lookup_batch(self._fds[name])
-        there = {found[at : at + key_size] for at in range(0, len(found), key_size)}
-        self._delete(name, sorted(there - set(wanted)))
-        self._update(name, list(wanted), list(wanted.values()))
+            self._maps.delete("pinholes", keys)

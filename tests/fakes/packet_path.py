@@ -92,7 +92,7 @@ class PacketPath:
         Not `counted`: with a trace note in front, so that the outcome is known exactly. Counted:
         as a packet off the wire, whose outcome is what moved in the counts.
         """
-        ifindex = self.datapath._ifindexes[realm]
+        ifindex = self.datapath._realms.wire(realm).ifindex
         note = b"" if counted else layout.TRACE.pack(_xdp.TRACE_MAGIC, 0, 0, 0)
         context = layout.XDP_MD.pack(len(note), len(note) + len(frame), 0, ifindex, 0, 0)
         before = self.datapath.drops()
