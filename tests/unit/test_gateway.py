@@ -103,11 +103,11 @@ def test_effects_add_up_to_the_expected_flows_and_no_port_is_used_twice(rng: Ran
 def test_a_plan_changes_nothing(rng: Random) -> None:
     gateway = machine()
     walk(rng, gateway, 10)
-    before, usage = gateway.digest(), gateway.usage()
     callers = Callers(rng)
     event = callers.next()
     if isinstance(event, Command):
-        event = gateway.draw(event, 1)
+        event = gateway.draw(event, 1)  # ports that have rested long enough are free from here on
+    before, usage = gateway.digest(), gateway.usage()
     plan = gateway.plan(event)
     assert (gateway.digest(), gateway.usage()) == (before, usage)
     gateway.commit(plan)

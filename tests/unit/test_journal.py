@@ -139,7 +139,7 @@ def test_the_version_before_is_readable_with_fewer_fields() -> None:
     keeper.step(keeper.gateway.draw(command(Verb.OFFER, "o", ALICE), 0))
     session = keeper.gateway.session("call-1")
     assert session
-    poorer = msgspec.msgpack.encode(msgspec.to_builtins(session)[:-1])
+    poorer = msgspec.msgpack.encode(msgspec.to_builtins(session)[:-3])
     older = bytes((SCHEMA - 1, Kind.CHECKPOINT)) + poorer
     assert journal.decode(older) == msgspec.structs.replace(session, replies=())
     event = command(Verb.OFFER, "o", ALICE)

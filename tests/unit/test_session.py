@@ -50,7 +50,7 @@ class Call:
             ports = tuple(range(self.port, self.port + 2 * count, 2))
             self.port += 2 * count
             made = msgspec.structs.replace(made, ports=ports)
-        self.session, reply = sessions.apply(self.session, made, SITE)
+        self.session, reply, _ = sessions.apply(self.session, made, SITE)
         return reply or Reply("", Result.OK)
 
     @property
