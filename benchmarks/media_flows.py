@@ -22,15 +22,31 @@ from benchmarks.media_rig import (
     media_host,
 )
 from bgf.lab.rtpload import Expected, StreamSpec
-from bgf.model import Address, Component, Flow, Gate, Group, RealmAddress, Source
+from bgf.model import (
+    Address,
+    Component,
+    Flow,
+    Gate,
+    Group,
+    Policer,
+    RealmAddress,
+    Rtp,
+    Source,
+)
 
 GROUP: Final = "g1"
 PORT_FIRST: Final = 10_000
 CALLERS: Final = 200
 """Callers' addresses: numbered from 20 on, in another part of the realm than the gateway's."""
-LOOP_HOST: Final = 200
-"""A media address, by its number, that stands on no interface."""
 FLOWS_MAX: Final = MEDIA_HOSTS * 25_000
+
+POLICER: Final = Policer(
+    sustained_bytes_s=100_000_000,
+    burst_bytes=1 << 24,
+    peak_bytes_s=200_000_000,
+    peak_burst_bytes=1 << 20,
+)
+RTP: Final = Rtp(check=True, payload_types=(0, 8, 101))
 
 CALLER4, CALLER6 = "10.10.1.%d", "fd00:a::1:%d"
 
@@ -46,10 +62,6 @@ def group() -> Group:
             (CORE, CORE6, 64),
         )
         for index in range(MEDIA_HOSTS)
-    ]
-    addresses += [
-        RealmAddress(ACCESS, ACCESS4 % LOOP_HOST, 16),
-        RealmAddress(ACCESS, ACCESS6 % LOOP_HOST, 64),
     ]
     return Group(
         id=GROUP,
@@ -96,8 +108,12 @@ def expected(count: int, out6: bool = False) -> list[Expected]:
     return [Expected(callee(n, out6), local_out(n, out6), n + 1) for n in range(count)]
 
 
-def flow(number: int, in6: bool = False, out6: bool = False, *, filtered: bool = True) -> Flow:
-    """The pinhole of stream `number`, open; `filtered`: for its caller's address and port alone."""
+def flow(number: int, in6: bool = False, out6: bool = False) -> Flow:
+    """The pinhole of stream `number`, open, with everything on.
+
+    A source filter for its caller alone, policing with both buckets, RTP checked and its
+    statistics kept; the lease is the group's. No generator exceeds what the policer allows.
+    """
     sender = caller(number, in6)
     return Flow(
         group=GROUP,
@@ -109,11 +125,13 @@ def flow(number: int, in6: bool = False, out6: bool = False, *, filtered: bool =
         realm_out=CORE,
         local_out=local_out(number, out6),
         remote=callee(number, out6),
-        source=Source(sender.host, sender.port) if filtered else Source(),
+        source=Source(sender.host, sender.port),
         gate=Gate.OPEN,
+        policer=POLICER,
+        rtp=RTP,
     )
 
 
 def flows(count: int, in6: bool = False, out6: bool = False) -> list[Flow]:
-    """Everything on."""
+    """Pinholes for the first `count` streams."""
     return [flow(n, in6, out6) for n in range(count)]

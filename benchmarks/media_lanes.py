@@ -32,6 +32,7 @@ from bgf.errors import EnvironmentProblem
 from bgf.lab import namespaces
 from bgf.lab.rtpbench import Bare, Delays, Rewrite, Sink
 from bgf.lab.rtpload import Expected, Flood, Meter, MeterTotals, StreamSpec
+from bgf.media.datapath import PASSED, Outcome
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Flow
 
@@ -62,12 +63,13 @@ class Rate:
 
 @dataclass
 class Lane:
-    """`tasks` are processes that forward besides the NAPI threads."""
+    """`tasks` are processes that forward besides the NAPI threads; `dropped` asks the forwarder."""
 
     rig: Rig
     flood: Flood
     sink: Sink
     tasks: Sequence[int] = ()
+    dropped: Callable[[], int] = lambda: 0
 
     def carry(self, seconds: float, packets_per_second: int = 0) -> Rate:
         """What comes through in a window of `seconds`; by default of all that can be sent."""
@@ -151,28 +153,34 @@ def ours(flows: Sequence[Flow], streams: Sequence[StreamSpec]) -> Iterator[Lane]
             if datapath.unresolved:
                 raise EnvironmentProblem(f"no next hop for {datapath.unresolved[0]}")
             with _lane(rig, streams) as lane:
+                lane.dropped = lambda: sum(
+                    count
+                    for outcome, count in datapath.drops().items()
+                    if outcome not in (Outcome.FORWARD, Outcome.REFLECT, *PASSED)
+                )
                 yield lane
         finally:
             datapath.close(unpin=True)
 
 
+def bare_in(rig: Rig) -> Bare:
+    """The bare forwarder in the middle of the rig."""
+    rewrite = Rewrite(
+        rig.mac("callee", CORE),
+        rig.mac("gw", rig.core),
+        media_host(CORE4, 0),
+        far_host(CORE4, 0),
+        media_host(CORE6, 0),
+        far_host(CORE6, 0),
+    )
+    return Bare(rig.name("gw"), rig.access, rig.core, rewrite)
+
+
 @contextlib.contextmanager
 def bare(streams: Sequence[StreamSpec]) -> Iterator[Lane]:
     """The bare forwarder in the same place."""
-    with Rig() as rig:
-        rewrite = Rewrite(
-            rig.mac("callee", CORE),
-            rig.mac("gw", rig.core),
-            media_host(CORE4, 0),
-            far_host(CORE4, 0),
-            media_host(CORE6, 0),
-            far_host(CORE6, 0),
-        )
-        with (
-            Bare(rig.name("gw"), rig.access, rig.core, rewrite),
-            _lane(rig, streams) as lane,
-        ):
-            yield lane
+    with Rig() as rig, bare_in(rig), _lane(rig, streams) as lane:
+        yield lane
 
 
 @contextlib.contextmanager
@@ -196,23 +204,15 @@ def around(
 
 
 def verify(lane: Lane, expected: Sequence[Expected], rate: int, seconds: float) -> MeterTotals:
-    """Every packet looked at by the meter, in the sink's place: addresses, checksums, streams.
-
-    Raises EnvironmentProblem when not all that was sent has arrived, which no rate here explains.
-    """
+    """Every packet looked at by the meter, in the sink's place: addresses, checksums, streams."""
     lane.sink.close()
     try:
         with Meter(lane.rig.name("callee"), CORE, flows_max=2 * len(expected)) as meter:
             meter.expect(expected)
-            before = lane.flood.counts().sent
             lane.flood.run(rate)
             time.sleep(seconds)
-            sent = lane.flood.pause().sent - before
-            for _ in range(SETTLES_MAX):
-                totals = meter.totals()
-                if totals.generated >= sent:
-                    return totals
-                time.sleep(SETTLE_S)
-            raise EnvironmentProblem(f"of {sent} packets {totals.generated} came through")
+            lane.flood.pause()
+            time.sleep(SETTLE_S)
+            return meter.totals()
     finally:
         lane.sink = Sink(lane.rig.name("callee"), CORE)

@@ -21,6 +21,7 @@ from benchmarks.media_lanes import MICROSECOND_NS, Lane, Rate, by_turns
 from benchmarks.media_rig import FAR_HOSTS, Rig
 from benchmarks.media_rtpengine import rtpengine, version
 from benchmarks.report import Report
+from bgf.errors import EnvironmentProblem
 from bgf.lab.rtpbench import Delays
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Flow
@@ -91,9 +92,9 @@ def forwarding(bench: Bench) -> None:
     streams4, streams6 = media_flows.streams(FLOWS), media_flows.streams(FLOWS, in6=True)
     with contextlib.ExitStack() as stack:
         four = stack.enter_context(media_lanes.ours(media_flows.flows(FLOWS), streams4))
-        wrong(bench, "4to4", four, out6=False)
+        verified(bench, "4to4", four, out6=False)
         six = stack.enter_context(media_lanes.ours(media_flows.flows(FLOWS, in6=True), streams6))
-        wrong(bench, "6to4", six, out6=False)
+        verified(bench, "6to4", six, out6=False)
         bare = stack.enter_context(media_lanes.bare(streams4))
         rate4, rate6, rate_bare = by_turns([four, six, bare], bench.seconds, bench.rounds)
         what = f"{FLOWS:,} flows by turns"
@@ -127,16 +128,20 @@ def best_offered(bench: Bench, lane: Lane) -> Rate:
     return max(found, key=lambda rate: rate.per_core_s)
 
 
-def wrong(bench: Bench, name: str, lane: Lane, out6: bool) -> None:
+def verified(bench: Bench, name: str, lane: Lane, out6: bool) -> None:
     """Every packet of a while, looked at: what is measured also does what it should."""
     expected = media_flows.expected(FLOWS, out6)
     totals = media_lanes.verify(lane, expected, VERIFY_RATE, VERIFY_S)
+    if not totals.generated:
+        raise EnvironmentProblem(f"{name}: nothing came through the packet path")
+    wrong = totals.bad_checksum + totals.wrong_source + totals.wrong_destination
+    wrong += totals.table_full
     bench.report.add(
         f"wrong_{name}",
-        totals.bad_checksum + totals.wrong_source + totals.wrong_destination + totals.table_full,
+        wrong + lane.dropped(),
         "packets",
         goal="== 0",
-        note=f"of {totals.generated:,}: checksum, source, destination or stream",
+        note=f"beside {totals.generated:,} that were right: checksum, addresses, stream, dropped",
     )
 
 
