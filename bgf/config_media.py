@@ -146,4 +146,3 @@ def _rule_toml(rule: StreamRule) -> str:
         values |= {"peak_bytes_s": policer.peak_bytes_s}
         values |= {"peak_burst_bytes": policer.peak_burst_bytes}
     return ", ".join(f"{key} = {value}" for key, value in values.items())
-

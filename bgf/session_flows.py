@@ -156,6 +156,11 @@ def _flow(
     leaving = policies.get(session.realms[far], DEFAULT_POLICY)
     marked = tos_dscp(session.settings)
     learns = latch is Latch.LATCH and not unused
+    learned = stream.learned_of(side, component) if learns else None
+    if learns and stream.rounds[side] and learned is None:
+        latch = Latch.RELATCH  # the sender known before goes on until another one comes
+    elif not learns and latch is Latch.LATCH:
+        latch = Latch.OFF
     watched = is_open and not offset and _expected(stream, side)
     return Flow(
         session.group,
@@ -169,8 +174,8 @@ def _flow(
         remote,
         source,
         Gate.OPEN if is_open else Gate.CLOSED,
-        latch=(Latch.RELATCH if stream.rounds[side] else latch) if learns else _plain(latch),
-        learned=stream.learned_of(side, component) if learns else None,
+        latch=latch,
+        learned=learned,
         latch_round=stream.rounds[side] if learns else 0,
         follows=mode[far] is Latch.LATCH and not unused,
         policer=arriving.rule(kind).policer,
@@ -179,10 +184,6 @@ def _flow(
         rtcp_mux=mux and not offset,
         inactivity_ms=arriving.inactivity_ms if watched else 0,
     )
-
-
-def _plain(latch: Latch) -> Latch:
-    return Latch.OFF if latch is Latch.LATCH else latch
 
 
 def _sender(
