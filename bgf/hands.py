@@ -272,9 +272,9 @@ class Driver:
         return self._carry_out(plan, command)
 
     def see(self, event: Seen) -> Outcome:
-        """Take in what the packet path or the operator says. Like a command, with nobody to answer.
+        """Take in what the packet path or the operator says: like a command, with nobody to answer.
 
-        FAILED: to be said again later, or known to nobody then.
+        After FAILED it has to be said again; REFUSED is for good.
         """
         if self.fenced:
             return Outcome.FENCED
@@ -287,7 +287,9 @@ class Driver:
             plan = self.gateway.plan(event)
         except Fenced as error:
             return self._fence(error)
-        except (StateError, DatapathError, Misuse) as error:
+        except (Unreadable, Misuse) as error:
+            return self._refuse(None, error)
+        except (StateError, DatapathError) as error:
             return self._fail(error)
         return self._carry_out(plan, None)
 
@@ -333,9 +335,10 @@ class Driver:
     ) -> None:
         """Become the owner of a group whose recorded flows are `found`.
 
-        `rests` are ports whose pinholes went lately, and when (ns). `found` must be all of them, as they stand after the older epochs were fenced. Only the
-        call that the last owner was working on is restored now. Afterwards call `restore_some`
-        until it returns 0, then `sweep`; commands may come in between.
+        `rests` are ports whose pinholes went lately, and when (ns). `found` must be all of them,
+        as they stand after the older epochs were fenced. Only the call that the last owner was
+        working on is restored now. Afterwards call `restore_some` until it returns 0, then
+        `sweep`; commands may come in between.
         """
         for flow in found:
             self._found.setdefault(flow.session, []).append(flow)
@@ -446,7 +449,9 @@ class Driver:
         try:
             self.hands.perform(effects)
         except BgfError:
-            self._unsettled[call_id] = [one for one in effects if not isinstance(one, Reply | Notify)]
+            self._unsettled[call_id] = [
+                one for one in effects if not isinstance(one, Reply | Notify)
+            ]
             raise
 
     def _settle(self) -> None:
