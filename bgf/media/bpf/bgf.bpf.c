@@ -25,8 +25,8 @@
 
 #include "bgf.h"
 #include "maps.h"
-#include "sums.h"
 #include "packet.h"
+#include "sums.h"
 #include "parse.h"
 #include "sbfd.h"
 #include "rewrite.h"
@@ -39,43 +39,14 @@
 SEC("xdp")
 int bgf_xdp(struct xdp_md *ctx)
 {
-	void *end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = (void *)(long)ctx->data;
-	void *at = eth + 1;
 	struct packet packet = {};
-	__be16 proto;
-	__u32 outcome;
+	__u32 outcome = parse(ctx, &packet);
 	int action;
 
-	if (at > end)
+	if (unlikely(outcome == BGF_PASS))
 		return XDP_PASS;
-	proto = eth->h_proto;
-	if (unlikely(proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD))) {
-		struct vlan_tag *tag = at;
-
-		at = tag + 1;
-		if (at > end)
-			return XDP_PASS;
-		packet.key.vlan = bpf_ntohs(tag->control) & VLAN_MASK; /* 0: only a priority */
-		packet.tag = TAG_BYTES;
-		if (proto != bpf_htons(ETH_P_8021Q) || tag->proto == bpf_htons(ETH_P_8021Q))
-			packet.key.vlan = VLAN_NONE;
-		proto = tag->proto;
-	}
-	packet.traced = traced(ctx) != NULL;
-	if (proto == bpf_htons(ETH_P_IP))
-		outcome = parse_ip4(at, end, &packet);
-	else if (proto == bpf_htons(ETH_P_IPV6))
-		outcome = parse_ip6(at, end, &packet);
-	else
-		outcome = BGF_PASS;
-	if (unlikely(!is_ours(ctx, eth, &packet))) {
-		if (packet.key.vlan && packet.place == BGF_INTERFACE_PLACES)
-			return pass(ctx, &packet, BGF_VLAN);
-		return XDP_PASS;
-	}
-	if (outcome == BGF_PASS)
-		return XDP_PASS;
+	if (unlikely(outcome == BGF_VLAN))
+		return pass(ctx, &packet, BGF_VLAN);
 	if (unlikely(outcome == BGF_FORWARD && packet.key.port_be == bpf_htons(SBFD_PORT))) {
 		action = reflect(ctx, &packet);
 		if (action)

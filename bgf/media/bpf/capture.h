@@ -3,31 +3,36 @@
 #ifndef BGF_CAPTURE_H
 #define BGF_CAPTURE_H
 
-static __always_inline void capture(struct xdp_md *ctx, const struct bgf_pinhole *pinhole,
-				    __u32 ifindex, __u16 vlan, bool leaving)
+/* `to` is where the frame leaves, NULL for one that has arrived. */
+APART int capture(struct xdp_md *ctx, const struct packet *packet,
+		  const struct bgf_pinhole *pinhole, const struct target *to)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct bgf_captured head = {};
+	struct bgf_config *node;
 	__u32 zero = 0;
 	__u64 length;
-	struct bgf_config *node = bpf_map_lookup_elem(&config, &zero);
-	struct bgf_captured head = {
-		.key = pinhole->key,
-		.time_ns = bpf_ktime_get_boot_ns(),
-		.ifindex = ifindex,
-		.vlan = vlan,
-		.leaving = leaving,
-	};
 
+	/* A hairpin's packet has arrived but once, and leaves but once. */
+	if (!packet || !pinhole || traced(ctx) || (packet->turned && !to))
+		return 0;
+	node = bpf_map_lookup_elem(&config, &zero);
+	if (!node)
+		return 0;
 	/* The compiler would keep but half of a pointer, which the verifier does not allow. */
 	asm volatile("" : "+r"(data), "+r"(end));
 	length = end - data;
-	if (!node)
-		return;
+	head.key = pinhole->key;
+	head.time_ns = packet->now_ns;
 	head.length = length;
 	head.kept = length < node->snap ? length : node->snap;
+	head.ifindex = to ? to->ifindex : packet->key.ifindex;
+	head.vlan = to ? to->vlan : packet->key.vlan;
+	head.leaving = to != NULL;
 	/* Nobody listens on this CPU, or too slowly: he counts what he lost himself. */
-	(void)bpf_perf_event_output(ctx, &captured, (__u64)head.kept << 32 | BPF_F_CURRENT_CPU,
-				    &head, sizeof(head));
+	return (int)bpf_perf_event_output(ctx, &captured,
+					  (__u64)head.kept << 32 | BPF_F_CURRENT_CPU, &head,
+					  sizeof(head));
 }
 
 #endif

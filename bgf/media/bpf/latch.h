@@ -16,7 +16,7 @@ static __always_inline bool is_sender(const struct bgf_latch *latch, const struc
 	       latch->port_be == packet->source_port;
 }
 
-static __always_inline void report(const struct packet *packet, __u32 round, __u64 now)
+static __always_inline void report(const struct packet *packet, __u32 round)
 {
 	struct bgf_report *report = bpf_ringbuf_reserve(&reports, sizeof(*report), 0);
 
@@ -24,33 +24,23 @@ static __always_inline void report(const struct packet *packet, __u32 round, __u
 		return; /* user space looks at the latches themselves now and then */
 	report->key = packet->key;
 	report->address = packet->source;
-	report->time_ns = now;
+	report->time_ns = packet->now_ns;
 	report->round = round;
 	report->port_be = packet->source_port;
 	report->pad = 0;
 	bpf_ringbuf_submit(report, 0);
 }
 
-/* Whether this sender may send; learns it where that is what the latch waits for. */
-static __always_inline bool latch_admits(struct xdp_md *ctx, const struct packet *packet,
-					 const struct bgf_pinhole *pinhole, __u64 now)
+/* The sender of this packet, from now on. Rare, so apart. */
+APART int learn(struct xdp_md *ctx, const struct packet *packet, __u32 slot, __u32 word)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
-	__u32 slot = pinhole->slot, word, state, round;
+	__u32 round = word & ~BGF_LATCH_STATE;
 	struct bgf_latch *latch = bpf_map_lookup_elem(&latches, &slot);
 
-	if (!latch)
+	if (!packet || !latch)
 		return false;
-	word = *(volatile __u32 *)&latch->word;
-	state = word & BGF_LATCH_STATE;
-	round = word & ~BGF_LATCH_STATE;
-	if (state == BGF_LATCH_BUSY)
-		return false;
-	if (state != BGF_LATCH_OPEN && is_sender(latch, packet))
-		return true;
-	if (state == BGF_LATCH_SET)
-		return false;
-	if (unlikely(packet->traced))
+	if (traced(ctx))
 		return true;
 	if (__sync_val_compare_and_swap(&latch->word, word, round | BGF_LATCH_BUSY) != word)
 		return false;
@@ -61,8 +51,28 @@ static __always_inline bool latch_admits(struct xdp_md *ctx, const struct packet
 	if (!packet->turned && (void *)(eth + 1) <= (void *)(long)ctx->data_end)
 		__builtin_memcpy(latch->mac, eth->h_source, sizeof(latch->mac));
 	__sync_lock_test_and_set(&latch->word, round | BGF_LATCH_SET);
-	report(packet, round >> 8, now);
+	report(packet, round >> 8);
 	return true;
+}
+
+/* Whether this sender may send; learns it where that is what the latch waits for. */
+static __always_inline bool latch_admits(struct xdp_md *ctx, const struct packet *packet,
+					 __u32 slot)
+{
+	struct bgf_latch *latch = bpf_map_lookup_elem(&latches, &slot);
+	__u32 word, state;
+
+	if (!latch)
+		return false;
+	word = *(volatile __u32 *)&latch->word;
+	state = word & BGF_LATCH_STATE;
+	if (state == BGF_LATCH_BUSY)
+		return false;
+	if (state != BGF_LATCH_OPEN && is_sender(latch, packet))
+		return true;
+	if (state == BGF_LATCH_SET)
+		return false;
+	return learn(ctx, packet, slot, word);
 }
 
 #endif

@@ -17,24 +17,38 @@ struct vlan_tag {
 };
 
 /*
+ * Functions that are not static are gone through by the verifier once, whoever calls them, and what
+ * they are given it takes for unknown. That keeps its work small; but a call costs as much as some
+ * features do, so only what is rare stands apart. No structure that they are given may have holes,
+ * since all of its bytes must have been written (Linux 5.15).
+ *
+ * For the same end `ip6` and `tag` are computed from bytes of the packet, never assigned: were they
+ * constants, the verifier would go through all that follows once for each pair of them.
+ */
+#define APART __attribute__((noinline))
+
+/*
  * What a packet is found by and judged by, whichever its IP version. A hairpin changes key, source
  * and hops to what they are behind its first pinhole; `ip6`, `tag` and `sum` stay the frame's.
  */
 struct packet {
 	struct bgf_key key;
 	struct bgf_address source;
+	__u64 now_ns;	  /* CLOCK_BOOTTIME */
 	__be16 source_port;
 	__u16 payload;	  /* of the IP packet, bytes */
 	__u16 udp_length; /* header and payload, bytes */
 	__u16 sum;	  /* one's complement, of the addresses and ports on the frame */
-	__u32 place;	  /* of its interface */
+	__u16 place;	  /* of its interface */
 	__u8 hops;
 	__u8 tos;
-	bool ip6;
-	__u8 tag; /* bytes of its VLAN tag */
-	bool traced;
-	bool turned; /* it is behind the first pinhole of a hairpin */
+	__u8 tag;    /* bytes of its VLAN tag */
+	__u8 ip6;    /* 1 or 0 */
+	__u8 turned; /* it is behind the first pinhole of a hairpin */
+	__u8 pad;
 };
+
+_Static_assert(sizeof(struct packet) == 64, "no holes");
 
 static __always_inline struct bgf_trace *traced(struct xdp_md *ctx)
 {
@@ -49,16 +63,13 @@ static __always_inline void note(struct xdp_md *ctx, const struct packet *packet
 				 __u32 ifindex, __u32 vlan)
 {
 	__u32 cell = packet->place * BGF_ROW + outcome;
+	struct bgf_trace *trace = traced(ctx);
 	__u64 *count;
 
-	if (unlikely(packet->traced)) {
-		struct bgf_trace *trace = traced(ctx);
-
-		if (trace) {
-			trace->outcome = outcome;
-			trace->ifindex = ifindex;
-			trace->vlan = vlan;
-		}
+	if (unlikely(trace != NULL)) {
+		trace->outcome = outcome;
+		trace->ifindex = ifindex;
+		trace->vlan = vlan;
 		return;
 	}
 	count = bpf_map_lookup_elem(&outcomes, &cell);

@@ -2,7 +2,7 @@
 /*
  * From bytes to struct packet, and what is wrong with those that are no whole UDP packet.
  *
- * Both parsers fill the local address first, and return FORWARD when it is whole UDP, PASS when it
+ * Both IP parsers fill the local address first, and return FORWARD when it is whole UDP, PASS when it
  * is the kernel's whatever its address, RUNT when there is no address to read, else the outcome
  * that it has at a guarded address.
  */
@@ -30,6 +30,12 @@
 static __always_inline __u32 icmp(bool error)
 {
 	return error ? BGF_ICMP_ERROR : BGF_ICMP;
+}
+
+/* The bit in which versions 4 and 6 differ. */
+static __always_inline __u8 version_bit(const __u8 *at)
+{
+	return *at >> 5 & 1;
 }
 
 static __always_inline __u32 parse_ip4(void *at, void *end, struct packet *packet)
@@ -67,6 +73,7 @@ static __always_inline __u32 parse_ip4(void *at, void *end, struct packet *packe
 		return BGF_MALFORMED;
 	packet->payload = length - (__u16)sizeof(*ip);
 	packet->source.lo = MAPPED | (__u64)ip->saddr << 32;
+	packet->ip6 = version_bit(at);
 	packet->hops = ip->ttl;
 	packet->tos = ip->tos;
 	packet->key.port_be = udp->dest;
@@ -93,7 +100,6 @@ static __always_inline __u32 parse_ip6(void *at, void *end, struct packet *packe
 		return BGF_RUNT;
 	if (ip->version != 6)
 		return BGF_PASS;
-	packet->ip6 = true;
 	__builtin_memcpy(&packet->key.local, &ip->daddr, sizeof(ip->daddr));
 	if (unlikely(ip->nexthdr != IPPROTO_UDP)) {
 		__u8 *type = (void *)(ip + 1);
@@ -117,11 +123,53 @@ static __always_inline __u32 parse_ip6(void *at, void *end, struct packet *packe
 	/* Our own way to write IPv4, which nobody may send (RFC 4291 section 2.5.5.2). */
 	if (is_mapped(&packet->source) || is_mapped(&packet->key.local))
 		return BGF_MALFORMED;
+	packet->ip6 = version_bit(at);
 	packet->hops = ip->hop_limit;
 	packet->tos = (__u8)(bpf_ntohl(*(__be32 *)ip) >> 20);
 	packet->key.port_be = udp->dest;
 	packet->source_port = udp->source;
 	return BGF_FORWARD;
+}
+
+/*
+ * Fills `packet`, which is all zero, and tells what it is: FORWARD for whole UDP to one of the
+ * realms' interfaces, else an outcome; PASS and VLAN hold whatever the address.
+ */
+static __always_inline __u32 parse(struct xdp_md *ctx, struct packet *packet)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	void *at = eth + 1;
+	__u32 outcome;
+	__be16 proto;
+
+	if (at > end)
+		return BGF_PASS;
+	proto = eth->h_proto;
+	if (unlikely(proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD))) {
+		struct vlan_tag *tag = at;
+
+		at = tag + 1;
+		if (at > end)
+			return BGF_PASS;
+		packet->key.vlan = bpf_ntohs(tag->control) & VLAN_MASK; /* 0: only a priority */
+		if (proto != bpf_htons(ETH_P_8021Q) || tag->proto == bpf_htons(ETH_P_8021Q))
+			packet->key.vlan = VLAN_NONE;
+		proto = tag->proto;
+	}
+	if (unlikely(!is_ours(ctx, eth, packet)))
+		return packet->key.vlan && packet->place == BGF_INTERFACE_PLACES ? BGF_VLAN : BGF_PASS;
+	if (proto == bpf_htons(ETH_P_IP))
+		outcome = parse_ip4(at, end, packet);
+	else if (proto == bpf_htons(ETH_P_IPV6))
+		outcome = parse_ip6(at, end, packet);
+	else
+		return BGF_PASS;
+	/* A v4-mapped address sums to 0xffff more than its IPv4 part, which is nothing here. */
+	packet->tag = (at - (void *)(eth + 1)) & TAG_BYTES;
+	packet->sum = fold(sum_address(&packet->key.local) + sum_address(&packet->source) +
+			   packet->key.port_be + packet->source_port);
+	return outcome;
 }
 
 #endif

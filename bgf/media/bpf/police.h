@@ -36,29 +36,26 @@ static __always_inline bool take(__u64 *bucket, __u64 cost, __u64 depth, __u64 n
 }
 
 /* `length` is the IP packet's, bytes. A packet that is only traced takes nothing. */
-static __always_inline bool conforms(const struct packet *packet, const struct bgf_pinhole *pinhole,
+static __always_inline bool conforms(struct xdp_md *ctx, const struct bgf_pinhole *pinhole,
 				     __u32 length, __u64 now_ns)
 {
 	__u64 now = now_ns << BGF_TIME_SHIFT;
 	__u64 sustained = (length * pinhole->sustained_cost) >> BGF_COST_SHIFT;
 	__u64 peak = (length * pinhole->peak_cost) >> BGF_COST_SHIFT;
-	bool limited = pinhole->sustained_depth != BGF_NO_BUCKET;
-	bool peaked = pinhole->peak_depth != BGF_NO_BUCKET;
 	__u32 slot = pinhole->slot;
 	struct bgf_stream *stream = bpf_map_lookup_elem(&streams, &slot);
 
 	if (!stream)
 		return true;
-	/* Both are asked before either is charged: what one refuses costs the other nothing. */
-	if (limited &&
-	    !has_room(stream->sustained_full, sustained, pinhole->sustained_depth, now))
+	/* Both are asked before either is charged: what one refuses costs the other nothing. What is
+	 * not limited has a depth that everything fits into, and is not charged. */
+	if (!has_room(stream->sustained_full, sustained, pinhole->sustained_depth, now) ||
+	    !has_room(stream->peak_full, peak, pinhole->peak_depth, now))
 		return false;
-	if (peaked && !has_room(stream->peak_full, peak, pinhole->peak_depth, now))
-		return false;
-	if (unlikely(packet->traced))
+	if (unlikely(traced(ctx) != NULL))
 		return true;
-	return (!peaked || take(&stream->peak_full, peak, pinhole->peak_depth, now)) &&
-	       (!limited ||
+	return (!peak || take(&stream->peak_full, peak, pinhole->peak_depth, now)) &&
+	       (!sustained ||
 		take(&stream->sustained_full, sustained, pinhole->sustained_depth, now));
 }
 

@@ -11,19 +11,22 @@
 
 /* What a packet becomes. */
 struct target {
-	const struct bgf_address *local; /* new source */
-	const struct bgf_address *remote;
-	const __u8 *macs; /* destination, source */
+	struct bgf_address local; /* new source */
+	struct bgf_address remote;
+	__u8 macs[2 * ETH_ALEN]; /* destination, source */
+	__u32 ifindex;
+	__u32 mtu;
 	__u16 local_port_be;
 	__u16 remote_port_be;
 	__u16 sum; /* of both addresses and both ports */
 	__u16 vlan;
-	__u32 ifindex;
-	__u32 mtu;
 	__u8 hops;
 	__u8 tos;
-	bool ip6;
+	__u8 ip6; /* 1 or 0 */
+	__u8 pad;
 };
+
+_Static_assert(sizeof(struct target) == 64, "no holes");
 
 static __always_inline void write_ip4(struct iphdr *ip, const struct packet *packet,
 				      const struct target *to, __u32 second)
@@ -34,8 +37,8 @@ static __always_inline void write_ip4(struct iphdr *ip, const struct packet *pac
 			    (__u32)(packet->payload + IP4_HEADER));
 	word[1] = second;
 	word[2] = bpf_htonl((__u32)to->hops << 24 | IPPROTO_UDP << 16);
-	word[3] = ((const __be32 *)to->local)[3];
-	word[4] = ((const __be32 *)to->remote)[3];
+	word[3] = ((const __be32 *)&to->local)[3];
+	word[4] = ((const __be32 *)&to->remote)[3];
 	ip->check = ~sum_ip4(ip);
 }
 
@@ -46,8 +49,8 @@ static __always_inline void write_ip6(struct ipv6hdr *ip, const struct packet *p
 
 	word[0] = bpf_htonl(6u << 28 | (__u32)to->tos << 20) | label;
 	word[1] = bpf_htonl((__u32)packet->payload << 16 | IPPROTO_UDP << 8 | to->hops);
-	__builtin_memcpy(&ip->saddr, to->local, sizeof(ip->saddr));
-	__builtin_memcpy(&ip->daddr, to->remote, sizeof(ip->daddr));
+	__builtin_memcpy(&ip->saddr, &to->local, sizeof(ip->saddr));
+	__builtin_memcpy(&ip->daddr, &to->remote, sizeof(ip->daddr));
 }
 
 /*

@@ -30,21 +30,21 @@ struct rtp {
 	__u32 ssrc;
 	__u32 timestamp;
 	__u16 sequence;
-	__u8 type;
+	__u16 type;
 };
 
 /*
  * What the packet is by its first bytes, and whether the pinhole admits it as that. Without
  * BGF_RTP_CHECK nothing is refused.
  */
-static __always_inline bool read_rtp(struct xdp_md *ctx, const struct packet *packet, __u32 flags,
+static __always_inline bool read_rtp(struct xdp_md *ctx, const struct packet *packet,
 				     const struct bgf_pinhole *pinhole, struct rtp *rtp)
 {
 	void *end = (void *)(long)ctx->data_end;
 	__u32 headers = sizeof(struct udphdr) +
 			(packet->ip6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	__u8 *at = (void *)(long)ctx->data + ETH_HLEN + packet->tag + headers;
-	__u32 length = packet->udp_length - sizeof(struct udphdr);
+	__u32 length = packet->udp_length - sizeof(struct udphdr), flags = pinhole->flags;
 	bool control, good;
 
 	rtp->kind = RTP_NONE;

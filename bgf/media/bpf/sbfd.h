@@ -36,19 +36,24 @@ static __always_inline void swap_macs(struct ethhdr *eth)
  * Answers a probe in its place, 0 when it is none for us: then it is as any other packet. What
  * comes from port 7784 is another reflector's answer and is never answered, or two would play on.
  */
-static __always_inline int reflect(struct xdp_md *ctx, const struct packet *packet)
+APART int reflect(struct xdp_md *ctx, const struct packet *packet)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = (void *)(long)ctx->data;
-	__u32 zero = 0, headers = packet->ip6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	void *network = (void *)(eth + 1) + packet->tag;
-	struct udphdr *udp = network + headers;
-	struct sbfd *sbfd = (void *)(udp + 1);
 	struct bgf_config *node;
 	__u16 before, after;
+	struct udphdr *udp;
+	struct sbfd *sbfd;
+	void *network;
+	__u32 zero = 0;
 	__be16 port;
 	__be32 mine;
 
+	if (!packet)
+		return 0;
+	network = (void *)(eth + 1) + packet->tag;
+	udp = network + (packet->ip6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	sbfd = (void *)(udp + 1);
 	if ((void *)(eth + 1) > end || (void *)(sbfd + 1) > end)
 		return 0;
 	node = bpf_map_lookup_elem(&config, &zero);

@@ -37,10 +37,9 @@ static __always_inline __u16 udp_check(__u64 sum)
 
 /*
  * Sum of `length` bytes of the frame from its byte `offset`, in pieces as large as the helper takes,
- * then smaller ones. Negative when they are not all there, or too many. A function of its own, not
- * static: the verifier goes through its loops once, not once for each way to get here.
+ * then smaller ones. Negative when they are not all there, or too many.
  */
-__attribute__((noinline)) __s64 sum_frame(struct xdp_md *ctx, __u32 offset, __u32 length)
+APART __s64 sum_frame(struct xdp_md *ctx, __u32 offset, __u32 length)
 {
 	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__s64 sum = 0;
