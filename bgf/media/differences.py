@@ -24,6 +24,7 @@ class Difference(enum.StrEnum):
     OTHER = "other"
 
 
+_LEADING = _xdp.LATCH | _xdp.FOLLOW | _xdp.NO_REMOTE
 _POLICER_BYTES = 4 * layout.U64.size  # the last fields: cost and depth of both buckets
 
 
@@ -39,7 +40,7 @@ def difference(flow: Flow, key: bytes, place: Place, raw: bytes, latch: bytes) -
             return Difference.PEER
     if raw == wanted:
         return None
-    if (now.flags ^ flags) & _xdp.LATCH or now.remote != layout.unpack_pinhole(wanted).remote:
+    if (now.flags ^ flags) & _LEADING or layout.remote_end(raw) != layout.remote_end(wanted):
         return Difference.PEER
     same_rates = raw[-_POLICER_BYTES:] == wanted[-_POLICER_BYTES:]
     if (now.flags ^ flags) & _xdp.POLICE or not same_rates:

@@ -260,6 +260,12 @@ def unpack_pinhole(raw: bytes) -> Pinhole:
     return Pinhole(flow_key, wire, host, group, nexthop, slot, flags, reverse)
 
 
+def remote_end(raw: bytes) -> bytes:
+    """Where a pinhole's packets go, host and port, for comparing."""
+    _, _, host, _, _, _, _, _, _, port, *_ = _PINHOLE.unpack(raw)
+    return bytes(host) + bytes(port)
+
+
 def with_peer(raw: bytes, peer_slot: int) -> bytes:
     """The pinhole following the latch of another slot."""
     return raw[:_PEER_AT] + U32.pack(peer_slot) + raw[_PEER_AT + U32.size :]

@@ -7,7 +7,18 @@ from random import Random
 
 from hypothesis import HealthCheck, settings
 
-from bgf.events import Abandoned, Command, Event, Expired, Learned, MediaLine, Relatch, Silent, Verb
+from bgf.events import (
+    Abandoned,
+    Command,
+    Event,
+    Expired,
+    Learned,
+    MediaLine,
+    Relatch,
+    Seen,
+    Silent,
+    Verb,
+)
 from bgf.model import Address, Flow, Group, Latch, Policer, RealmAddress
 from bgf.policy import ANY, RealmPolicy, RtpCheck, StreamRule
 
@@ -106,7 +117,7 @@ class Callers:
             rtcp=rng.random() < 0.9,
         )
 
-    def seen(self, call: str, flows: Sequence[Flow]) -> Event:
+    def seen(self, call: str, flows: Sequence[Flow]) -> Seen:
         """What the packet path, or an operator, may have to say of a call with these pinholes."""
         rng = self._rng
         flow = rng.choice(flows)
