@@ -6,7 +6,7 @@ itself; this only says where it starts from and passes on what it has learned. K
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 
 from bgf.media import _xdp, layout
@@ -28,7 +28,6 @@ class Learning:
         self._modes: dict[FlowKey, Latch] = {}
         self._followers: dict[FlowKey, FlowKey] = {}
         self._untold: dict[FlowKey, None] = {}
-        self._order: deque[FlowKey] = deque()
         self._ring: object | None = _xdp.report_ring(maps.fds["reports"])
         self._found: list[PeerLearned] = []
 
@@ -118,14 +117,10 @@ class Learning:
 
     def look(self) -> None:
         """Read the latches of whom nothing was heard: a full ring loses reports, a map nothing."""
-        asked = []
-        for _ in range(min(LOOKS_MAX, len(self._order))):
-            key = self._order.popleft()
-            if key in self._untold and self._slot_of(key) is not None:
-                asked.append(key)
-                self._order.append(key)
-            else:
-                self._untold.pop(key, None)
+        asked = list(itertools.islice(self._untold, LOOKS_MAX))
+        for key in asked:  # to the end of the queue
+            del self._untold[key]
+            self._untold[key] = None
         where = [layout.U32.pack(self._slot_of(key) or 0) for key in asked]
         for key, raw in zip(
             asked, self._maps.each("latches", where, layout.LATCH.size), strict=True
@@ -142,9 +137,7 @@ class Learning:
         self._ring = None
 
     def _await(self, key: FlowKey) -> None:
-        if key not in self._untold:
-            self._untold[key] = None
-            self._order.append(key)
+        self._untold.setdefault(key)
 
     def _tell(self, key: FlowKey, peer: Address, latch_round: int) -> None:
         if key in self._modes:

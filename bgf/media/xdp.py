@@ -218,15 +218,16 @@ class XdpDatapath:
     def tallies(self) -> list[Tally]:
         """See Datapath. Frames of other VLANs stand under a realm of their own."""
         rows = self._realms.rows()
-        found = []
+        cells = [(row, at) for row in rows for at in range(len(layout.OUTCOMES))]
+        where = [layout.U32.pack(row * _xdp.ROW + at) for row, at in cells]
         with _kernel("reading the packet counts"):
-            for key, raw in self._maps.dump("outcomes", layout.U32.size):
-                row, at = divmod(layout.U32.unpack(key)[0], _xdp.ROW)
-                for cpu, (packets,) in enumerate(layout.U64.iter_unpack(raw) if any(raw) else ()):
-                    if packets:
-                        realm = rows.get(row, "")
-                        found.append(Tally(realm, cpu, layout.OUTCOMES[at], packets))
-        return found
+            found = self._maps.each("outcomes", where, layout.U64.size * _xdp.possible_cpus())
+        return [
+            Tally(rows[row], cpu, layout.OUTCOMES[at], packets)
+            for (row, at), raw in zip(cells, found, strict=True)
+            for cpu, (packets,) in enumerate(layout.U64.iter_unpack(raw))
+            if packets
+        ]
 
     def trace(self, sender: Address, receiver: Address, realm: str, payload: bytes) -> Verdict:
         """See Datapath. Changes no counter. Raises DatapathError for what is no such packet."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from bgf.media import _xdp, frames, layout
 from bgf.media.datapath import Outcome
@@ -34,10 +36,14 @@ def flow(
     source: Source | None = None,
     gate: Gate = Gate.OPEN,
     group: str = "g1",
+    **more: Any,
 ) -> Flow:
-    """A flow from texts such as `[fd00:a::101]:30000`; the realms follow from the addresses."""
+    """A flow from texts such as `[fd00:a::101]:30000`; the realms follow from the addresses.
+
+    `more` are further fields of Flow.
+    """
     arrives, leaves = Address.parse(local_in), Address.parse(local_out)
-    return Flow(
+    made = Flow(
         group,
         "call",
         0,
@@ -50,6 +56,7 @@ def flow(
         source or Source(),
         gate,
     )
+    return msgspec.structs.replace(made, **more)
 
 
 def realm_of(host: str) -> str:
@@ -59,13 +66,19 @@ def realm_of(host: str) -> str:
 class PacketPath:
     """XdpDatapath on a lab whose neighbours are settled; `run` feeds frames to its program."""
 
-    def __init__(self, lab: PacketLab, *groups: Group, **options: int | str) -> None:
+    def __init__(
+        self,
+        lab: PacketLab,
+        *groups: Group,
+        realms: Mapping[str, str] = REALMS,
+        **options: int | str,
+    ) -> None:
         self.lab = lab
         self.pin_dir = lab.bpffs / "node"
         with lab.inside("gw"):
             self.datapath = XdpDatapath(
                 self.pin_dir,
-                REALMS,
+                realms,
                 groups or [group()],
                 discriminator=DISCRIMINATOR,
                 pinholes_max=int(options.get("pinholes_max", 1_000)),
@@ -85,6 +98,10 @@ class PacketPath:
             source_mac=b"\2\0\0\0\0\x09",
             hops=hops,
         )
+
+    def send(self, frame: bytes, realm: str) -> Ran:
+        """The frame arrives as one off the wire: counted, and whatever it changes is changed."""
+        return self.run(frame, realm, counted=True)
 
     def run(self, frame: bytes, realm: str, *, counted: bool = False) -> Ran:
         """Run the live program on a frame that arrives in `realm`.
