@@ -71,7 +71,7 @@ class PacketPath:
         lab: PacketLab,
         *groups: Group,
         realms: Mapping[str, str] = REALMS,
-        **options: int | str,
+        **options: Any,
     ) -> None:
         self.lab = lab
         self.pin_dir = lab.bpffs / "node"
@@ -131,7 +131,7 @@ class PacketPath:
 
 
 @contextmanager
-def packet_path(*groups: Group, **options: int | str) -> Iterator[PacketPath]:
+def packet_path(*groups: Group, **options: Any) -> Iterator[PacketPath]:
     """A lab and the packet path on it, both gone afterwards."""
     with PacketLab() as lab:
         lab.settle_neighbours()
