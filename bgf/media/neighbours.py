@@ -17,17 +17,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bgf.errors import DatapathError
-from bgf.media import netlink
+from bgf.media import netlink as rtnl
 from bgf.media.netlink import Link, Neighbour, Netlink, Route, Wire
 
 MAC_BYTES = 6
 
 _NEXTHOP = struct.Struct("=6s6sIIHxx")
-_GROUPS = (
-    netlink.RTMGRP_LINK
-    | netlink.RTMGRP_NEIGH
-    | netlink.RTMGRP_IPV4_ROUTE
-    | netlink.RTMGRP_IPV6_ROUTE
+EVENT_GROUPS = (
+    rtnl.RTMGRP_LINK | rtnl.RTMGRP_NEIGH | rtnl.RTMGRP_IPV4_ROUTE | rtnl.RTMGRP_IPV6_ROUTE
 )
 
 
@@ -58,11 +55,11 @@ class _Hop:
 
     def learn(self, neighbour: Neighbour) -> bool:
         """Take in what the kernel says; whether the MAC address is another one now."""
-        self.static = bool(neighbour.state & netlink.NUD_STATIC) and not neighbour.gone
-        if neighbour.gone or neighbour.state & netlink.NUD_INCOMPLETE:
+        self.static = bool(neighbour.state & rtnl.NUD_STATIC) and not neighbour.gone
+        if neighbour.gone or neighbour.state & rtnl.NUD_INCOMPLETE:
             # Collected for want of kernel traffic, or asked for anew: what was known still is.
             return False
-        mac = neighbour.mac if neighbour.state & netlink.NUD_VALID else b""
+        mac = neighbour.mac if neighbour.state & rtnl.NUD_VALID else b""
         if mac == self.mac or len(mac) not in (0, MAC_BYTES):
             return False
         self.mac = mac
@@ -73,7 +70,8 @@ class NextHops:
     """The table of next hops. `write` takes (indices, values): struct bgf_nexthop each.
 
     `interfaces` are those of the realms (others are not watched); `on_link` hears of each change
-    of one of them. At most `size` - 1 far ends: index 0 stays empty for ever.
+    of one of them. At most `size` - 1 far ends: index 0 stays empty for ever. `netlink` is the
+    kernel's of the calling thread's namespace unless another is given; it hears EVENT_GROUPS.
     """
 
     def __init__(
@@ -82,6 +80,7 @@ class NextHops:
         write: Callable[[list[int], list[bytes]], None],
         size: int,
         on_link: Callable[[Link], None] = lambda _: None,
+        netlink: Netlink | None = None,
     ) -> None:
         self._names = frozenset(interfaces)
         self._write = write
@@ -91,7 +90,7 @@ class NextHops:
         self._far_ends: dict[tuple[int, str], _FarEnd] = {}
         self._hops: dict[tuple[int, str], _Hop] = {}
         self._adopted: dict[tuple[int, str], bytes] = {}
-        self._netlink = Netlink(_GROUPS)
+        self._netlink = netlink or Netlink(EVENT_GROUPS)
         self._links = {k.ifindex: k for k in self._netlink.links() if k.name in self._names}
         self._routes_changed = False
 

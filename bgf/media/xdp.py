@@ -25,7 +25,7 @@ from bgf.media.differences import Difference, difference
 from bgf.media.learning import Learning
 from bgf.media.maps import ENTRIES_PER_CALL, Maps
 from bgf.media.neighbours import NextHops
-from bgf.media.netlink import Link, Wire
+from bgf.media.netlink import Link, Netlink, Wire
 from bgf.media.pins import ArmedMap, Attachment
 from bgf.media.realms import Realms
 from bgf.media.silence import SilenceWatch
@@ -71,7 +71,8 @@ class XdpDatapath:
     A VLAN interface is taken for what it is, a tag on the device below. `attach` is native,
     generic, or auto: native, and generic where that is refused, with the reason in `attachments`
     and a warning in the log. `pin_dir` lies on a BPF file system. Raises EnvironmentProblem for
-    what the machine lacks and ConfigError for what cannot be configured so.
+    what the machine lacks and ConfigError for what cannot be configured so. `netlink` is as in
+    NextHops.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class XdpDatapath:
         discriminator: int = 0,
         pinholes_max: int = PINHOLES_MAX_DEFAULT,
         attach: str = "auto",
+        netlink: Netlink | None = None,
     ) -> None:
         self._pin_dir = Path(pin_dir)
         self._realm_names = dict(realms)
@@ -109,7 +111,7 @@ class XdpDatapath:
         self._poll = select.epoll()
         try:
             with _kernel("reopening the packet path" if self.reopened else "filling its maps"):
-                self._start(groups, discriminator, attach, pinholes_max)
+                self._start(groups, discriminator, attach, pinholes_max, netlink)
         except BaseException:
             self.close(unpin=not self.reopened)
             raise
@@ -401,7 +403,12 @@ class XdpDatapath:
     _realms: Realms
 
     def _start(
-        self, groups: Sequence[Group], discriminator: int, attach: str, pinholes_max: int
+        self,
+        groups: Sequence[Group],
+        discriminator: int,
+        attach: str,
+        pinholes_max: int,
+        netlink: Netlink | None,
     ) -> None:
         self._capacity = min(self._maps.capacity(m) for m in ("pinholes", "stats"))
         if self._capacity != pinholes_max:
@@ -423,6 +430,7 @@ class XdpDatapath:
             self._write_next_hops,
             self._maps.capacity("nexthops"),
             self._link_changed,
+            netlink,
         )
         self._learning = Learning(self._maps, self._slot_of)
         self._poll.register(self._next_hops.fileno(), select.EPOLLIN)

@@ -83,6 +83,7 @@ class PacketPath:
                 discriminator=DISCRIMINATOR,
                 pinholes_max=int(options.get("pinholes_max", 1_000)),
                 attach=str(options.get("attach", "auto")),
+                netlink=options["netlink"]() if "netlink" in options else None,
             )
         self._program = _xdp.obj_get(self.pin_dir / "set" / "bgf_xdp")
 
