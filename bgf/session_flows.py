@@ -14,12 +14,12 @@ Who may send, from one side, by its mode:
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from bgf.events import Learned, MediaLine
-from bgf.model import Address, Component, Flow, FlowKey, Gate, Latch, Rtp, Source
+from bgf.model import Address, Component, Flow, FlowKey, Gate, Latch, Policer, Rtp, Source
 from bgf.policy import DEFAULT_POLICY, Policies, RtpCheck
 from bgf.session_values import Session, Stream
 
@@ -42,21 +42,26 @@ _RECEIVES: Final = ("sendrecv", "recvonly")
 def flows(session: Session | None, policies: Policies = _NO_POLICIES) -> dict[FlowKey, Flow]:
     """The pinholes that must exist for this session, by key."""
     found: dict[FlowKey, Flow] = {}
-    if session is None:
+    if session is None or not session.streams:
         return found
+    modes = (mode_of(session, 0, policies), mode_of(session, 1, policies))
+    marked = tos_dscp(session.settings)
     for index, stream in enumerate(session.streams):
-        if stream.ports[0]:
-            mode = (mode_of(session, 0, policies), mode_of(session, 1, policies))
-            for side in (0, 1):
-                for component in Component:
-                    flow = _flow(session, index, side, component, mode=mode, policies=policies)
-                    found[flow.key] = flow
+        if not stream.ports[0]:
+            continue
+        for side in (0, 1):
+            way = _way(session, stream, side, marked=marked, policies=policies)
+            for component in Component:
+                flow = _flow(session, index, side, component, modes=modes, way=way)
+                found[FlowKey(flow.local_in.host, flow.local_in.port)] = flow
     return found
 
 
 def mode_of(session: Session, side: int, policies: Policies) -> Latch:
     """OFF, LATCH or STRICT: what the call's flags say, else the realm's policy."""
     settings = session.settings
+    if not settings:
+        return policies.get(session.realms[side], DEFAULT_POLICY).latch
     if ASYMMETRIC in settings or any(setting in NO_LEARNING for setting in settings):
         return Latch.OFF
     if SYMMETRIC in settings or any(setting.startswith(LEARNING) for setting in settings):
@@ -125,64 +130,90 @@ def muxed(stream: Stream) -> bool:
     return first is not None and second is not None and first.rtcp_mux and second.rtcp_mux
 
 
+class _Way(NamedTuple):
+    """What both components of one direction have in common."""
+
+    mux: bool
+    wanted: bool
+    expected: bool
+    policer: Policer | None
+    dscp: int | None
+    rtp: Rtp | None
+    inactivity_ms: int
+
+
+def _way(
+    session: Session, stream: Stream, side: int, *, marked: int | None, policies: Policies
+) -> _Way:
+    ours, theirs = stream.lines[side], stream.lines[1 - side]
+    arriving = policies.get(session.realms[side], DEFAULT_POLICY)
+    leaving = policies.get(session.realms[1 - side], DEFAULT_POLICY)
+    line = ours or theirs
+    kind = "" if line is None else line.kind
+    return _Way(
+        muxed(stream),
+        ours is not None and theirs is not None and bool(ours.rtp.port and theirs.rtp.port),
+        _expected(ours, theirs),
+        arriving.rule(kind).policer,
+        leaving.rule(kind).dscp if marked is None else marked,
+        _rtp(ours, theirs, arriving.rtp_check),
+        arriving.inactivity_ms,
+    )
+
+
 def _flow(
     session: Session,
     index: int,
     side: int,
     component: Component,
     *,
-    mode: tuple[Latch, Latch],
-    policies: Policies,
+    modes: tuple[Latch, Latch],
+    way: _Way,
 ) -> Flow:
     """The direction that arrives from `side`: who may send, where it goes, whether it may."""
     stream, far = session.streams[index], 1 - side
-    mux, offset = muxed(stream), int(component is Component.RTCP)
-    ours, theirs = stream.lines[side], stream.lines[far]
-    remote, sender = _party(theirs, component), _party(ours, component)
-    if remote is not None and Address(stream.hosts[far], 0).family is not remote.family:
-        remote = None  # an RTCP address of another family than the RTP's: nowhere to send to
-    unused = bool(offset) and mux
-    if unused:
-        remote = None
-    known = sender or stream.sources[side]
-    latch, source = _sender(session, mode[side], sender, known, observed=session.observed[side])
-    admits = known is not None or ASYMMETRIC in session.settings
-    is_open = remote is not None and admits and _wanted(stream)
-    local_in = Address(stream.hosts[side], stream.ports[side] + offset)
+    offset = 1 if component is Component.RTCP else 0
+    unused = way.mux and bool(offset)  # RTCP comes with RTP
     local_out = Address(stream.hosts[far], stream.ports[far] + offset)
-    line = ours or theirs
-    kind = line.kind if line is not None else ""
-    arriving = policies.get(session.realms[side], DEFAULT_POLICY)
-    leaving = policies.get(session.realms[far], DEFAULT_POLICY)
-    marked = tos_dscp(session.settings)
-    learns = latch is Latch.LATCH and not unused
-    learned = stream.learned_of(side, component) if learns else None
-    if learns and stream.rounds[side] and learned is None:
-        latch = Latch.RELATCH  # the sender known before goes on until another one comes
-    elif not learns and latch is Latch.LATCH:
-        latch = Latch.OFF
-    watched = is_open and not offset and _expected(stream, side)
+    remote, sender = _party(stream.lines[far], offset), _party(stream.lines[side], offset)
+    if remote is not None and (unused or remote.family is not local_out.family):
+        remote = None  # an RTCP address of another family than the RTP's: nowhere to send to
+    known = sender or stream.sources[side]
+    latch, source = _sender(session, modes[side], sender, known, observed=session.observed[side])
+    admits = known is not None or ASYMMETRIC in session.settings
+    is_open = remote is not None and admits and way.wanted
+    learned, latch_round = None, 0
+    if latch is Latch.LATCH:
+        if unused:
+            latch = Latch.OFF
+        else:
+            learned, latch_round = stream.learned_of(side, component), stream.rounds[side]
+            if latch_round and learned is None:
+                latch = Latch.RELATCH  # the sender known before goes on until another one comes
+    rtp = way.rtp
+    if offset and rtp is not None and rtp.payload_types:
+        rtp = Rtp(rtp.check, (), rtp.clock_hz)
     return Flow(
         session.group,
         session.call_id,
         index,
         component,
         session.realms[side],
-        local_in,
+        Address(stream.hosts[side], stream.ports[side] + offset),
         session.realms[far],
         local_out,
         remote,
         source,
         Gate.OPEN if is_open else Gate.CLOSED,
-        latch=latch,
-        learned=learned,
-        latch_round=stream.rounds[side] if learns else 0,
-        follows=mode[far] is Latch.LATCH and not unused,
-        policer=arriving.rule(kind).policer,
-        dscp=leaving.rule(kind).dscp if marked is None else marked,
-        rtp=_rtp(ours, theirs, component, arriving.rtp_check),
-        rtcp_mux=mux and not offset,
-        inactivity_ms=arriving.inactivity_ms if watched else 0,
+        latch,
+        learned,
+        latch_round,
+        modes[far] is Latch.LATCH and not unused,
+        way.policer,
+        way.dscp,
+        rtp,
+        way.mux and not offset,
+        way.inactivity_ms if is_open and not offset and way.expected else 0,
     )
 
 
@@ -213,27 +244,30 @@ def tos_dscp(settings: tuple[str, ...]) -> int | None:
     return None
 
 
-def _rtp(
-    ours: MediaLine | None, theirs: MediaLine | None, component: Component, check: RtpCheck
-) -> Rtp | None:
+def _rtp(ours: MediaLine | None, theirs: MediaLine | None, check: RtpCheck) -> Rtp | None:
     """What is asked of the packets. A sender uses the receiver's payload types (RFC 3264 5.1),
     and many use their own: both are admitted."""
-    lines = [line for line in (theirs, ours) if line is not None and line.rtp.port]
-    if not lines or not lines[0].transport.upper().startswith(RTP_PREFIXES):
+    if ours is not None and not ours.rtp.port:
+        ours = None
+    if theirs is not None and not theirs.rtp.port:
+        theirs = None
+    first = theirs or ours
+    if first is None or not first.transport.upper().startswith(RTP_PREFIXES):
         return None
-    checks = check is not RtpCheck.OFF and all(
-        line.transport.upper().startswith(CHECKED_PREFIX) for line in lines
+    other = ours or first
+    checks = (
+        check is not RtpCheck.OFF
+        and first.transport.upper().startswith(CHECKED_PREFIX)
+        and other.transport.upper().startswith(CHECKED_PREFIX)
     )
     types: tuple[int, ...] = ()
-    stated = all(line.payload_types for line in lines)
-    if checks and stated and check is RtpCheck.PAYLOAD_TYPES and component is Component.RTP:
-        types = tuple(sorted({pt for line in lines for pt in line.payload_types}))
-    return Rtp(checks, types, lines[0].clock_hz)
+    if checks and check is RtpCheck.PAYLOAD_TYPES and first.payload_types and other.payload_types:
+        types = tuple(sorted({*first.payload_types, *other.payload_types}))
+    return Rtp(checks, types, first.clock_hz)
 
 
-def _expected(stream: Stream, side: int) -> bool:
+def _expected(ours: MediaLine | None, theirs: MediaLine | None) -> bool:
     """Does the side send, by both descriptions?"""
-    ours, theirs = stream.lines[side], stream.lines[1 - side]
     return (
         ours is not None
         and theirs is not None
@@ -242,16 +276,11 @@ def _expected(stream: Stream, side: int) -> bool:
     )
 
 
-def _wanted(stream: Stream) -> bool:
-    """Both parties have described the m-line and neither has rejected it."""
-    return all(line is not None and line.rtp.port for line in stream.lines)
-
-
-def _party(line: MediaLine | None, component: Component) -> Address | None:
-    """Where a party receives the component, None when it does not or is on hold."""
+def _party(line: MediaLine | None, offset: int) -> Address | None:
+    """Where a party receives RTP (0) or RTCP (1), None when it does not or is on hold."""
     if line is None or not line.rtp.port:
         return None
-    address = line.rtp if component is Component.RTP else line.rtcp
+    address = line.rtcp if offset else line.rtp
     if address is None or address.host in UNSPECIFIED or not address.port:
         return None
     return address

@@ -21,7 +21,7 @@ from bgf.errors import ConfigError, DatapathError
 from bgf.media import _xdp, frames, layout, pins
 from bgf.media.capture import PacketCapture
 from bgf.media.datapath import Outcome, Report, Tally, Verdict, objection
-from bgf.media.differences import Difference, difference
+from bgf.media.differences import Difference, compare
 from bgf.media.learning import Learning
 from bgf.media.maps import ENTRIES_PER_CALL, Maps
 from bgf.media.neighbours import NextHops
@@ -290,30 +290,17 @@ class XdpDatapath:
 
     def differences(self, flows: Iterable[Flow]) -> dict[FlowKey, Difference]:
         """By key, what the maps hold otherwise than these flows say; what agrees is left out."""
-        found: dict[FlowKey, Difference] = {}
+
+        def standing(flow: Flow, now: layout.Pinhole) -> tuple[bytes, layout.Place]:
+            key, group, end = self._place(flow)
+            known = self._known[flow.key]
+            peer = self._peer_slot(flow.reverse_key, {}) if flow.follows else layout.NO_SLOT
+            hairpin = flow.remote is not None and flow.remote.host in self._guarded
+            hop, wire = now.nexthop if end == known.end else 0, self._realms.wire(flow.realm_out)
+            return key, layout.Place(group, hop, known.slot, wire, peer, hairpin)
+
         with _kernel("comparing the maps"):
-            there = dict(self._maps.dump("pinholes", layout.KEY.size))
-            for flow in flows:
-                key, group, end = self._place(flow)
-                raw, known = there.get(key), self._known.get(flow.key)
-                if raw is None or known is None:
-                    found[flow.key] = Difference.MISSING
-                    continue
-                pinhole = layout.unpack_pinhole(raw)
-                place = layout.Place(
-                    group,
-                    pinhole.nexthop if end == known.end else 0,
-                    known.slot,
-                    self._realms.wire(flow.realm_out),
-                    self._peer_slot(flow.reverse_key, {}) if flow.follows else layout.NO_SLOT,
-                    flow.remote is not None and flow.remote.host in self._guarded,
-                    bool(pinhole.flags & _xdp.CAPTURED),
-                )
-                latch = self._maps.get("latches", layout.U32.pack(known.slot)) or b""
-                said = difference(flow, key, place, raw, latch)
-                if said is not None:
-                    found[flow.key] = said
-        return found
+            return compare(flows, self._maps, set(self._known), standing)
 
     # ---- for the process that runs it -----------------------------------------------------------
 

@@ -254,7 +254,8 @@ class GatewayProcess:
                 served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
             )  # fmt: skip
         served.driver, served.epoch, served.pending = None, 0, 0
-        self.reports.discard(served.group.id)
+        if owner.node != self.node.node.id:
+            self.reports.discard(served.group.id)
         # What the new owner wrote before this node noticed was passed over as our own.
         if self.unserved_ns:
             self.behind = True  # what the segment holds now need not be what is so: later
