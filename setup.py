@@ -53,7 +53,7 @@ setup(
         ),
         extension(
             "bgf.media._xdp",
-            ["bgf/media/_xdp.c", "bgf/media/_xdp_maps.c", "bgf/media/_xdp_rings.c"],
+            sorted(map(str, Path("bgf/media").glob("_xdp*.c"))),
             [
                 "bgf/media/_xdp.h",
                 "bgf/media/bpf/bgf.h",

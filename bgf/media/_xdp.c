@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * bpf(2) for Python: links, pins, test runs, and loading the packet program; maps in _xdp_maps.c,
- * rings in _xdp_rings.c.
+ * rings in _xdp_rings.c, flows in _xdp_pack.c, slots in _xdp_book.c.
  *
  * Knows: the system call and the light skeleton. Decides nothing, keeps nothing; descriptors are
  * plain integers that the caller closes. Errors are OSError with the kernel's errno and a text that
@@ -435,7 +435,9 @@ static int fill(PyObject *module)
 	size_t i;
 
 	if (PyModule_AddFunctions(module, xdp_map_methods) < 0 ||
-	    PyModule_AddFunctions(module, xdp_ring_methods) < 0)
+	    PyModule_AddFunctions(module, xdp_ring_methods) < 0 ||
+	    PyModule_AddFunctions(module, xdp_pack_methods) < 0 ||
+	    PyModule_AddFunctions(module, xdp_book_methods) < 0)
 		return -1;
 	for (i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
 		if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].value) < 0)

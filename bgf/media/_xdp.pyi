@@ -5,7 +5,10 @@ checked against the map: ValueError when a buffer does not fit. Values of per-CP
 possible CPUs' values one behind the other, each rounded up to 8 bytes.
 """
 
+from collections.abc import Callable, Container, Set
 from os import PathLike
+
+from bgf.model import Flow
 
 _Bytes = bytes | bytearray | memoryview
 _Path = str | bytes | PathLike[str]
@@ -77,6 +80,38 @@ def map_lookup_batch(fd: int) -> tuple[bytes, bytes]:
 
 def map_delete_batch(fd: int, keys: _Bytes, count: int) -> int:
     """How many were removed; keys that are not there are no error."""
+
+def pack_flows(
+    flows: list[Flow],
+    known: dict[bytes, int],
+    free: list[int],
+    groups: dict[str, int],
+    realms: dict[str, tuple[int, int, dict[str, int]]],
+    hosts: dict[str, bytes],
+    pack_host: Callable[[str], bytes],
+    guarded: Set[str],
+    odd: Container[bytes],
+    add_hop: Callable[[str, str], int],
+) -> tuple[bytes, bytearray, bytes, list[bytes], dict[bytes, int], list[int], int]:
+    """Pinholes for flows: (keys, values, slots, idents, fresh, special, short).
+
+    An ident is address and port, 18 bytes. `known` has idents and slots; new ones get slots from
+    the end of `free`, in `fresh`, and `short` counts those that found none. `realms` are (ifindex,
+    vlan, next hop by far host); `add_hop` is asked for what is not there. `special` are positions
+    of flows that need more than packing, or whose ident is in `odd`. Peer slots and captures are
+    not set. ValueError(position) for a flow that cannot be.
+    """
+
+def book_pinholes(
+    values: _Bytes, keys: bytearray, hops: memoryview, uses: memoryview
+) -> tuple[list[bytes], list[int]]:
+    """Make (key by slot, next hop by slot, uses by next hop) those of what has been written.
+
+    Returns keys that are used no more, and next hops without a use.
+    """
+
+def sum_stats(raw: _Bytes, cpus: int) -> bytes:
+    """Values of the map `stats`, all CPUs of each slot together."""
 
 def report_ring(fd: int) -> object:
     """A reader of a BPF ring buffer; the memory goes with it. One reader at a time."""

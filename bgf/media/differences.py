@@ -8,11 +8,11 @@ can say about it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Iterable
 
 from bgf.media import _xdp, layout
-from bgf.media.layout import Pinhole, Place
 from bgf.media.maps import Maps
+from bgf.media.pinholes import Plan
 from bgf.model import Flow, FlowKey
 
 
@@ -26,39 +26,32 @@ class Difference(enum.StrEnum):
     OTHER = "other"
 
 
-_NO_LATCH = layout.LatchState()
+_NO_LATCH = layout.pack_latch(layout.LatchState())
 _LEADING = _xdp.LATCH | _xdp.FOLLOW | _xdp.NO_REMOTE
 _POLICER_BYTES = 4 * layout.U64.size  # the last fields: cost and depth of both buckets
 
 
-def compare(
-    flows: Iterable[Flow],
-    maps: Maps,
-    known: Collection[FlowKey],
-    standing: Callable[[Flow, Pinhole], tuple[bytes, Place]],
-) -> dict[FlowKey, Difference]:
-    """What the maps hold otherwise than `flows` say. `standing` gives a known flow's key and
-    place, as far as the pinhole that is there leads where it should."""
+def compare(flows: Iterable[Flow], plan: Plan, maps: Maps) -> dict[FlowKey, Difference]:
+    """What the maps hold otherwise than `flows` say. `plan` has what the pinholes of those that
+    are known should be."""
+    wanted = {flow.key: at for at, flow in enumerate(plan.flows)}
     there = {layout.unpack_key(key)[0]: raw for key, raw in maps.dump("pinholes", layout.KEY.size)}
     found: dict[FlowKey, Difference] = {}
     for flow in flows:
-        raw = there.get(flow.key) if flow.key in known else None
-        if raw is None:
+        raw, at = there.get(flow.key), wanted.get(flow.key)
+        if raw is None or at is None:
             found[flow.key] = Difference.MISSING
             continue
-        now = layout.unpack_pinhole(raw)
-        key, place = standing(flow, now)
-        latch = maps.get("latches", layout.U32.pack(place.slot)) or layout.pack_latch(_NO_LATCH)
-        said = difference(flow, key, place, layout.with_capture(raw, False), latch)
+        latch = maps.get("latches", layout.U32.pack(plan.slots[at])) or _NO_LATCH
+        said = difference(flow, plan.value(at), layout.with_capture(raw, False), latch)
         if said is not None:
             found[flow.key] = said
     return found
 
 
-def difference(flow: Flow, key: bytes, place: Place, raw: bytes, latch: bytes) -> Difference | None:
-    """How the pinhole `raw` and its latch differ from what `flow` wants at `place`; None: not."""
-    now, wanted = layout.unpack_pinhole(raw), layout.pack_pinhole(flow, key, place)
-    flags = layout.unpack_pinhole(wanted).flags
+def difference(flow: Flow, wanted: bytes, raw: bytes, latch: bytes) -> Difference | None:
+    """How the pinhole `raw` and its latch differ from what `flow` wants; None: not."""
+    now, flags = layout.unpack_pinhole(raw), layout.unpack_pinhole(wanted).flags
     if (now.flags ^ flags) & _xdp.OPEN:
         return Difference.GATE
     if flow.latch.learns:

@@ -17,32 +17,24 @@ from bgf.media.datapath import Outcome
 from bgf.media.netlink import Wire
 from bgf.model import (
     Address,
-    Component,
     Counters,
-    Family,
     Flow,
     FlowKey,
     Gate,
     Latch,
-    Policer,
     RtpStatistics,
-    Source,
 )
 
 OUTCOMES = tuple(Outcome(name) for name in _xdp.OUTCOMES)
 ADDRESS_CACHE_ENTRIES = 65_536
 NO_SLOT = 0xFFFFFFFF
 ROUNDS = 1 << 24  # of a latch that the map can tell apart
-PORT_MAX = 65_535
-_NO_BUCKET = (1 << 64) - 1
-_NS = 1_000_000_000
-_ECN_BITS = 0x03  # of the traffic class: not the gateway's to set (RFC 3168)
 
 CONFIG = struct.Struct("=IIIxxxx")
 INTERFACE = struct.Struct("=II6sH")
 KEY = struct.Struct("=16sIHH")
 _PINHOLE = struct.Struct("=24s16s16s16sIIII2s2sHHHBBHxxIIIxxxx16sQQQQQQ")
-_FLAGS_AT, _PEER_AT = 72, 108
+FLAGS_AT, PEER_AT = 72, 108  # in a pinhole
 STATS = struct.Struct("=QQQQQQ")
 STREAM = struct.Struct("=QQQIIIIIIIIII")
 LATCH = struct.Struct("=16sII2s6s")
@@ -55,7 +47,6 @@ U64 = struct.Struct("=Q")
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _NOBODY = bytes(16)
-_EVERYBODY = b"\xff" * 16
 
 for _ours, _theirs in (
     (CONFIG, _xdp.SIZEOF_CONFIG),
@@ -84,18 +75,6 @@ class Pinhole(NamedTuple):
     slot: int
     flags: int
     reverse_key: FlowKey
-
-
-class Place(NamedTuple):
-    """Where a pinhole stands among others: indices into the maps, and what they lead to."""
-
-    group: int
-    nexthop: int
-    slot: int
-    wire_out: Wire = Wire(0)
-    peer_slot: int = NO_SLOT
-    hairpin: bool = False
-    captured: bool = False
 
 
 @functools.lru_cache(maxsize=ADDRESS_CACHE_ENTRIES)
@@ -145,110 +124,9 @@ def is_open(flow: Flow) -> bool:
     return flow.gate is Gate.OPEN and (flow.remote is not None or flow.follows)
 
 
-def clock_of(hz: int) -> int:
-    """Timestamp units in a nanosecond, times 2^32: what the program multiplies the time by."""
-    return min(round((hz << 32) / _NS), (1 << 32) - 1)
-
-
-@functools.lru_cache(maxsize=1_024)
-def bucket(rate_bytes_s: int, burst_bytes: int) -> tuple[int, int]:
-    """(cost, depth) as bgf.h has them; rate 0 is no bucket."""
-    if not rate_bytes_s:
-        return 0, _NO_BUCKET
-    cost = (_NS << (_xdp.TIME_SHIFT + _xdp.COST_SHIFT)) // rate_bytes_s
-    return cost, min((burst_bytes * cost) >> _xdp.COST_SHIFT, _NO_BUCKET >> 1)
-
-
-@functools.lru_cache(maxsize=1_024)
-def _source(source: Source) -> tuple[int, bytes, bytes, int, int]:
-    """(flags, address, mask, first port, last port)."""
-    flags, host, mask, first, last = 0, _NOBODY, _NOBODY, 0, PORT_MAX
-    if source.host is not None:
-        flags |= _xdp.SOURCE_HOST
-        host, mask = pack_address(source.host), _EVERYBODY
-        if source.prefix_len is not None:
-            bits = source.prefix_len + (0 if ":" in source.host else 96)
-            mask = ((1 << 128) - (1 << (128 - bits))).to_bytes(16, "big")
-    if source.port is not None:
-        flags |= _xdp.SOURCE_PORT
-        first, last = source.port, source.port_last or source.port
-    return flags, host, mask, first, last
-
-
-def _types(types: tuple[int, ...]) -> tuple[int, int]:
-    bits = sum(1 << kind for kind in set(types))
-    return bits & _NO_BUCKET, bits >> 64
-
-
-def _flags(flow: Flow) -> int:
-    flags = _xdp.OPEN if is_open(flow) else 0
-    if flow.local_out.family is Family.IP6:
-        flags |= _xdp.OUT_IP6
-    if flow.policer is not None:
-        flags |= _xdp.POLICE
-    if flow.rtp is not None:
-        flags |= _xdp.RTP
-        if flow.rtp.check:
-            flags |= _xdp.RTP_CHECK
-        if flow.component is Component.RTCP:
-            flags |= _xdp.RTCP
-        elif flow.rtp.payload_types:
-            flags |= _xdp.RTP_TYPES
-        if flow.rtcp_mux:
-            flags |= _xdp.MUXED
-    if flow.latch.learns:
-        flags |= _xdp.LATCH
-    if flow.follows:
-        flags |= _xdp.FOLLOW
-        if flow.remote is None:
-            flags |= _xdp.NO_REMOTE
-    return flags
-
-
-def pack_pinhole(flow: Flow, key: bytes, place: Place) -> bytes:
-    """struct bgf_pinhole."""
-    flags = _flags(flow)
-    filtered, source, mask, first, last = _source(flow.source)
-    remote_host, remote_port = _NOBODY, 0
-    if flow.remote is not None:
-        remote_host, remote_port = pack_address(flow.remote.host), flow.remote.port
-    local_host = pack_address(flow.local_out.host)
-    ports = struct.pack(">HH", flow.local_out.port, remote_port)
-    # One's complement sum (RFC 1071) of 16-bit words as this machine reads them: the remainder by
-    # 65535 of the bytes taken as one number.
-    total = int.from_bytes(local_host + remote_host + ports, "little") % 65_535
-    tos_mask, tos_bits = 0xFF, 0
-    if flow.dscp is not None:
-        tos_mask, tos_bits = _ECN_BITS, flow.dscp << 2
-    policer = flow.policer or Policer()
-    return _PINHOLE.pack(
-        key,
-        local_host,
-        remote_host,
-        source,
-        flags
-        | filtered
-        | (_xdp.HAIRPIN if place.hairpin else 0)
-        | (_xdp.CAPTURED if place.captured else 0),
-        place.group,
-        place.nexthop,
-        place.slot,
-        ports[:2],
-        ports[2:],
-        first,
-        last,
-        total,
-        tos_mask,
-        tos_bits,
-        place.wire_out.vlan,
-        place.wire_out.ifindex,
-        place.peer_slot,
-        clock_of(flow.rtp.clock_hz) if flow.rtp else 0,
-        mask,
-        *(_types(flow.rtp.payload_types) if flow.rtp else (0, 0)),
-        *bucket(policer.sustained_bytes_s, policer.burst_bytes),
-        *bucket(policer.peak_bytes_s, policer.peak_burst_bytes),
-    )
+def ident(key: FlowKey) -> bytes:
+    """What a pinhole is known by: address and port as they stand on the wire."""
+    return pack_address(key.host) + key.port.to_bytes(2, "big")
 
 
 def unpack_pinhole(raw: bytes) -> Pinhole:
@@ -268,14 +146,14 @@ def remote_end(raw: bytes) -> bytes:
 
 def with_peer(raw: bytes, peer_slot: int) -> bytes:
     """The pinhole following the latch of another slot."""
-    return raw[:_PEER_AT] + U32.pack(peer_slot) + raw[_PEER_AT + U32.size :]
+    return raw[:PEER_AT] + U32.pack(peer_slot) + raw[PEER_AT + U32.size :]
 
 
 def with_capture(raw: bytes, captured: bool) -> bytes:
     """The pinhole with its packets copied, or not."""
-    flags = U32.unpack_from(raw, _FLAGS_AT)[0] & ~_xdp.CAPTURED
+    flags = U32.unpack_from(raw, FLAGS_AT)[0] & ~_xdp.CAPTURED
     flags |= _xdp.CAPTURED if captured else 0
-    return raw[:_FLAGS_AT] + U32.pack(flags) + raw[_FLAGS_AT + U32.size :]
+    return raw[:FLAGS_AT] + U32.pack(flags) + raw[FLAGS_AT + U32.size :]
 
 
 # ---- latches ------------------------------------------------------------------------------------
@@ -346,7 +224,7 @@ def unlatch(mode: Latch, now: LatchState) -> LatchState:
 
 
 class Seen(NamedTuple):
-    """One slot of the per-CPU statistics, all CPUs together."""
+    """One slot of the statistics, all CPUs together: struct bgf_stats after `_xdp.sum_stats`."""
 
     packets: int
     bytes: int
@@ -358,12 +236,6 @@ class Seen(NamedTuple):
     @property
     def counters(self) -> Counters:
         return Counters(*self[:3])
-
-
-def sum_stats(raw: bytes) -> Seen:
-    rows = list(STATS.iter_unpack(raw))
-    packets, octets, last, *rest = zip(*rows, strict=True)
-    return Seen(sum(packets), sum(octets), max(last), *(sum(column) for column in rest))
 
 
 def rtp_statistics(seen: Seen, raw: bytes, clock_hz: int) -> RtpStatistics:

@@ -27,6 +27,7 @@ class Learning:
         self._slot_of = slot_of
         self._modes: dict[FlowKey, Latch] = {}
         self._followers: dict[FlowKey, FlowKey] = {}
+        self._leaders: dict[FlowKey, FlowKey] = {}
         self._untold: dict[FlowKey, None] = {}
         self._ring: object | None = _xdp.report_ring(maps.fds["reports"])
         self._found: list[PeerLearned] = []
@@ -39,19 +40,19 @@ class Learning:
             self._modes[key] = Latch.LATCH
             self._await(key)
         if flags & _xdp.FOLLOW:
-            self._followers[reverse_key] = key
+            self._follow(key, reverse_key)
 
     def settle(self, flows: Iterable[Flow], slots: Mapping[FlowKey, int]) -> None:
         """Write the latches of these flows before their pinholes are written."""
-        learning = [flow for flow in flows if flow.latch.learns]
-        if not learning:
+        touched = [flow for flow in flows if flow.latch.learns or flow.key in self._modes]
+        if not touched:
             return
-        where = [layout.U32.pack(slots[flow.key]) for flow in learning]
+        where = [layout.U32.pack(slots[flow.key]) for flow in touched]
         found = self._maps.each("latches", where, layout.LATCH.size)
         keys, values = [], []
-        for flow, key, raw in zip(learning, where, found, strict=True):
+        for flow, key, raw in zip(touched, where, found, strict=True):
             old = layout.unpack_latch(raw) if flow.key in self._modes else None
-            new = layout.settle_latch(flow, old)
+            new = layout.settle_latch(flow, old) if flow.latch.learns else LatchState()
             if new != old:
                 keys.append(key)
                 values.append(layout.pack_latch(new))
@@ -62,6 +63,7 @@ class Learning:
         led = []
         for flow in flows:
             key = flow.key
+            self._unfollow(key)
             if flow.latch.learns:
                 self._modes[key] = flow.latch
                 if flow.learned is None:
@@ -69,9 +71,7 @@ class Learning:
             elif self._modes.pop(key, None) is not None:
                 self._untold.pop(key, None)
             if flow.follows:
-                self._followers[flow.reverse_key] = key
-            elif self._followers.get(flow.reverse_key) == key:
-                del self._followers[flow.reverse_key]
+                self._follow(key, flow.reverse_key)
             if key in self._followers:
                 led.append(self._followers[key])
         return led
@@ -80,15 +80,24 @@ class Learning:
         """These are gone; returns the followers who must not go on after them."""
         led = []
         for key in keys:
+            self._unfollow(key)
             self._modes.pop(key, None)
             self._untold.pop(key, None)
             if key in self._followers:
                 led.append(self._followers[key])
         return led
 
-    def forget_follower(self, key: FlowKey, reverse_key: FlowKey) -> None:
-        if self._followers.get(reverse_key) == key:
-            del self._followers[reverse_key]
+    def leader_of(self, key: FlowKey) -> FlowKey | None:
+        return self._leaders.get(key)
+
+    def _follow(self, key: FlowKey, leader: FlowKey) -> None:
+        self._leaders[key] = leader
+        self._followers[leader] = key
+
+    def _unfollow(self, key: FlowKey) -> None:
+        leader = self._leaders.pop(key, None)
+        if leader is not None and self._followers.get(leader) == key:
+            del self._followers[leader]
 
     def relatch(self, key: FlowKey) -> None:
         slot, mode = self._slot_of(key), self._modes.get(key)

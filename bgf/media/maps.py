@@ -38,6 +38,19 @@ class Maps:
             joined = b"".join(values[at : at + ENTRIES_PER_CALL])
             _xdp.map_update_batch(self.fds[name], b"".join(part), joined, len(part))
 
+    def update_packed(self, name: str, keys: bytes, values: bytearray, count: int) -> None:
+        """As `update`, of buffers that need no joining."""
+        key_bytes, value_bytes = len(keys) // max(count, 1), len(values) // max(count, 1)
+        all_keys, all_values = memoryview(keys), memoryview(values)
+        for at in range(0, count, ENTRIES_PER_CALL):
+            part = min(ENTRIES_PER_CALL, count - at)
+            _xdp.map_update_batch(
+                self.fds[name],
+                all_keys[at * key_bytes : (at + part) * key_bytes],
+                all_values[at * value_bytes : (at + part) * value_bytes],
+                part,
+            )
+
     def delete(self, name: str, keys: Sequence[bytes]) -> None:
         if keys:
             _xdp.map_delete_batch(self.fds[name], b"".join(keys), len(keys))

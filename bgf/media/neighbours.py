@@ -42,7 +42,6 @@ class _FarEnd:
     host: str
     via: str = ""
     mtu: int = 0
-    uses: int = 0
 
 
 @dataclass(slots=True)
@@ -88,6 +87,8 @@ class NextHops:
         self._size = size
         self._free: deque[int] = deque(range(1, size))
         self._far_ends: dict[tuple[int, str], _FarEnd] = {}
+        self._by_index: dict[int, _FarEnd] = {}
+        self._indices: dict[int, dict[str, int]] = {}
         self._hops: dict[tuple[int, str], _Hop] = {}
         self._adopted: dict[tuple[int, str], bytes] = {}
         self._netlink = netlink or Netlink(EVENT_GROUPS)
@@ -110,8 +111,12 @@ class NextHops:
         """Far ends that cannot be sent to now, for a status line."""
         return sorted(f.host for f in self._far_ends.values() if not self._mac_of(f))
 
-    def adopt(self, host: str, index: int, value: bytes) -> tuple[int, str]:
-        """Use an entry of an earlier process once more; returns what to release.
+    def indices(self, ifindex: int) -> dict[str, int]:
+        """Host -> index, of far ends through an interface; kept up as they come and go."""
+        return self._indices.setdefault(ifindex, {})
+
+    def adopt(self, host: str, index: int, value: bytes) -> None:
+        """Use an entry of an earlier process once more; known ones are left alone.
 
         Call `resolve_adopted` when all are told. Till the kernel says otherwise the entry's MAC
         address is taken for true: a restart must cost no packet.
@@ -119,26 +124,23 @@ class NextHops:
         mac, _, ifindex, _, vlan = _NEXTHOP.unpack(value)
         wire = Wire(ifindex, vlan)
         device = next((k.ifindex for k in self._links.values() if k.wire == wire), ifindex)
-        end = (device, host)
-        if end not in self._far_ends:
-            self._far_ends[end] = _FarEnd(index, device, host)
+        if index not in self._by_index:
             self._free.remove(index)
+            self._join(_FarEnd(index, device, host))
             if any(mac):
-                self._adopted[end] = mac
-        self._far_ends[end].uses += 1
-        return end
+                self._adopted[device, host] = mac
 
     def resolve_adopted(self) -> None:
         """Ask the kernel about everything adopted, and write what it says."""
         self._resolve(list(self._far_ends.values()))
         self._adopted.clear()
 
-    def acquire(self, ends: Iterable[tuple[int, str]]) -> list[int]:
-        """An index for each (ifindex, host), each to be released once.
+    def add(self, ends: Iterable[tuple[int, str]]) -> list[int]:
+        """An index for each (ifindex, host), till it is dropped.
 
         Resolves what is new: its route at once, its neighbour by asking the kernel, which answers
         at once when it knows it and with an event when not. Raises DatapathError when the table is
-        full; nothing is acquired then.
+        full; nothing is added then.
         """
         ends = list(ends)
         fresh = [end for end in dict.fromkeys(ends) if end not in self._far_ends]
@@ -148,25 +150,20 @@ class NextHops:
                 f"{self._size - 1}; raise pinholes_max"
             )
         for ifindex, host in fresh:
-            self._far_ends[ifindex, host] = _FarEnd(self._free.popleft(), ifindex, host)
-        found = [self._far_ends[end] for end in ends]
-        for far_end in found:
-            far_end.uses += 1
+            self._join(_FarEnd(self._free.popleft(), ifindex, host))
         self._resolve([self._far_ends[end] for end in fresh])
-        return [far_end.index for far_end in found]
+        return [self._far_ends[end].index for end in ends]
 
-    def release(self, ends: Iterable[tuple[int, str]]) -> None:
-        """Give back what `acquire` gave; the last user's far end leaves the table."""
+    def drop(self, indices: Iterable[int]) -> None:
+        """These are used no more; unknown ones are ignored."""
         gone = []
-        for end in ends:
-            far_end = self._far_ends.get(end)
-            if far_end is None:
-                continue
-            far_end.uses -= 1
-            if far_end.uses <= 0:
-                del self._far_ends[end]
+        for index in indices:
+            far_end = self._by_index.pop(index, None)
+            if far_end is not None:
+                del self._far_ends[far_end.ifindex, far_end.host]
+                del self._indices[far_end.ifindex][far_end.host]
                 self._leave(far_end)
-                gone.append(far_end.index)
+                gone.append(index)
         if gone:
             self._write(gone, [pack(bytes(6), bytes(6), Wire(0), 0)] * len(gone))
             self._free.extend(gone)
@@ -210,6 +207,11 @@ class NextHops:
         self._netlink.close()
 
     # ---- inside ---------------------------------------------------------------------------------
+
+    def _join(self, far_end: _FarEnd) -> None:
+        self._far_ends[far_end.ifindex, far_end.host] = far_end
+        self._by_index[far_end.index] = far_end
+        self.indices(far_end.ifindex)[far_end.host] = far_end.index
 
     def _mac_of(self, far_end: _FarEnd) -> bytes:
         hop = self._hops.get((far_end.ifindex, far_end.via)) if far_end.via else None

@@ -50,6 +50,11 @@ class Realms:
         self._places = places
 
     @property
+    def names(self) -> list[str]:
+        """The realms."""
+        return list(self._names)
+
+    @property
     def wires(self) -> set[Wire]:
         return set(self._wires.values())
 

@@ -12,20 +12,19 @@ import contextlib
 import logging
 import select
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from bgf.errors import ConfigError, DatapathError
 from bgf.media import _xdp, frames, layout, pins
 from bgf.media.capture import PacketCapture
-from bgf.media.datapath import Outcome, Report, Tally, Verdict, objection
+from bgf.media.datapath import Outcome, Report, Tally, Verdict
 from bgf.media.differences import Difference, compare
 from bgf.media.learning import Learning
 from bgf.media.maps import ENTRIES_PER_CALL, Maps
 from bgf.media.neighbours import NextHops
 from bgf.media.netlink import Link, Netlink, Wire
+from bgf.media.pinholes import Pinholes, Plan
 from bgf.media.pins import ArmedMap, Attachment
 from bgf.media.realms import Realms
 from bgf.media.silence import SilenceWatch
@@ -42,15 +41,6 @@ CLOCK_HZ_DEFAULT = 8_000
 _XDP_DROP, _XDP_PASS = 1, 2
 _TRACE_MAC = bytes.fromhex("020000000001")  # a sender of no one's (locally administered)
 _log = logging.getLogger("bgf.media")
-
-
-class _Installed(NamedTuple):
-    """What stands in the kernel for a pinhole, and what to give back when it goes."""
-
-    key: bytes
-    slot: int
-    end: tuple[int, str] | None
-    reverse_key: FlowKey
 
 
 @contextlib.contextmanager
@@ -89,7 +79,6 @@ class XdpDatapath:
         self._pin_dir = Path(pin_dir)
         self._realm_names = dict(realms)
         self._check(groups, pinholes_max, attach)
-        self._known: dict[FlowKey, _Installed] = {}
         fds, self.reopened = pins.open_set(
             self._pin_dir,
             {
@@ -120,69 +109,31 @@ class XdpDatapath:
 
     def install(self, flows: Sequence[Flow]) -> None:
         """See Datapath. DatapathError names the flow and the reason; nothing is installed then."""
-        wanted = {flow.key: flow for flow in flows}
-        fresh = [key for key in wanted if key not in self._known]
-        if len(fresh) > len(self._slots):
-            raise DatapathError(
-                f"{len(self._known) + len(fresh)} pinholes: the table holds {self.pinholes_max}; "
-                "raise pinholes_max in [media]"
-            )
-        plan = [(key, flow, *self._place(flow)) for key, flow in wanted.items()]
-        hops = self._hops
-        indices = iter(hops.acquire(end for *_, end in plan if end is not None))
-        slots = dict(zip(fresh, (self._slots.popleft() for _ in fresh), strict=True))
-        slots.update((key, self._known[key].slot) for key in wanted if key in self._known)
-        new: dict[FlowKey, _Installed] = {}
-        keys, values = [], []
-        for flow_key, flow, key, group, end in plan:
-            reverse = flow.reverse_key
-            place = layout.Place(
-                group,
-                next(indices) if end is not None else 0,
-                slots[flow_key],
-                self._realms.wire(flow.realm_out),
-                self._peer_slot(reverse, slots) if flow.follows else layout.NO_SLOT,
-                flow.remote is not None and flow.remote.host in self._guarded,
-                flow_key in self._captured,
-            )
-            new[flow_key] = _Installed(key, place.slot, end, reverse)
-            keys.append(key)
-            values.append(layout.pack_pinhole(flow, key, place))
-        replaced = [self._known[key] for key in wanted if key in self._known]
-        try:
-            with _kernel(f"installing {len(keys)} pinholes"):
-                self._clear([slots[key] for key in fresh])
-                self._learn_by.settle(wanted.values(), slots)
-                self._maps.update("pinholes", keys, values)
-        except DatapathError:
-            # Which of them were written is not known, and a pinhole whose next hop may be given
-            # away must not stay: closing all is the safe end of what should not happen.
-            self._withdraw(keys)
-            self._known.update(new)
-            self.remove(new)
-            hops.release(old.end for old in replaced if old.end is not None)
-            raise
-        self._known.update(new)
-        written = set(keys)
-        self._withdraw([old.key for old in replaced if old.key not in written])
-        hops.release(old.end for old in replaced if old.end is not None)
-        self._watch(wanted.values())
-        with _kernel("leading followers"):
-            self._lead(self._learn_by.installed(wanted.values()))
+        table = self._table
+        plan = table.plan(flows, self._odd)
+        special = {plan.idents[at]: plan.flows[at] for at in plan.special}  # of two the later
+        with _kernel(f"installing {len(plan.flows)} pinholes"):
+            if special:
+                slots = {plan.flows[at].key: plan.slots[at] for at in plan.special}
+                self._learn_by.settle((plan.flows[at] for at in plan.special), slots)
+                self._finish(plan)
+            table.commit(plan)
+            if special:
+                self._watch(special)
+                self._lead(self._learn_by.installed(special.values()))
 
     def remove(self, keys: Iterable[FlowKey]) -> None:
-        gone = {key: self._known.pop(key) for key in set(keys) if key in self._known}
+        gone = set(keys)
+        odd = [key for key in gone if layout.ident(key) in self._odd] if self._odd else []
         with _kernel(f"removing {len(gone)} pinholes"):
-            self._maps.delete("pinholes", [old.key for old in gone.values()])
+            self._table.remove(gone)
             # Before a slot is another's: who follows its latch must not follow the new one's.
-            self._lead(self._learn_by.removed(gone))
-        for key, old in gone.items():
-            self._learn_by.forget_follower(key, old.reverse_key)
+            self._lead(self._learn_by.removed(odd))
+        for key in odd:
+            self._odd.discard(layout.ident(key))
             self._silence.forget(key)
             self._clocks.pop(key, None)
             self._captured.discard(key)
-        self._slots.extend(old.slot for old in gone.values())
-        self._hops.release(old.end for old in gone.values() if old.end is not None)
 
     def arm(self, group: str, deadline_ns: int) -> None:
         index = self._group_index(group)
@@ -196,18 +147,19 @@ class XdpDatapath:
 
     def counters(self, keys: Sequence[FlowKey]) -> list[Counters]:
         """See Datapath. `bytes` are of UDP payload."""
-        return [seen.counters if seen else Counters() for seen in self._seen(keys)]
+        with _kernel("reading counters"):
+            return [seen.counters if seen else Counters() for seen in self._table.seen(keys)]
 
     def rtp(self, keys: Sequence[FlowKey]) -> list[RtpStatistics]:
         """See Datapath."""
-        slots = [layout.U32.pack(self._known[key].slot) for key in keys if key in self._known]
         with _kernel("reading RTP statistics"):
-            raw = iter(self._maps.each("streams", slots, layout.STREAM.size))
+            streams = iter(self._table.streams(keys))
+            found = self._table.seen(keys)
         return [
-            layout.rtp_statistics(seen, next(raw), self._clocks.get(key, CLOCK_HZ_DEFAULT))
+            layout.rtp_statistics(seen, next(streams), self._clocks.get(key, CLOCK_HZ_DEFAULT))
             if seen
             else RtpStatistics()
-            for key, seen in zip(keys, self._seen(keys), strict=True)
+            for key, seen in zip(keys, found, strict=True)
         ]
 
     def drops(self) -> Mapping[Outcome, int]:
@@ -284,23 +236,19 @@ class XdpDatapath:
             self._capture = PacketCapture(
                 self._maps.fds["captured"], self._realms.name_of, self._end_capture
             )
-            self._captured.update(key for key in keys if key in self._known)
+            self._captured.update(key for key in keys if self._table.slot_of(key) is not None)
+            self._odd.update(map(layout.ident, self._captured))
             self._mark(self._captured, True)
         return self._capture
 
     def differences(self, flows: Iterable[Flow]) -> dict[FlowKey, Difference]:
         """By key, what the maps hold otherwise than these flows say; what agrees is left out."""
-
-        def standing(flow: Flow, now: layout.Pinhole) -> tuple[bytes, layout.Place]:
-            key, group, end = self._place(flow)
-            known = self._known[flow.key]
-            peer = self._peer_slot(flow.reverse_key, {}) if flow.follows else layout.NO_SLOT
-            hairpin = flow.remote is not None and flow.remote.host in self._guarded
-            hop, wire = now.nexthop if end == known.end else 0, self._realms.wire(flow.realm_out)
-            return key, layout.Place(group, hop, known.slot, wire, peer, hairpin)
-
         with _kernel("comparing the maps"):
-            return compare(flows, self._maps, set(self._known), standing)
+            flows = list(flows)
+            known = [flow for flow in flows if self._table.slot_of(flow.key) is not None]
+            plan = self._table.plan(known, self._odd, add_hops=False)
+            self._finish(plan, captured=False)
+            return compare(flows, plan, self._maps)
 
     # ---- for the process that runs it -----------------------------------------------------------
 
@@ -312,7 +260,7 @@ class XdpDatapath:
     @property
     def pinholes_max(self) -> int:
         """Pinholes that the pinned table holds."""
-        return self._capacity
+        return self._table.capacity
 
     @property
     def unresolved(self) -> list[str]:
@@ -388,6 +336,7 @@ class XdpDatapath:
             raise ConfigError(f"more than {GUARDED_MAX} media addresses in all groups together")
 
     _realms: Realms
+    _table: Pinholes
 
     def _start(
         self,
@@ -397,21 +346,12 @@ class XdpDatapath:
         pinholes_max: int,
         netlink: Netlink | None,
     ) -> None:
-        self._capacity = min(self._maps.capacity(m) for m in ("pinholes", "stats"))
-        if self._capacity != pinholes_max:
-            _log.warning(
-                "the pinned packet path holds %d pinholes, not the configured %d: "
-                "remove the pins while the node is stopped to change it",
-                self._capacity,
-                pinholes_max,
-            )
-        self._stats_bytes = layout.STATS.size * _xdp.possible_cpus()
-        self._slots: deque[int] = deque(range(self._capacity))
         self._discriminator = discriminator
         self._silence = SilenceWatch()
         self._armed_since: dict[str, int] = {}
         self._clocks: dict[FlowKey, int] = {}
         self._captured: set[FlowKey] = set()
+        self._odd: set[bytes] = set()  # idents of flows that packing alone does not finish
         self._next_hops = NextHops(
             self._realm_names.values(),
             self._write_next_hops,
@@ -419,14 +359,23 @@ class XdpDatapath:
             self._link_changed,
             netlink,
         )
-        self._learning = Learning(self._maps, self._slot_of)
         self._poll.register(self._next_hops.fileno(), select.EPOLLIN)
         self._poll.register(self._maps.fds["reports"], select.EPOLLIN)
         self._realms = Realms(self._realm_names, self._maps, self._pin_dir, self._next_hops)
         self._write_config(0)
         self._groups = self._write_groups(groups)
         addresses = {a.host: self._groups[group.id] for group in groups for a in group.addresses}
-        self._guarded = frozenset(addresses)
+        self._table = Pinholes(
+            self._maps, self._realms, self._next_hops, self._groups, frozenset(addresses)
+        )
+        if self._table.capacity != pinholes_max:
+            _log.warning(
+                "the pinned packet path holds %d pinholes, not the configured %d: "
+                "remove the pins while the node is stopped to change it",
+                self._table.capacity,
+                pinholes_max,
+            )
+        self._learning = Learning(self._maps, self._table.slot_of)
         self._maps.make_exactly(
             "guarded",
             len(layout.pack_address("::")),
@@ -435,6 +384,8 @@ class XdpDatapath:
         self._realms.write()
         if self.reopened:
             self._learn()
+        else:
+            self._table.begin()
         self._realms.attach(attach)
 
     def _write_groups(self, groups: Sequence[Group]) -> dict[str, int]:
@@ -457,28 +408,15 @@ class XdpDatapath:
         return known
 
     def _learn(self) -> None:
-        """What an earlier process installed: its slots and next hops. Drops what cannot match."""
-        groups = set(self._groups.values())
-        used, stale, marked = set(), [], []
-        for key, raw in self._maps.dump("pinholes", layout.KEY.size):
-            pinhole = layout.unpack_pinhole(raw)
-            if pinhole.wire not in self._realms.wires or pinhole.group not in groups:
-                stale.append(key)
-                continue
-            end = None
-            if pinhole.nexthop and pinhole.remote:
-                value = self._maps.get("nexthops", layout.U32.pack(pinhole.nexthop))
-                if value:
-                    end = self._hops.adopt(pinhole.remote, pinhole.nexthop, value)
-            used.add(pinhole.slot)
-            self._known[pinhole.key] = _Installed(key, pinhole.slot, end, pinhole.reverse_key)
-            self._learn_by.adopt(pinhole.key, pinhole.flags, pinhole.reverse_key)
+        """What an earlier process installed; captures of its end here."""
+        marked = []
+        for pinhole in self._table.learn():
+            if pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW):
+                self._learn_by.adopt(pinhole.key, pinhole.flags, pinhole.reverse_key)
+                self._odd.add(layout.ident(pinhole.key))
             if pinhole.flags & _xdp.CAPTURED:
                 marked.append(pinhole.key)
-        self._maps.delete("pinholes", stale)
-        self._slots = deque(s for s in self._slots if s not in used)
         self._mark(marked, False)
-        self._hops.resolve_adopted()
 
     @property
     def _hops(self) -> NextHops:
@@ -498,46 +436,35 @@ class XdpDatapath:
         except KeyError:
             raise DatapathError(f"group '{group}' is not configured on this node") from None
 
-    def _slot_of(self, key: FlowKey) -> int | None:
-        found = self._known.get(key)
-        return found.slot if found else None
+    def _finish(self, plan: Plan, captured: bool = True) -> None:
+        """What packing leaves open in the pinholes: whom to follow, whom to capture."""
+        for at in plan.special:
+            flow = plan.flows[at]
+            if flow.follows:
+                known = self._table.slot_of(flow.reverse_key)
+                leader = plan.fresh.get(layout.ident(flow.reverse_key), known)
+                if leader is not None:
+                    plan.patch(at, layout.PEER_AT, leader)
+            if captured and flow.key in self._captured:
+                flags = plan.field(at, layout.FLAGS_AT) | _xdp.CAPTURED
+                plan.patch(at, layout.FLAGS_AT, flags)
 
-    def _peer_slot(self, key: FlowKey, slots: Mapping[FlowKey, int]) -> int:
-        slot = slots.get(key, self._slot_of(key))
-        return layout.NO_SLOT if slot is None else slot
-
-    def _place(self, flow: Flow) -> tuple[bytes, int, tuple[int, str] | None]:
-        """Its key, its group's index, and the far end it leads to."""
-        group = self._group_index(flow.group)
-        key = layout.pack_key(flow.local_in, self._realms.wire(flow.realm_in))
-        leaving = self._realms.ifindex(flow.realm_out)
-        problem = objection(flow)
-        if problem:
-            raise DatapathError(f"flow {flow.key}: {problem}")
-        return key, group, (leaving, flow.remote.host) if flow.remote else None
-
-    def _seen(self, keys: Sequence[FlowKey]) -> list[layout.Seen | None]:
-        known = [self._known.get(key) for key in keys]
-        slots = [layout.U32.pack(found.slot) for found in known if found]
-        with _kernel("reading counters"):
-            values = iter(self._maps.each("stats", slots, self._stats_bytes))
-        return [layout.sum_stats(next(values)) if found else None for found in known]
-
-    def _clear(self, slots: Sequence[int]) -> None:
-        where = [layout.U32.pack(slot) for slot in slots]
-        self._maps.update("stats", where, [bytes(self._stats_bytes)] * len(where))
-        self._maps.update("streams", where, [bytes(layout.STREAM.size)] * len(where))
-
-    def _watch(self, flows: Iterable[Flow]) -> None:
+    def _watch(self, special: Mapping[bytes, Flow]) -> None:
         now_ns = _now_ns()
-        for flow in flows:
+        for ident, flow in special.items():
             key = flow.key
             limit_ms = flow.inactivity_ms if layout.is_open(flow) else 0
             self._silence.watch(key, flow.group, limit_ms, now_ns)
-            if flow.rtp and flow.rtp.clock_hz != CLOCK_HZ_DEFAULT:
-                self._clocks[key] = flow.rtp.clock_hz
-            else:
+            hz = flow.rtp.clock_hz if flow.rtp else CLOCK_HZ_DEFAULT
+            if hz == CLOCK_HZ_DEFAULT:
                 self._clocks.pop(key, None)
+            else:
+                self._clocks[key] = hz
+            odd = flow.latch.learns or flow.follows or flow.inactivity_ms or key in self._clocks
+            if odd or key in self._captured:
+                self._odd.add(ident)
+            else:
+                self._odd.discard(ident)
 
     def _silent(self) -> list[Report]:
         if not self._silence:
@@ -555,21 +482,18 @@ class XdpDatapath:
 
         return list(self._silence.due(now_ns, self._armed_since, last_seen))
 
-    def _patch(self, keys: Iterable[FlowKey], change: Callable[[FlowKey, bytes], bytes]) -> None:
-        """Write pinholes anew with one thing changed."""
-        there = [(key, self._known[key].key) for key in keys if key in self._known]
-        values = [(raw, key, self._maps.get("pinholes", raw)) for key, raw in there]
-        found = [(raw, change(key, value)) for raw, key, value in values if value]
-        self._maps.update("pinholes", [raw for raw, _ in found], [value for _, value in found])
-
     def _lead(self, followers: Iterable[FlowKey]) -> None:
-        def lead(key: FlowKey, raw: bytes) -> bytes:
-            return layout.with_peer(raw, self._peer_slot(self._known[key].reverse_key, {}))
+        """Have followers look at the latch of who leads them now, or at none."""
 
-        self._patch(followers, lead)
+        def lead(key: FlowKey, raw: bytes) -> bytes:
+            leader = self._learn_by.leader_of(key)
+            slot = self._table.slot_of(leader) if leader else None
+            return layout.with_peer(raw, layout.NO_SLOT if slot is None else slot)
+
+        self._table.change(followers, lead)
 
     def _mark(self, keys: Iterable[FlowKey], captured: bool) -> None:
-        self._patch(keys, lambda _, raw: layout.with_capture(raw, captured))
+        self._table.change(keys, lambda _, raw: layout.with_capture(raw, captured))
 
     def _end_capture(self) -> None:
         with _kernel("ending a capture"):
@@ -586,7 +510,3 @@ class XdpDatapath:
 
     def _write_next_hops(self, indices: list[int], values: list[bytes]) -> None:
         self._maps.update("nexthops", [layout.U32.pack(i) for i in indices], values)
-
-    def _withdraw(self, keys: Sequence[bytes]) -> None:
-        with contextlib.suppress(OSError):
-            self._maps.delete("pinholes", keys)

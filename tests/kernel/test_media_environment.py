@@ -223,15 +223,16 @@ def test_more_far_ends_than_the_table_holds(lab: PacketLab) -> None:
             ["access"], lambda at, values: written.update(zip(at, values, strict=True)), 3
         )
     [ifindex] = hops.links
-    first = hops.acquire([(ifindex, UE4), (ifindex, UE4)])
+    first = hops.add([(ifindex, UE4), (ifindex, UE4)])
     assert first[0] == first[1] != 0
     with pytest.raises(DatapathError, match="holds 2"):
-        hops.acquire([(ifindex, UE6), (ifindex, "10.10.0.77")])
-    [second] = hops.acquire([(ifindex, UE6)])
-    hops.release([(ifindex, UE4)])
-    assert hops.acquire([(ifindex, UE4)]) == first[:1]
-    hops.release([(ifindex, UE4), (ifindex, UE4), (ifindex, UE4)])
-    assert hops.acquire([(ifindex, "10.10.0.77")]) == first[:1]
+        hops.add([(ifindex, UE6), (ifindex, "10.10.0.77")])
+    [second] = hops.add([(ifindex, UE6)])
+    assert hops.add([(ifindex, UE4)]) == first[:1]
+    assert hops.indices(ifindex) == {UE4: first[0], UE6: second}
+    hops.drop([*first, 99])
+    assert hops.add([(ifindex, "10.10.0.77")]) == first[:1]
+    assert hops.indices(ifindex) == {"10.10.0.77": first[0], UE6: second}
 
     def found() -> bool:
         hops.process()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence, Set
 
 import msgspec
 import pytest
@@ -63,23 +64,46 @@ def test_keys_survive_packing(local: Address, wire: Wire) -> None:
     assert layout.unpack_key(raw) == (FlowKey(local.host, local.port), wire)
 
 
+REALMS: dict[str, tuple[int, int, dict[str, int]]] = {"a": (3, 4, {}), "b": (8, 9, {})}
+
+
+def pack(
+    flows: list[Flow],
+    known: dict[bytes, int] | None = None,
+    free: Sequence[int] = (7,),
+    odd: Set[bytes] = frozenset(),
+    guarded: Set[str] = frozenset(),
+) -> tuple[bytes, bytearray, bytes, list[bytes], dict[bytes, int], list[int], int]:
+    return _xdp.pack_flows(
+        flows, known or {}, list(free), {"g1": 5}, REALMS, {}, layout.pack_address, guarded, odd,
+        lambda realm, host: 6,
+    )  # fmt: skip
+
+
+def packed(flow: Flow) -> bytes:
+    keys, values, _, idents, _, _, short = pack([flow])
+    assert (keys, idents, short) == (bytes(values[:24]), [layout.ident(flow.key)], 0)
+    return bytes(values)
+
+
 @given(ADDRESSES, ADDRESSES, st.one_of(st.none(), ADDRESSES), st.booleans())
 def test_pinholes_survive_packing(
     local_in: Address, local_out: Address, remote: Address | None, opened: bool
 ) -> None:
     if remote and int.from_bytes(layout.pack_address(remote.host)) + remote.port == 0:
         return
+    if remote and remote.family is not local_out.family:
+        return
     gate = Gate.OPEN if opened else Gate.CLOSED
     flow = Flow(
         "g1", "c", 0, Component.RTP, "a", local_in, "b", local_out, remote, Source("::1", 9), gate
     )
-    key = layout.pack_key(local_in, Wire(3, 4))
-    raw = layout.pack_pinhole(flow, key, layout.Place(5, 6, 7))
+    raw = packed(flow)
     assert len(raw) == _xdp.SIZEOF_PINHOLE
     host = remote.host if remote else None
     again = layout.unpack_pinhole(raw)
     assert again == layout.Pinhole(
-        flow.key, Wire(3, 4), host, 5, 6, 7, again.flags, flow.reverse_key
+        flow.key, Wire(3, 4), host, 5, 6 if remote else 0, 7, again.flags, flow.reverse_key
     )
     assert bool(again.flags & _xdp.OPEN) == (opened and remote is not None)
     assert bool(again.flags & _xdp.OUT_IP6) == (local_out.family == 6)
@@ -112,16 +136,115 @@ PLAIN = Flow(
     ],
 )  # fmt: skip
 def test_each_feature_has_its_flag_and_nothing_else(changes: dict[str, object], flags: int) -> None:
-    flow = msgspec.structs.replace(PLAIN, **changes)
-    raw = layout.pack_pinhole(flow, bytes(24), layout.Place(0, 0, 0))
+    raw = packed(msgspec.structs.replace(PLAIN, **changes))
     assert layout.unpack_pinhole(raw).flags == flags | _xdp.OPEN
 
 
 def test_marks_change_nothing_else() -> None:
-    raw = layout.pack_pinhole(PLAIN, bytes(24), layout.Place(1, 2, 3, Wire(4, 5), 6, True, True))
-    plain = layout.pack_pinhole(PLAIN, bytes(24), layout.Place(1, 2, 3, Wire(4, 5), 9, True))
-    assert layout.with_peer(layout.with_capture(raw, False), 9) == plain
-    assert layout.with_capture(layout.with_peer(plain, 6), True) == raw
+    raw = packed(PLAIN)
+    marked = layout.with_capture(layout.with_peer(raw, 9), True)
+    assert layout.unpack_pinhole(marked).flags == layout.unpack_pinhole(raw).flags | _xdp.CAPTURED
+    assert layout.with_peer(layout.with_capture(marked, False), layout.NO_SLOT) == raw
+
+
+def test_slots_are_kept_and_new_ones_come_from_the_end() -> None:
+    flows = [
+        msgspec.structs.replace(PLAIN, local_in=Address("10.0.0.1", port)) for port in (1, 2, 3, 2)
+    ]
+    first = layout.ident(flows[0].key)
+    _, values, slots, idents, fresh, special, short = pack(flows, {first: 40}, [10, 11, 12])
+    assert struct.unpack("=4I", slots) == (40, 12, 11, 12)
+    assert fresh == {idents[1]: 12, idents[2]: 11}
+    assert (special, short) == ([], 0)
+    size = _xdp.SIZEOF_PINHOLE
+    found = [layout.unpack_pinhole(bytes(values[n * size : (n + 1) * size])) for n in range(4)]
+    assert [pinhole.slot for pinhole in found] == [40, 12, 11, 12]
+    assert pack(flows, {first: 40}, [])[-1] == 3
+    assert pack(flows, odd={idents[2]})[-2] == [2]
+
+
+def test_what_needs_a_second_look_is_named() -> None:
+    changes: list[dict[str, object]] = [
+        {}, {"latch": Latch.LATCH}, {"latch": Latch.STRICT, "source": Source("10.0.0.1", 1)},
+        {"follows": True}, {"inactivity_ms": 1}, {"rtp": Rtp()}, {"rtp": Rtp(clock_hz=16_000)},
+        {"policer": Policer(1), "dscp": 1, "rtcp_mux": True},
+    ]  # fmt: skip
+    flows = [msgspec.structs.replace(PLAIN, **change) for change in changes]
+    assert pack(flows)[5] == [1, 3, 4, 6]
+
+
+def test_an_address_of_ours_is_marked() -> None:
+    plain, ours = packed(PLAIN), pack([PLAIN], guarded={"10.0.1.9"})[1]
+    assert not layout.unpack_pinhole(plain).flags & _xdp.HAIRPIN
+    assert layout.unpack_pinhole(bytes(ours)).flags & _xdp.HAIRPIN
+
+
+PINHOLE = struct.Struct("=24s16s16s16sIIII2s2sHHHBBHxxIIIxxxx16sQQQQQQ")
+NO_BUCKET = (1 << 64) - 1
+
+
+@given(
+    source=st.builds(
+        Source,
+        st.sampled_from(["10.9.8.7", None]),
+        st.one_of(st.none(), st.integers(0, 60_000)),
+    ),
+    prefix_len=st.one_of(st.none(), st.integers(0, 32)),
+    more=st.one_of(st.none(), st.integers(0, 5_000)),
+    types=st.lists(st.integers(0, 127), max_size=8).map(tuple),
+    hz=st.sampled_from([1, 8_000, 48_000, 90_000, 999_999_999]),
+    dscp=st.one_of(st.none(), st.integers(0, 63)),
+    rates=st.tuples(*[st.integers(0, 1 << 40)] * 4),
+    remote=ADDRESSES.filter(lambda address: address.family == 4),
+)
+def test_every_field_of_a_pinhole(
+    *,
+    source: Source,
+    prefix_len: int | None,
+    more: int | None,
+    types: tuple[int, ...],
+    hz: int,
+    dscp: int | None,
+    rates: tuple[int, int, int, int],
+    remote: Address,
+) -> None:
+    """Against a packing in plain Python, which is too slow for the product."""
+    prefix = prefix_len if source.host else None
+    last = source.port + more if source.port is not None and more is not None else None
+    source = Source(source.host, source.port, prefix, last)
+    flow = msgspec.structs.replace(
+        PLAIN, source=source, rtp=Rtp(payload_types=types, clock_hz=hz), dscp=dscp,
+        policer=Policer(*rates), remote=remote,
+    )  # fmt: skip
+    (key, near, far, filtered, flags, group, hop, slot, near_port, far_port, first, to, total,
+     tos_mask, tos_bits, vlan, ifindex, peer, clock, mask, low, high, *buckets) = PINHOLE.unpack(
+        packed(flow)
+    )  # fmt: skip
+    assert key == layout.pack_key(flow.local_in, Wire(3, 4))
+    assert (near, near_port) == (layout.pack_address("10.0.1.1"), b"\0\2")
+    assert (far, far_port) == (layout.pack_address(remote.host), remote.port.to_bytes(2))
+    assert (group, hop, slot, vlan, ifindex, peer) == (5, 6, 7, 9, 8, layout.NO_SLOT)
+    bits = 0 if source.host is None else 128 if prefix is None else 96 + prefix
+    assert int.from_bytes(mask) == (1 << 128) - (1 << (128 - bits))
+    assert filtered == (layout.pack_address(source.host) if source.host else bytes(16))
+    port = source.port
+    assert (first, to) == ((0, 65_535) if port is None else (port, port if last is None else last))
+    assert (tos_mask, tos_bits) == ((0xFF, 0) if dscp is None else (3, dscp << 2))
+    whole = near + far + near_port + far_port
+    assert total % 0xFFFF == int.from_bytes(whole, "little") % 0xFFFF
+    assert clock == round((hz << 32) / 1e9)
+    assert low | high << 64 == sum(1 << kind for kind in set(types))
+    for (rate, burst), (cost, depth) in zip(
+        (rates[:2], rates[2:]), (buckets[:2], buckets[2:]), strict=True
+    ):
+        wanted = (10**9 << 16) // rate if rate else 0
+        assert cost == wanted
+        assert depth == (min(burst * wanted >> 10, NO_BUCKET >> 1) if rate else NO_BUCKET)
+    assert flags == (
+        _xdp.OPEN | _xdp.RTP | _xdp.POLICE | (_xdp.RTP_TYPES if types else 0)
+        | (_xdp.SOURCE_HOST if source.host else 0)
+        | (_xdp.SOURCE_PORT if port is not None else 0)
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -137,7 +260,8 @@ def test_marks_change_nothing_else() -> None:
     ],
 )
 def test_a_full_bucket_holds_its_burst(rate: int, burst: int, length: int, fits: bool) -> None:
-    cost, depth = layout.bucket(rate, burst)
+    raw = packed(msgspec.structs.replace(PLAIN, policer=Policer(rate, burst)))
+    cost, depth = PINHOLE.unpack(raw)[-4:-2]
     assert length * cost < 1 << 64
     assert ((length * cost) >> _xdp.COST_SHIFT <= depth) is fits
 
@@ -210,10 +334,15 @@ def test_interfaces_that_find_no_place() -> None:
 
 
 def test_statistics_add_up_over_the_cpus() -> None:
-    rows = [(1, 10, 5, 1, 9, 0), (2, 20, 9, 1, 8, 1), (0, 0, 0, 0, 0, 0)]
-    seen = layout.sum_stats(b"".join(layout.STATS.pack(*row) for row in rows))
-    assert seen == layout.Seen(3, 30, 9, 2, 17, 1)
-    assert seen.counters == Counters(3, 30, 9)
+    rows = [(1, 10, 5, 1, 9, 0), (2, 20, 9, 1, 8, 1), (0, 0, 0, 0, 0, 0), (7, 6, 5, 4, 3, 2)]
+    raw = b"".join(layout.STATS.pack(*row) for row in rows)
+    first, second = map(layout.Seen._make, layout.STATS.iter_unpack(_xdp.sum_stats(raw, 2)))
+    assert first == layout.Seen(3, 30, 9, 2, 17, 1)
+    assert first.counters == Counters(3, 30, 9)
+    assert second == layout.Seen(*rows[3])
+    assert _xdp.sum_stats(raw, 4) == layout.STATS.pack(10, 36, 9, 6, 20, 3)
+    with pytest.raises(ValueError, match="whole number"):
+        _xdp.sum_stats(raw, 3)
 
 
 def test_rtp_statistics_from_what_the_program_keeps() -> None:
@@ -331,5 +460,31 @@ def test_netlink_requests_name_their_target(host: str) -> None:
     ],
 )
 def test_what_no_packet_path_can_do_is_named(changes: dict[str, object], says: str) -> None:
-    found = objection(msgspec.structs.replace(PLAIN, **changes))
+    flow = msgspec.structs.replace(PLAIN, **changes)
+    found = objection(flow)
     assert (says in found) if says else not found
+    if not says:
+        packed(flow)
+        return
+    with pytest.raises(ValueError, match=r"^1$"):
+        pack([PLAIN, flow])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group": "g9"}, {"realm_in": "c"}, {"realm_out": "c"}, {"local_in": Address("x", 1)},
+        {"local_in": Address("10.0.0.1", 65_536)}, {"local_out": Address("10.0.0.1", -1)},
+        {"remote": Address("10.0.0.1", 65_536)}, {"source": Source("nobody")},
+        {"inactivity_ms": -1}, {"gate": 2}, {"latch": 9}, {"source": Source(None, 65_536)},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_packed_is_named_by_its_position(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"^2$"):
+        pack([PLAIN, PLAIN, msgspec.structs.replace(PLAIN, **changes)])
+
+
+def test_what_is_no_flow_is_named_by_its_position() -> None:
+    for thing in (None, Address("10.0.0.1", 1), 7):
+        with pytest.raises(ValueError, match=r"^0$"):
+            pack([thing])  # type: ignore[list-item]
