@@ -38,7 +38,7 @@ class Maps:
             joined = b"".join(values[at : at + ENTRIES_PER_CALL])
             _xdp.map_update_batch(self.fds[name], b"".join(part), joined, len(part))
 
-    def update_packed(self, name: str, keys: bytes, values: bytearray, count: int) -> None:
+    def update_packed(self, name: str, keys: bytes, values: bytes | bytearray, count: int) -> None:
         """As `update`, of buffers that need no joining."""
         key_bytes, value_bytes = len(keys) // max(count, 1), len(values) // max(count, 1)
         all_keys, all_values = memoryview(keys), memoryview(values)

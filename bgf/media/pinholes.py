@@ -8,6 +8,7 @@ cleared then: what a packet on its way still writes into it, nobody reads.
 from __future__ import annotations
 
 import contextlib
+import struct
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -224,10 +225,13 @@ class Pinholes:
     def _reuse(self, count: int) -> None:
         """Clear slots that were used, the longest unused first, and put them behind the free."""
         slots = [self._used.popleft() for _ in range(min(count, len(self._used)))]
-        where = [layout.U32.pack(slot) for slot in slots]
-        self._maps.update("stats", where, [bytes(self._stats_bytes)] * len(where))
-        self._maps.update("streams", where, [bytes(layout.STREAM.size)] * len(where))
-        self._maps.update("latches", where, [bytes(layout.LATCH.size)] * len(where))
+        where = struct.pack(f"={len(slots)}I", *slots)
+        for name, size in (
+            ("stats", self._stats_bytes),
+            ("streams", layout.STREAM.size),
+            ("latches", layout.LATCH.size),
+        ):
+            self._maps.update_packed(name, where, bytes(len(slots) * size), len(slots))
         self._free = [*reversed(slots), *self._free]
 
     def _host(self, host: str) -> bytes:
