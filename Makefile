@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CODE := bgf statestore failover benchmarks tests setup.py
 
-.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bpf-check bpf clean
+.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bench-media soak bpf-check bpf clean
 
 help:
 	@echo 'make demo       set up, run the lab cluster, kill a gateway under 100 real calls, show the outage'
@@ -14,6 +14,8 @@ help:
 	@echo 'make verify     style, types, walls; never writes'
 	@echo 'make fix        repair style'
 	@echo 'make bench      the benchmarks, quick forms (RUNS=10 for the ten-run outage figures)'
+	@echo 'make bench-media  the packet path beside its peers, with a picture in demo/ (QUICK=--quick)'
+	@echo 'make soak       the packet path at half capacity, every packet accounted for (MINUTES=10)'
 	@echo 'make bpf-check  rebuild the packet programs with clang and compare with the committed ones'
 	@echo 'make bpf        rebuild the packet programs and write them'
 	@echo 'make setup      only the set-up'
@@ -57,6 +59,16 @@ RUNS ?= 10
 bench: setup
 	@$(PY) -m benchmarks.statestore --quick
 	@$(PY) -m benchmarks.failover --runs $(RUNS)
+	@$(PY) -m benchmarks.media --quick
+
+QUICK ?=
+bench-media: setup
+	@mkdir -p demo
+	@$(PY) -m benchmarks.media $(QUICK) --json demo/media.json --plot demo/media.png
+
+MINUTES ?= 10
+soak: setup
+	@$(PY) -m benchmarks.media_soak --minutes $(MINUTES)
 
 bpf-check: setup-bpf
 	@scripts/bpf-build.sh --check

@@ -53,7 +53,7 @@ setup(
         ),
         extension(
             "bgf.media._xdp",
-            ["bgf/media/_xdp.c", "bgf/media/_xdp_maps.c"],
+            sorted(map(str, Path("bgf/media").glob("_xdp*.c"))),
             [
                 "bgf/media/_xdp.h",
                 "bgf/media/bpf/bgf.h",
@@ -65,7 +65,12 @@ setup(
         extension(
             "bgf.lab._rtpload",
             ["bgf/lab/_rtpload.c"],
-            ["bgf/lab/bpf/rtpload.h", "bgf/lab/bpf/rtpload.lskel.h"],
+            [
+                "bgf/lab/bpf/rtpbench.h",
+                "bgf/lab/bpf/rtpbench.lskel.h",
+                "bgf/lab/bpf/rtpload.h",
+                "bgf/lab/bpf/rtpload.lskel.h",
+            ],
             ["bgf/lab", "bgf/lab/bpf", "bgf/media/bpf"],
         ),
     ],

@@ -17,9 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bgf.config_media import (
+    REALM_KEYS,
+    MediaSection,
+    dump_media,
+    dump_policy,
+    parse_media,
+    parse_policy,
+)
 from bgf.config_state import PATH_RULE, StateCluster, StateSection, dump_state, parse_state
 from bgf.errors import ConfigError
 from bgf.model import PORT_MAX, Address, Group, RealmAddress
+from bgf.policy import DEFAULT_POLICY, RealmPolicy
 from bgf.toml_table import Table, bare, one_line, plain_path, quote
 
 __all__ = [
@@ -46,13 +55,10 @@ LONGEST_SOCKET: Final = "failover.sock"
 
 MEDIA_PORT_MIN: Final = 1024
 DISCRIMINATOR_MAX: Final = 0xFFFF_FFFF  # 32 bits, non-zero: RFC 5880 section 4.1
-PINHOLES_RANGE: Final = (4, 4_194_304)
 PROBE_INTERVAL_MS_RANGE: Final = (5, 10_000)
 DETECT_MULTIPLIER_RANGE: Final = (1, 255)  # 8 bits, RFC 5880 section 4.1
 LEASE_MS_RANGE: Final = (50, 60_000)
 ANNOUNCE_INTERVAL_MS_RANGE: Final = (100, 60_000)
-
-ATTACH_MODES: Final = ("auto", "native", "generic")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _NAME_RULE = "1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or digit"
@@ -74,21 +80,14 @@ class NodeSection:
 
 
 @dataclass(frozen=True, slots=True)
-class MediaSection:
-    """The packet path: where its pins are, how many pinholes, how to attach it."""
-
-    pin_dir: Path
-    pinholes_max: int = 65_536
-    attach: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
 class Realm:
-    """A network this node is in. `media` says that the packet program runs on `interface`."""
+    """A network this node is in. `media` says that the packet program runs on `interface`, and
+    `policy` what is wanted of what it carries there."""
 
     name: str
     interface: str
     media: bool = True
+    policy: RealmPolicy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +132,11 @@ class NodeConfig:
     def group(self, group_id: str) -> Group | None:
         """The group of that id, None when there is none."""
         return next((g for g in self.groups if g.id == group_id), None)
+
+    @property
+    def policies(self) -> dict[str, RealmPolicy]:
+        """By realm, of those that carry media."""
+        return {realm.name: realm.policy for realm in self.media_realms}
 
     @property
     def media_realms(self) -> tuple[Realm, ...]:
@@ -202,7 +206,7 @@ def _node_config(root: Table) -> NodeConfig:
     root.only("node", "state", "media", "realms", "groups", "control", "failover")
     node = _node(root.table("node"))
     state = parse_state(root.table("state"))
-    media = _media(root.table("media"))
+    media = parse_media(root.table("media"))
     realms = _realms(root.table("realms"))
     control = _control(root.table("control"), realms)
     failover = _failover(root.table("failover", required=False), node, realms)
@@ -236,15 +240,6 @@ def _discriminator(table: Table) -> int:
     return table.integer("discriminator", (1, DISCRIMINATOR_MAX))
 
 
-def _media(table: Table) -> MediaSection:
-    table.only("pin_dir", "pinholes_max", "attach")
-    return MediaSection(
-        _directory(table, "pin_dir"),
-        table.integer("pinholes_max", PINHOLES_RANGE, 65_536),
-        table.text("attach", ATTACH_MODES.__contains__, _one_of(ATTACH_MODES), "auto"),
-    )
-
-
 def _one_of(names: Iterable[str]) -> str:
     names = sorted(names)
     return "one of " + ", ".join(f"'{name}'" for name in names) if names else "nothing: none known"
@@ -263,9 +258,13 @@ def _realms(table: Table) -> dict[str, Realm]:
                 f"{table.source}: {table.at(bare(name))}: a realm's name must be {_NAME_RULE}"
             )
         entry = table.table(name)
-        entry.only("interface", "media")
+        entry.only("interface", "media", *REALM_KEYS)
         interface = entry.text("interface", _is_interface, _INTERFACE_RULE)
-        realm = Realm(name, interface, entry.boolean("media", True))
+        media = entry.boolean("media", True)
+        for key in () if media else REALM_KEYS:
+            if key in entry.data:
+                entry.fail(key, entry.data[key], "means nothing where media = false")
+        realm = Realm(name, interface, media, parse_policy(entry) if media else DEFAULT_POLICY)
         if realm.media:
             # The packet program tells realms apart by the interface alone.
             if interface in media_interfaces:
@@ -521,14 +520,13 @@ def dump(config: NodeConfig) -> str:
         f"discriminator = {node.discriminator}",
         f"run_dir = {quote(str(node.run_dir))}",
         *dump_state(config.state),
-        "[media]",
-        f"pin_dir = {quote(str(media.pin_dir))}",
-        f"pinholes_max = {media.pinholes_max}",
-        f"attach = {quote(media.attach)}",
+        *dump_media(media),
     ]
     for realm in config.realms.values():
         lines += [f"[realms.{quote(realm.name)}]", f"interface = {quote(realm.interface)}"]
         lines += [f"media = {'true' if realm.media else 'false'}"]
+        if realm.media:
+            lines += dump_policy(realm.policy)
     for group in config.groups:
         lines += [
             "[[groups]]",

@@ -70,6 +70,18 @@ class PortsExhausted(PeerError):
     code = "ports-exhausted"
 
 
+class PortsUnbindable(DatapathError):
+    """The packet path refuses pinholes at ports that were free to draw."""
+
+    code = "ports-unbindable"
+
+
+class PortsLeaked(Misuse):
+    """A port pair is held in the name of a call that does not know it: our own fault."""
+
+    code = "ports-leaked"
+
+
 class LoadLimit(PeerError):
     """A named limit was reached; Kamailio tries its next node on ng result `load limit`."""
 

@@ -14,7 +14,7 @@ import msgspec
 
 from bgf.model import Address, Flow, FlowKey
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Verb(enum.StrEnum):
@@ -36,7 +36,8 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True):
 
     `rtp.port` 0 means rejected (RFC 3264 section 6). `rtcp` is the explicit or implied RTCP
     address (RFC 3605), None when muxed-only or rejected. `direction` is sendrecv, sendonly,
-    recvonly or inactive as stated by the sender.
+    recvonly or inactive as stated by the sender. `payload_types` are the RTP formats that it
+    names, in its order; `clock_hz` is the clock rate of the first (RFC 3551, `a=rtpmap`).
     """
 
     kind: str
@@ -45,6 +46,8 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True):
     rtcp: Address | None = None
     rtcp_mux: bool = False
     direction: str = "sendrecv"
+    payload_types: tuple[int, ...] = ()
+    clock_hz: int = 8_000
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
@@ -77,7 +80,47 @@ class Expired(msgspec.Struct, frozen=True, array_like=True, tag="expired"):
     call_id: str
 
 
-Event = Command | Expired
+class Learned(msgspec.Struct, frozen=True, array_like=True, tag="learned"):
+    """The packet path has latched the pinhole `key` onto `peer` (H.248.37), in that round."""
+
+    now_ns: int
+    call_id: str
+    key: FlowKey
+    peer: Address
+    latch_round: int
+
+
+class Relatch(msgspec.Struct, frozen=True, array_like=True, tag="relatch"):
+    """The operator wants every latching side of a call to learn its sender anew."""
+
+    now_ns: int
+    call_id: str
+
+
+class Silent(msgspec.Struct, frozen=True, array_like=True, tag="silent"):
+    """A pinhole that should carry media has had none for its `inactivity_ms`.
+
+    `last_seen_ns` (CLOCK_BOOTTIME of this node) 0: it never had any. Changes no state.
+    """
+
+    now_ns: int
+    call_id: str
+    key: FlowKey
+    last_seen_ns: int
+
+
+class Abandoned(msgspec.Struct, frozen=True, array_like=True, tag="abandoned"):
+    """No media in any direction for longer than the owner's configuration lets a call hang: it
+    ends here. The driver says so, since neither counters nor configuration are in the machine."""
+
+    now_ns: int
+    call_id: str
+    silent_ms: int
+
+
+Event = Command | Expired | Learned | Relatch | Silent | Abandoned
+Seen = Learned | Relatch | Silent | Abandoned
+"""What no peer has sent and no deadline brought: the packet path, the operator."""
 
 
 class Result(enum.StrEnum):
@@ -131,4 +174,16 @@ class Forget(msgspec.Struct, frozen=True, array_like=True, tag="forget"):
     call_id: str
 
 
-Effect = Reply | PutFlow | DropFlow | Forget
+class Notify(msgspec.Struct, frozen=True, array_like=True, tag="notify"):
+    """Tell whoever controls the call that media of one pinhole stopped, or never started.
+
+    (H.248 `adid/ipstop`; `ng` has no message for it: it is logged and counted.)
+    """
+
+    call_id: str
+    key: FlowKey
+    stream: int
+    never_started: bool
+
+
+Effect = Reply | PutFlow | DropFlow | Forget | Notify

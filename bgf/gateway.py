@@ -33,6 +33,7 @@ from bgf.events import (
     Verb,
 )
 from bgf.model import Flow, FlowKey, Group
+from bgf.policy import Policies
 from bgf.ports import PortPool
 from bgf.session import Session, Site, State
 
@@ -80,17 +81,22 @@ class Gateway:
     """One group's machine. Errors that a peer causes become replies; Misuse is raised."""
 
     def __init__(
-        self, group: Group, default_realms: tuple[str, str], limits: Limits | None = None
+        self,
+        group: Group,
+        default_realms: tuple[str, str],
+        limits: Limits | None = None,
+        policies: Policies | None = None,
     ) -> None:
         self.group = group
         self.limits = limits or Limits()
-        self.site = Site(group, default_realms)
+        self.site = Site(group, default_realms, policies or {})
         self._pool = PortPool(*group.ports, self.limits.quarantine_ms)
         self._sessions: dict[str, Session] = {}
         self._tombstones = 0
         self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
         self._adopted: dict[str, set[FlowKey]] = {}  # calls known by their flows only
         self._adopted_keys: dict[FlowKey, str] = {}
+        self._heard_ns = 0  # the latest time in what was restored, by whose clock ever
 
     @property
     def sessions(self) -> Mapping[str, Session]:
@@ -139,13 +145,15 @@ class Gateway:
             reply = self._aside(event, before)
             if reply is not None:
                 return Plan(event, call_id, before, before, [reply])
-        after, reply = sessions.apply(before, event, self.site)
+        after, reply, notice = sessions.apply(before, event, self.site)
         effects: list[Effect] = []
         if after is not before:
             self._check_ports(call_id, before, after)
-            effects += _difference(sessions.flows(after), sessions.flows(before))
+            effects += _difference(self._flows(after), self._flows(before))
             if after is None:
                 effects.append(Forget(call_id))
+        if notice is not None:
+            effects.append(notice)
         if reply is not None:
             effects.append(reply)
         return Plan(event, call_id, before, after, effects)
@@ -232,6 +240,40 @@ class Gateway:
         self._check_ports(call_id, None, session)
         self._set(call_id, None, session, now_ns)
         self.disown(call_id, now_ns)
+        # The clock of another machine tells how far apart two of its own times are, no more. What
+        # it has said last is not younger than now, so this rest is never too short.
+        self._heard_ns = max(self._heard_ns, session.last_ns())
+        for rest in session.rests:
+            self.rest(rest.port, now_ns - (self._heard_ns - rest.at_ns))
+
+    def rest(self, port: int, released_ns: int) -> None:
+        """The pair of `port` was released then (CLOCK_BOOTTIME here, ns), by whoever owned the
+        group. One that a call holds is left alone."""
+        self._pool.rest(port, released_ns)
+
+    def call_of(self, key: FlowKey) -> str | None:
+        """The call that holds a pinhole's port, restored or not."""
+        return self._pool.owner(key.port)
+
+    def ports_held(self) -> list[int]:
+        """The even ports that are not free to draw, for `leak`."""
+        return self._pool.held()
+
+    def leak(self, port: int, now_ns: int) -> str | None:
+        """The call in whose name a pair is held that nobody can name any more: a fault of ours.
+
+        The pair then rests and is free again. None when the pair is rightly held, or not at all.
+        """
+        call_id = self._pool.owner(port)
+        if call_id is None:
+            return None
+        session = self._sessions.get(call_id)
+        if session is not None and port in session.ports():
+            return None
+        if any(_pair(key) == port for key in self._adopted.get(call_id, ())):
+            return None
+        self._pool.release(port, call_id, now_ns)
+        return call_id
 
     def disown(self, call_id: str, now_ns: int) -> None:
         """Free what was adopted for a call beyond what its session holds, if it has one."""
@@ -245,9 +287,12 @@ class Gateway:
 
     def expected_flows(self, call_id: str) -> list[Flow]:
         """The pinholes that must exist for a call, none for an unknown or deleted one."""
-        return list(sessions.flows(self._sessions.get(call_id)).values())
+        return list(self._flows(self._sessions.get(call_id)).values())
 
     # Inside.
+
+    def _flows(self, session: Session | None) -> dict[FlowKey, Flow]:
+        return sessions.flows(session, self.site.policies)
 
     def _aside(self, command: Command, session: Session | None) -> Reply | None:
         """Replies that no session has a part in: nothing changes, nothing is journaled."""
@@ -269,7 +314,7 @@ class Gateway:
         return Reply(
             command.cookie,
             Result.OK,
-            flows=tuple(sessions.flows(session).values()),
+            flows=tuple(self._flows(session).values()),
             created_ns=session.created_ns,
         )
 

@@ -11,6 +11,7 @@ marked call unsettled: whoever takes over restores that one first, the rest when
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol
 
@@ -22,16 +23,30 @@ from bgf.errors import (
     Misuse,
     NotNow,
     PortsExhausted,
+    PortsLeaked,
+    PortsUnbindable,
     StateError,
     Unreadable,
 )
-from bgf.events import Command, DropFlow, Effect, Event, Forget, PutFlow, Reply, Result
+from bgf.events import (
+    Command,
+    DropFlow,
+    Effect,
+    Event,
+    Forget,
+    Notify,
+    PutFlow,
+    Reply,
+    Result,
+    Seen,
+)
 from bgf.gateway import Gateway, Plan, reconcile
 from bgf.journal import Record, Recorder, replay
 from bgf.model import Flow, FlowKey
 
 EXPIRED_BATCH_MAX: Final = 256  # events per tick, so that timers never starve commands
 RESTORE_BATCH_MAX: Final = 64  # sessions per background round
+AUDIT_BATCH_MAX: Final = 256  # port pairs looked at per tick
 FAILURES_KEPT_MAX: Final = 100  # last problems, for the operator
 
 
@@ -93,6 +108,19 @@ class Replier(Protocol):
     def reply(self, cookie: str, reply: Reply) -> None: ...
 
 
+class Notifier(Protocol):
+    """Tells whoever controls a call what its media does, where there is a way to tell."""
+
+    def notify(self, notice: Notify) -> None: ...
+
+
+class NobodyToNotify:
+    """For control protocols that have no such message."""
+
+    def notify(self, notice: Notify) -> None:
+        """Does nothing."""
+
+
 class Hands(Protocol):
     def perform(self, effects: Sequence[Effect]) -> None:
         """Carry the effects out, in the order that this kind of hands keeps."""
@@ -102,9 +130,15 @@ class ActiveHands:
     """Everything for real, reply last."""
 
     def __init__(
-        self, journal: Journal, flows: FlowStore, datapath: Pinholes, replier: Replier
+        self,
+        journal: Journal,
+        flows: FlowStore,
+        datapath: Pinholes,
+        replier: Replier,
+        notifier: Notifier | None = None,
     ) -> None:
         self.journal = journal
+        self._notifier = notifier or NobodyToNotify()
         self._flows = flows
         self._datapath = datapath
         self._replier = replier
@@ -135,6 +169,8 @@ class ActiveHands:
         for effect in effects:
             if isinstance(effect, Reply):
                 self._replier.reply(effect.cookie, effect)
+            elif isinstance(effect, Notify):
+                self._notifier.notify(effect)
 
     def refresh(self, flows: Sequence[Flow]) -> None:
         """Make sure that recorded flows are in the packet path. Raises DatapathError."""
@@ -165,6 +201,7 @@ class ReplayHands:
 
     def __init__(self) -> None:
         self.effects: list[Effect] = []
+        self.notices: list[Notify] = []
         self.flows: dict[FlowKey, Flow] = {}
         self.replies: list[Reply] = []
 
@@ -177,6 +214,8 @@ class ReplayHands:
                 self.flows.pop(effect.key, None)
             elif isinstance(effect, Reply):
                 self.replies.append(effect)
+            elif isinstance(effect, Notify):
+                self.notices.append(effect)
 
 
 class Outcome(enum.StrEnum):
@@ -191,7 +230,8 @@ class Outcome(enum.StrEnum):
 class Driver:
     """One group's machine on the node that owns it: command in, everything done, in order.
 
-    Single-threaded. `failures` are the latest problems, one line each. Once `doubtful`, it does no
+    Single-threaded. `failures` are the latest problems, one line each; `tally` counts all of them
+    by code. Once `doubtful`, it does no
     more: nobody knows whether an entry is in its journal, so the machine has to be made again from
     what is recorded.
     """
@@ -203,9 +243,11 @@ class Driver:
         self.fenced = False
         self.doubtful = False
         self.failures: list[str] = []
+        self.tally: Counter[str] = Counter()
         self._found: dict[str, list[Flow]] = {}  # flows of calls that are not restored yet
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
+        self._audited: list[int] = []  # port pairs that the audit has not come to yet
 
     def handle(self, command: Command, entropy: int) -> Outcome:
         """Carry out one command; `entropy` chooses its ports. Raises nothing that a peer causes."""
@@ -229,6 +271,46 @@ class Driver:
             return self._refuse(command, error)
         return self._carry_out(plan, command)
 
+    def see(self, event: Seen) -> Outcome:
+        """Take in what the packet path or the operator says: like a command, with nobody to answer.
+
+        After FAILED it has to be said again; REFUSED is for good.
+        """
+        if self.fenced:
+            return Outcome.FENCED
+        if self.doubtful:
+            return Outcome.FAILED
+        try:
+            self.hands.journal.check()
+            self._settle()
+            self.restore(event.call_id, event.now_ns)
+            plan = self.gateway.plan(event)
+        except Fenced as error:
+            return self._fence(error)
+        except (Unreadable, Misuse) as error:
+            return self._refuse(None, error)
+        except (StateError, DatapathError) as error:
+            return self._fail(error)
+        return self._carry_out(plan, None)
+
+    def audit(self, now_ns: int, batch: int = AUDIT_BATCH_MAX) -> int:
+        """Look at the next port pairs for one that is held in the name of nobody, round and round.
+
+        Returns how many leaked ones were freed; each is a `PortsLeaked` among the failures.
+        """
+        if self.fenced or self.doubtful:
+            return 0
+        if not self._audited:
+            self._audited = self.gateway.ports_held()
+        leaked = 0
+        for _ in range(min(batch, len(self._audited))):
+            port = self._audited.pop()
+            call_id = self.gateway.leak(port, now_ns)
+            if call_id is not None:
+                self._note(PortsLeaked(f"port {port} was held for call {call_id}, which lacks it"))
+                leaked += 1
+        return leaked
+
     def tick(self, now_ns: int) -> int | None:
         """Apply the events that are due. Returns the next deadline, CLOCK_BOOTTIME ns."""
         if self.doubtful:
@@ -248,12 +330,15 @@ class Driver:
                 break
         return self.gateway.next_deadline()
 
-    def take_over(self, found: Iterable[Flow], now_ns: int) -> None:
+    def take_over(
+        self, found: Iterable[Flow], now_ns: int, rests: Iterable[tuple[int, int]] = ()
+    ) -> None:
         """Become the owner of a group whose recorded flows are `found`.
 
-        `found` must be all of them, as they stand after the older epochs were fenced. Only the
-        call that the last owner was working on is restored now. Afterwards call `restore_some`
-        until it returns 0, then `sweep`; commands may come in between.
+        `rests` are ports whose pinholes went lately, and when (ns). `found` must be all of them,
+        as they stand after the older epochs were fenced. Only the call that the last owner was
+        working on is restored now. Afterwards call `restore_some` until it returns 0, then
+        `sweep`; commands may come in between.
         """
         for flow in found:
             self._found.setdefault(flow.session, []).append(flow)
@@ -261,6 +346,8 @@ class Driver:
                 self.gateway.adopt(flow)
             except Misuse as error:
                 self._note(error)
+        for port, released_ns in rests:
+            self.gateway.rest(port, released_ns)
         self._waiting = None
         marked = self.hands.journal.marked()
         if marked:
@@ -362,7 +449,9 @@ class Driver:
         try:
             self.hands.perform(effects)
         except BgfError:
-            self._unsettled[call_id] = [one for one in effects if not isinstance(one, Reply)]
+            self._unsettled[call_id] = [
+                one for one in effects if not isinstance(one, Reply | Notify)
+            ]
             raise
 
     def _settle(self) -> None:
@@ -392,6 +481,7 @@ class Driver:
         return Outcome.FENCED
 
     def _note(self, error: BgfError) -> None:
+        self.tally[error.code] += 1
         self.failures.append(f"{error.code}: {error}")
         del self.failures[:-FAILURES_KEPT_MAX]
 
@@ -406,7 +496,10 @@ def _install(datapath: Pinholes, effects: Sequence[Effect]) -> None:
     puts = [effect.flow for effect in effects if isinstance(effect, PutFlow)]
     drops = [effect.key for effect in effects if isinstance(effect, DropFlow)]
     if puts:
-        datapath.install(puts)
+        try:
+            datapath.install(puts)
+        except DatapathError as error:
+            raise PortsUnbindable(str(error)) from error
     if drops:
         datapath.remove(drops)
 

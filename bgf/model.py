@@ -79,15 +79,75 @@ class Address(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 class Source(msgspec.Struct, frozen=True, array_like=True):
-    """Remote source filter of a pinhole (H.248.43 `gm` saf/spf). None means any."""
+    """Remote source filter of a pinhole (H.248.43 `gm` saf/sam/spf/spr). None means any.
+
+    With `prefix_len` (bits) any host of that prefix is admitted, without it `host` alone. With
+    `port_last` any port from `port` to it, both included; without it `port` alone.
+    """
 
     host: str | None = None
     port: int | None = None
+    prefix_len: int | None = None
+    port_last: int | None = None
 
     def admits(self, sender: Address) -> bool:
-        return (self.host is None or self.host == sender.host) and (
-            self.port is None or self.port == sender.port
+        return self._admits_host(sender.host) and (
+            self.port is None or self.port <= sender.port <= (self.port_last or self.port)
         )
+
+    def _admits_host(self, host: str) -> bool:
+        if self.host is None or self.prefix_len is None:
+            return self.host is None or self.host == host
+        # Of one family only, and without the cost of a network object.
+        filtered, sender = ipaddress.ip_address(self.host), ipaddress.ip_address(host)
+        rest = filtered.max_prefixlen - self.prefix_len
+        return filtered.version == sender.version and int(filtered) >> rest == int(sender) >> rest
+
+
+class Latch(enum.IntEnum):
+    """Whose packets teach a flow who sends to it (H.248.37 `ipnapt/latch`; TS 23.334 5.4.2).
+
+    OFF: nobody's, the source filter alone decides. LATCH: the first packet that gate, filter and
+    RTP check admit; from then on its sender alone is admitted. RELATCH: as LATCH, but what was
+    learned before goes on until a packet of another sender comes, which then replaces it, once.
+    STRICT: nobody's, and the source filter must name one host and one port.
+    """
+
+    OFF = 0
+    LATCH = 1
+    RELATCH = 2
+    STRICT = 3
+
+    @property
+    def learns(self) -> bool:
+        return self in (Latch.LATCH, Latch.RELATCH)
+
+
+class Policer(msgspec.Struct, frozen=True, array_like=True):
+    """Two token buckets over a flow's packets (H.248.53 `tman`); 0 says that one is not there.
+
+    `sustained_bytes_s` and `burst_bytes` are its sdr and mbs; `peak_bytes_s` is its pdr, with
+    `peak_burst_bytes` in place of the delay variation tolerance (dvt x pdr). A packet counts with
+    its IP length, as it arrives; one that is longer than a burst never passes.
+    """
+
+    sustained_bytes_s: int = 0
+    burst_bytes: int = 0
+    peak_bytes_s: int = 0
+    peak_burst_bytes: int = 1_500
+
+
+class Rtp(msgspec.Struct, frozen=True, array_like=True):
+    """That a flow is RTP, or RTCP by its component, and what is asked of it (RFC 3550, RFC 3551).
+
+    `check` drops what is not version 2 or is shorter than its header. `payload_types` (0..127),
+    when there are any, admits these alone. `clock_hz` is the unit of the timestamps, and so of
+    the jitter. Statistics are kept of every flow that has this.
+    """
+
+    check: bool = False
+    payload_types: tuple[int, ...] = ()
+    clock_hz: int = 8_000
 
 
 class FlowKey(NamedTuple):
@@ -103,8 +163,15 @@ class FlowKey(NamedTuple):
 class Flow(msgspec.Struct, frozen=True, array_like=True):
     """One direction of one component of one stream (explicit state; one item in DAL each).
 
-    `remote` is None while the far end is not known (half-open call): the gate is closed then.
-    `session` names the context, `stream` the m-line (0-based).
+    `remote` is None while the far end is not known (half-open call): the gate is closed then,
+    unless `follows` will tell it. `session` names the context, `stream` the m-line (0-based).
+
+    `learned` is the sender that `latch` is known to have taught, None while there is none; to
+    raise `latch_round` is to forget it, here and in the packet path (the relatch signal).
+    `follows`: packets go to what the flow of the other direction (keyed by our `local_out`) has
+    learned, in place of `remote`, as soon as it has. `dscp` 0..63 is written into every packet,
+    None keeps the sender's. `rtcp_mux`: RTCP comes on this same pinhole (RFC 5761).
+    `inactivity_ms` without a packet is reported, 0 is never. Fields are only ever appended.
     """
 
     group: str
@@ -118,10 +185,24 @@ class Flow(msgspec.Struct, frozen=True, array_like=True):
     remote: Address | None = None
     source: Source = Source()
     gate: Gate = Gate.CLOSED
+    latch: Latch = Latch.OFF
+    learned: Address | None = None
+    latch_round: int = 0
+    follows: bool = False
+    policer: Policer | None = None
+    dscp: int | None = None
+    rtp: Rtp | None = None
+    rtcp_mux: bool = False
+    inactivity_ms: int = 0
 
     @property
     def key(self) -> FlowKey:
         return FlowKey(self.local_in.host, self.local_in.port)
+
+    @property
+    def reverse_key(self) -> FlowKey:
+        """The key of the flow that goes the other way, where there is one."""
+        return FlowKey(self.local_out.host, self.local_out.port)
 
 
 class Counters(NamedTuple):
@@ -130,6 +211,33 @@ class Counters(NamedTuple):
     packets: int = 0
     bytes: int = 0
     last_seen_ns: int = 0
+
+
+class RtpStatistics(NamedTuple):
+    """What a flow's RTP headers say of the path up to here (RFC 3550 section 6.4.1, A.3, A.8).
+
+    `packets` and `bytes` (UDP payload) are RTP alone, `rtcp_packets` what came muxed with it.
+    `lost` is cumulative, as in a receiver report, and negative when there are duplicates.
+    `jitter` is in timestamp units of `clock_hz`. `ssrc` is the latest, 0 when there was none;
+    `restarts` counts jumps of the sequence number that are no loss (A.1). `gap_max_us` is the
+    longest time between two packets.
+    """
+
+    packets: int = 0
+    bytes: int = 0
+    expected: int = 0
+    lost: int = 0
+    jitter: int = 0
+    clock_hz: int = 8_000
+    ssrc: int = 0
+    ssrc_changes: int = 0
+    restarts: int = 0
+    gap_max_us: int = 0
+    rtcp_packets: int = 0
+
+    @property
+    def jitter_ms(self) -> float:
+        return self.jitter * 1_000 / self.clock_hz
 
 
 class RealmAddress(msgspec.Struct, frozen=True, array_like=True):

@@ -7,7 +7,7 @@ Imported by the gateway only. One number is used once in a group, whatever the a
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 
 from bgf.errors import Misuse, PortsExhausted
 
@@ -30,7 +30,7 @@ class PortPool:
         self._quarantine_ns = quarantine_ms * NS_PER_MS
         self._marks = bytearray(self.size)
         self._owners: dict[int, str] = {}
-        self._cooling: deque[tuple[int, int]] = deque()  # (until_ns, index), in order of release
+        self._cooling: list[tuple[int, int]] = []  # a heap of (until_ns, index)
 
     @property
     def used(self) -> int:
@@ -78,7 +78,8 @@ class PortPool:
         if holder is not None and holder != owner:
             raise Misuse(f"port {port} belongs to call {holder}: call {owner} must draw again")
         if self._marks[index] == _COOLING:  # its release is newer than the claim that we learn of
-            self._cooling = deque(entry for entry in self._cooling if entry[1] != index)
+            self._cooling = [entry for entry in self._cooling if entry[1] != index]
+            heapq.heapify(self._cooling)
         self._owners[index] = owner
         self._marks[index] = _USED
 
@@ -88,9 +89,22 @@ class PortPool:
         if index is None or self._owners.get(index) != owner:
             return
         del self._owners[index]
-        self._marks[index] = _COOLING
-        self._cooling.append((now_ns + self._quarantine_ns, index))
+        self._cool(index, now_ns)
         self._thaw(now_ns)
+
+    def rest(self, port: int, released_ns: int) -> None:
+        """Put a free pair into quarantine as from then; one that is held or rests is left alone."""
+        index = self._index(port)
+        if index is not None and self._marks[index] == _FREE:
+            self._cool(index, released_ns)
+
+    def held(self) -> list[int]:
+        """The pairs that belong to a call, by their even ports."""
+        return [self._base + 2 * index for index in self._owners]
+
+    def _cool(self, index: int, released_ns: int) -> None:
+        self._marks[index] = _COOLING
+        heapq.heappush(self._cooling, (released_ns + self._quarantine_ns, index))
 
     def _index(self, port: int) -> int | None:
         index = (port - self._base) // 2
@@ -98,7 +112,7 @@ class PortPool:
 
     def _thaw(self, now_ns: int) -> None:
         while self._cooling and self._cooling[0][0] <= now_ns:
-            self._marks[self._cooling.popleft()[1]] = _FREE
+            self._marks[heapq.heappop(self._cooling)[1]] = _FREE
 
 
 def _spread(entropy: int, turn: int) -> int:

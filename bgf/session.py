@@ -22,35 +22,78 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
+from bgf import session_flows
 from bgf.errors import Malformed, Misuse, PeerError, UnknownCall, Unsupported
-from bgf.events import Command, Expired, MediaLine, MediaRewrite, Reply, Result, Verb
-from bgf.model import Address, Component, Family, Flow, FlowKey, Gate, Group, Source
+from bgf.events import (
+    Abandoned,
+    Command,
+    Event,
+    Expired,
+    Learned,
+    MediaLine,
+    MediaRewrite,
+    Notify,
+    Relatch,
+    Reply,
+    Result,
+    Seen,
+    Silent,
+    Verb,
+)
+from bgf.model import Address, Family
+from bgf.session_flows import (
+    ASYMMETRIC,
+    LEARNING,
+    STRICT_SOURCE,
+    SYMMETRIC,
+    TOS,
+    UNSPECIFIED,
+    agreed,
+    flows,
+    muxed,
+    relatched,
+)
+from bgf.session_values import (
+    HALF_OPEN_MAX_MS,
+    NS_PER_MS,
+    PORT_REST_MAX_MS,
+    REPLY_KEPT_MS,
+    RESTS_MAX,
+    KeptReply,
+    Rest,
+    Session,
+    Site,
+    State,
+    Stream,
+)
 
-NS_PER_MS: Final = 1_000_000
-HALF_OPEN_MAX_MS: Final = 240_000  # beyond the 3 minutes of timer C, RFC 3261 section 16.6
-REPLY_KEPT_MS: Final = 60_000
+__all__ = [
+    "HALF_OPEN_MAX_MS",
+    "NS_PER_MS",
+    "REPLY_KEPT_MS",
+    "TABLE",
+    "Action",
+    "Rest",
+    "Session",
+    "Site",
+    "State",
+    "Step",
+    "Stream",
+    "Trigger",
+    "apply",
+    "demand",
+    "flows",
+]
+
 REPLIES_MAX: Final = 16  # per call, within REPLY_KEPT_MS
 STREAMS_MAX: Final = 16  # m-lines of one call
 CALL_ID_MAX_BYTES: Final = 256
-UNSPECIFIED: Final = ("0.0.0.0", "::")
-STRICT_SOURCE: Final = "strict-source"
-ASYMMETRIC: Final = "asymmetric"
 FATAL: Final = "fatal"
-SETTINGS: Final = (ASYMMETRIC, STRICT_SOURCE)  # flags that hold for the call's whole life
-
-
-class State(enum.StrEnum):
-    """Where a call is. NEW is never stored: it is what an unknown call starts from."""
-
-    NEW = "new"
-    OFFERED = "offered"  # half-open
-    ESTABLISHED = "established"
-    REOFFERED = "reoffered"  # media as agreed before; the new description awaits its answer
-    DELETED = "deleted"  # tombstone: only its replies live on
+SIP_SOURCE: Final = "SIP-source-address"
 
 
 class Trigger(enum.StrEnum):
@@ -58,6 +101,10 @@ class Trigger(enum.StrEnum):
     ANSWER = "answer"
     DELETE = "delete"
     EXPIRED = "expired"
+    LEARNED = "learned"
+    RELATCH = "relatch"
+    SILENT = "silent"
+    ABANDONED = "abandoned"
 
 
 class Action(enum.StrEnum):
@@ -68,6 +115,9 @@ class Action(enum.StrEnum):
     GONE = "gone"  # nothing to delete: ok with a warning
     UNKNOWN = "unknown"
     FORGET = "forget"  # the session leaves the machine
+    LEARN = "learn"
+    RELATCH = "relatch"
+    NOTIFY = "notify"  # nothing changes, somebody is told
     IGNORE = "ignore"
 
 
@@ -95,85 +145,20 @@ TABLE: Final[dict[tuple[State, Trigger], tuple[Action, tuple[State, ...]]]] = {
     (S.DELETED, T.ANSWER): (A.UNKNOWN, ()),
     (S.DELETED, T.DELETE): (A.GONE, (S.DELETED,)),
     (S.DELETED, T.EXPIRED): (A.FORGET, (S.NEW,)),
+    **{
+        (state, trigger): (A.IGNORE, (state,))
+        for state in (S.NEW, S.OFFERED, S.DELETED)
+        for trigger in (T.LEARNED, T.RELATCH, T.SILENT, T.ABANDONED)
+    },
+    (S.ESTABLISHED, T.LEARNED): (A.LEARN, (S.ESTABLISHED,)),
+    (S.ESTABLISHED, T.RELATCH): (A.RELATCH, (S.ESTABLISHED,)),
+    (S.ESTABLISHED, T.SILENT): (A.NOTIFY, (S.ESTABLISHED,)),
+    (S.ESTABLISHED, T.ABANDONED): (A.CLOSE, (S.DELETED,)),
+    (S.REOFFERED, T.LEARNED): (A.LEARN, (S.REOFFERED,)),
+    (S.REOFFERED, T.RELATCH): (A.RELATCH, (S.REOFFERED,)),
+    (S.REOFFERED, T.SILENT): (A.NOTIFY, (S.REOFFERED,)),
+    (S.REOFFERED, T.ABANDONED): (A.CLOSE, (S.DELETED,)),
 }
-
-
-class Site(msgspec.Struct, frozen=True):
-    """What a session must know of where it is: its group, and the realms when none are named."""
-
-    group: Group
-    default_realms: tuple[str, str]
-
-
-class Stream(msgspec.Struct, frozen=True, array_like=True):
-    """One m-line. Every pair is (towards side 0, towards side 1); side 0 made the first offer.
-
-    `ports` are our even RTP ports, (0, 0) while none are held; `hosts` our addresses. `lines`
-    are the descriptions in force, `sources` where each party was last known to send from (a
-    description on hold does not say).
-    """
-
-    ports: tuple[int, int] = (0, 0)
-    hosts: tuple[str, str] = ("", "")
-    lines: tuple[MediaLine | None, MediaLine | None] = (None, None)
-    sources: tuple[Address | None, Address | None] = (None, None)
-
-
-class KeptReply(msgspec.Struct, frozen=True, array_like=True):
-    """An entry of the reply cache; `at_ns` is the time of the event that it answered."""
-
-    at_ns: int
-    reply: Reply
-
-
-class Session(msgspec.Struct, frozen=True, array_like=True):
-    """A call. Compares by value; one canonical encoding (the journal's checkpoint).
-
-    `changed_ns` is when the last offer or the end arrived. `realms`, `families` (0 unknown) and
-    `tags` are by side. `offered` is the description that awaits its answer, by `offerer`.
-    """
-
-    group: str
-    call_id: str
-    state: State = State.NEW
-    created_ns: int = 0
-    changed_ns: int = 0
-    realms: tuple[str, str] = ("", "")
-    families: tuple[int, int] = (0, 0)
-    tags: tuple[str, str] = ("", "")
-    settings: tuple[str, ...] = ()
-    offerer: Annotated[int, msgspec.Meta(ge=0, le=1)] = 0
-    offered: tuple[MediaLine, ...] = ()
-    streams: tuple[Stream, ...] = ()
-    replies: tuple[KeptReply, ...] = ()
-
-    def side_of(self, from_tag: str, to_tag: str) -> int:
-        """Which side speaks. An in-dialog request of side 1 carries the tags swapped."""
-        first, second = self.tags
-        if from_tag == first:
-            return 0
-        if second and from_tag == second:
-            return 1
-        return 1 if to_tag and to_tag == first else 0
-
-    def deadline_ns(self) -> int | None:
-        """When an Expired event is due, None when the call may last for ever."""
-        if self.state is State.OFFERED:
-            return self.changed_ns + HALF_OPEN_MAX_MS * NS_PER_MS
-        if self.state is State.DELETED:
-            last_ns = self.replies[-1].at_ns if self.replies else 0
-            return max(self.changed_ns, last_ns) + REPLY_KEPT_MS * NS_PER_MS
-        return None
-
-    def kept_reply(self, cookie: str) -> Reply | None:
-        for kept in self.replies:
-            if kept.reply.cookie == cookie:
-                return kept.reply
-        return None
-
-    def ports(self) -> set[int]:
-        """The even ports of the pairs that the call holds."""
-        return {port for stream in self.streams for port in stream.ports if port}
 
 
 class Step(NamedTuple):
@@ -181,6 +166,7 @@ class Step(NamedTuple):
 
     session: Session | None
     reply: Reply | None = None
+    notice: Notify | None = None
 
 
 def demand(session: Session | None, command: Command) -> int:
@@ -198,13 +184,23 @@ def demand(session: Session | None, command: Command) -> int:
     )
 
 
-def apply(session: Session | None, event: Command | Expired, site: Site) -> Step:
+def apply(session: Session | None, event: Event, site: Site) -> Step:
     """The step of one call: pure. A peer's error becomes an error reply, kept like any other.
 
     Raises Misuse when the event lacks the ports that `demand` asked for.
     """
-    if isinstance(event, Expired):
-        return _expire(session, event)
+    if isinstance(event, Command):
+        step = _command(session, event, site)
+    elif isinstance(event, Expired):
+        step = _expire(session, event)
+    else:
+        step = _see(session, event, site)
+    if session is None or step.session is None or step.session.streams is session.streams:
+        return step
+    return step._replace(session=_rest(session, step.session, event.now_ns))
+
+
+def _command(session: Session | None, event: Command, site: Site) -> Step:
     trigger = Trigger(event.verb.value)
     if session is not None and (kept := session.kept_reply(event.cookie)):
         return Step(session, kept)
@@ -226,19 +222,31 @@ def apply(session: Session | None, event: Command | Expired, site: Site) -> Step
     return Step(_keep(after, event, reply), reply)
 
 
-def flows(session: Session | None) -> dict[FlowKey, Flow]:
-    """The pinholes that must exist for this session, by key: a pure consequence of its value."""
-    found: dict[FlowKey, Flow] = {}
+def _see(session: Session | None, event: Seen, site: Site) -> Step:
+    """What the packet path or the operator brings. What is no news changes nothing."""
     if session is None:
-        return found
-    for index, stream in enumerate(session.streams):
-        if stream.ports[0]:
-            muxed = _muxed(stream)
-            for side in (0, 1):
-                for component in (Component.RTP, Component.RTCP):
-                    flow = _flow(session, index, stream, side, component=component, muxed=muxed)
-                    found[flow.key] = flow
-    return found
+        return Step(None)
+    action, _ = TABLE[session.state, _TRIGGERS[type(event)]]
+    if action is Action.LEARN and isinstance(event, Learned):
+        return Step(session_flows.learn(session, event, site.policies))
+    if action is Action.RELATCH:
+        return Step(session_flows.relatch(session, site.policies))
+    if action is Action.CLOSE:
+        return Step(_tombstone(session, event.now_ns))
+    if action is Action.NOTIFY and isinstance(event, Silent):
+        flow = flows(session, site.policies).get(event.key)
+        if flow is not None and flow.inactivity_ms:
+            never = event.last_seen_ns == 0
+            return Step(session, None, Notify(session.call_id, event.key, flow.stream, never))
+    return Step(session)
+
+
+_TRIGGERS: Final[dict[type[Seen], Trigger]] = {
+    Learned: Trigger.LEARNED,
+    Relatch: Trigger.RELATCH,
+    Silent: Trigger.SILENT,
+    Abandoned: Trigger.ABANDONED,
+}
 
 
 # Actions: (session, command, site) -> (session, reply), or a PeerError.
@@ -259,6 +267,7 @@ def _open(session: Session, command: Command, site: Site) -> tuple[Session, Repl
         realms=(realms[0], realms[1]),
         tags=(command.from_tag, command.to_tag),
         replies=session.replies,
+        rests=session.rests,
     )
     return _offer(fresh, command, site)
 
@@ -287,6 +296,8 @@ def _offer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
             ports = stream.ports
             if ports[0]:
                 near_host = stream.hosts[side]  # a change of family waits for the answer
+                if stream.hosts[far] != far_host:
+                    stream = relatched(stream, far)
             else:
                 ports = _draw(drawn, command)
             stream = msgspec.structs.replace(
@@ -310,6 +321,7 @@ def _offer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         offerer=side,
         offered=lines,
         streams=tuple(streams),
+        observed=_observed(session, side, command),
     )
     warning = ""
     if command.realms and command.realms != _by_side(side, *session.realms):
@@ -352,13 +364,12 @@ def _answer(session: Session, command: Command, site: Site) -> tuple[Session, Re
         hosts = _by_side(offerer, host, stream.hosts[answerer])
         if answered.rtp.port:
             _same_family(answered, hosts[answerer], index)
-        stream = Stream(stream.ports, hosts, lines, _sources(stream, lines))
+        stream = agreed(stream, hosts, lines)
         streams.append(stream)
         if answered.rtp.port:
-            muxed = _muxed(stream)
-            rewrites.append(
-                _rewrite(stream, offerer, answered.rtcp is not None and not muxed, muxed)
-            )
+            mux = muxed(stream)
+            rtcp = answered.rtcp is not None and not mux
+            rewrites.append(_rewrite(stream, offerer, rtcp, mux))
         else:
             rewrites.append(_rejected(session, stream, families, offerer, site))
     if not pending:
@@ -371,6 +382,7 @@ def _answer(session: Session, command: Command, site: Site) -> tuple[Session, Re
         settings=_settings(session, command),
         offered=() if pending else session.offered,
         streams=tuple(streams),
+        observed=_observed(session, answerer, command),
     )
     return after, Reply(
         command.cookie, Result.OK, media=tuple(rewrites), created_ns=session.created_ns
@@ -422,7 +434,17 @@ def _tombstone(session: Session, now_ns: int) -> Session:
         created_ns=session.created_ns,
         changed_ns=now_ns,
         replies=session.replies,
+        rests=session.rests,
     )
+
+
+def _rest(before: Session, after: Session, now_ns: int) -> Session:
+    """Remember which ports were given back: a new owner must know it too."""
+    oldest_ns = now_ns - PORT_REST_MAX_MS * NS_PER_MS
+    given = [Rest(now_ns, port) for port in sorted(before.ports() - after.ports())]
+    kept = [rest for rest in after.rests if rest.at_ns > oldest_ns]
+    rests = tuple([*kept, *given][-RESTS_MAX:])
+    return after if rests == after.rests else msgspec.structs.replace(after, rests=rests)
 
 
 def _keep(session: Session, command: Command, reply: Reply) -> Session:
@@ -534,61 +556,24 @@ def _answer_tags(session: Session, answerer: int, command: Command) -> tuple[str
 
 
 def _settings(session: Session, command: Command) -> tuple[str, ...]:
-    stated = tuple(flag for flag in SETTINGS if flag in command.flags)
-    return stated or session.settings
+    """What flags say of the call's media holds until others of the same kind are stated."""
+    kept: list[str] = []
+    for is_kind in (_of_sources, _of_marking):
+        stated = sorted(filter(is_kind, command.flags))
+        kept += stated or filter(is_kind, session.settings)
+    return tuple(kept)
 
 
-def _sources(
-    stream: Stream, lines: tuple[MediaLine, MediaLine]
-) -> tuple[Address | None, Address | None]:
-    def known(side: int) -> Address | None:
-        rtp = lines[side].rtp
-        return rtp if rtp.port and rtp.host not in UNSPECIFIED else stream.sources[side]
-
-    return known(0), known(1)
+def _of_sources(flag: str) -> bool:
+    return flag in (ASYMMETRIC, STRICT_SOURCE, SYMMETRIC) or flag.startswith(LEARNING)
 
 
-def _muxed(stream: Stream) -> bool:
-    """RFC 5761 section 5.1.1: RTCP shares the RTP port only when both said so."""
-    first, second = stream.lines
-    return first is not None and second is not None and first.rtcp_mux and second.rtcp_mux
+def _of_marking(flag: str) -> bool:
+    return flag.startswith(TOS) and session_flows.tos_dscp((flag,)) is not None
 
 
-def _flow(
-    session: Session, index: int, stream: Stream, side: int, *, component: Component, muxed: bool
-) -> Flow:
-    """The direction that arrives from `side`: who may send, where it goes, whether it may."""
-    far = 1 - side
-    offset = int(component is Component.RTCP)
-    remote, sender = _party(stream.lines[far], component), _party(stream.lines[side], component)
-    if remote is not None and Address(stream.hosts[far], 0).family is not remote.family:
-        remote = None  # an RTCP address of another family than the RTP's: nowhere to send to
-    source = Source()
-    known = sender or stream.sources[side]
-    if known is not None and ASYMMETRIC not in session.settings:
-        strict = STRICT_SOURCE in session.settings and sender is not None
-        source = Source(known.host, known.port if strict else None)
-    if offset and muxed:
-        remote = None
-    admits = known is not None or ASYMMETRIC in session.settings
-    is_open = remote is not None and admits and _wanted(stream)
-    local_in = Address(stream.hosts[side], stream.ports[side] + offset)
-    local_out = Address(stream.hosts[far], stream.ports[far] + offset)
-    gate = Gate.OPEN if is_open else Gate.CLOSED
-    ends = (session.realms[side], local_in, session.realms[far], local_out)
-    return Flow(session.group, session.call_id, index, component, *ends, remote, source, gate)
-
-
-def _wanted(stream: Stream) -> bool:
-    """Both parties have described the m-line and neither has rejected it."""
-    return all(line is not None and line.rtp.port for line in stream.lines)
-
-
-def _party(line: MediaLine | None, component: Component) -> Address | None:
-    """Where a party receives the component, None when it does not or is on hold."""
-    if line is None or not line.rtp.port:
-        return None
-    address = line.rtp if component is Component.RTP else line.rtcp
-    if address is None or address.host in UNSPECIFIED or not address.port:
-        return None
-    return address
+def _observed(session: Session, side: int, command: Command) -> tuple[bool, bool]:
+    """Whose address is known from the network and not from what he says (his last word)."""
+    seen = list(session.observed)
+    seen[side] = SIP_SOURCE in command.flags
+    return seen[0], seen[1]

@@ -12,6 +12,7 @@ STRIP=${STRIP:-llvm-strip-14}
 PROGRAMS=(
   "bgf/media/bpf bgf.bpf.c bgf bgf"
   "bgf/lab/bpf rtpload.bpf.c rtpload rtpload_bpf"
+  "bgf/lab/bpf rtpbench.bpf.c rtpbench rtpbench_bpf"
 )
 
 die() { printf 'bpf-build: %s\n' "$*" >&2; exit 3; }

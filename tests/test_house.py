@@ -30,15 +30,20 @@ ROOMS: dict[str, set[str]] = {
     "model": {"errors"},
     "events": {"model", "errors"},
     "ports": {"model", "errors"},
-    "session": CORE_ROOMS | {"ports"},
-    "gateway": CORE_ROOMS | {"ports", "session"},
-    "journal": CORE_ROOMS | {"ports", "session", "gateway"},
-    "hands": CORE_ROOMS | {"ports", "session", "gateway", "journal"},
+    "policy": {"model"},
+    "session_values": CORE_ROOMS | {"policy"},
+    "session_flows": CORE_ROOMS | {"policy", "session_values"},
+    "session": CORE_ROOMS | {"policy", "session_values", "session_flows"},
+    "gateway": CORE_ROOMS | {"policy", "ports", "session"},
+    "journal": CORE_ROOMS | {"session", "gateway"},
+    "hands": CORE_ROOMS | {"session", "gateway", "journal"},
+    "quality": {"model"},
     "control": CORE_ROOMS,
     "media": CORE_ROOMS,
     "toml_table": {"errors"},
     "config_state": {"model", "errors", "toml_table"},
-    "config": {"model", "errors", "toml_table", "config_state"},
+    "config_media": {"model", "errors", "toml_table", "policy"},
+    "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
@@ -47,7 +52,8 @@ ROOMS: dict[str, set[str]] = {
     "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
-    | {"ports", "session", "gateway", "journal", "hands", "control", "media"}
+    | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
+    | {"hands", "control", "media", "quality"}
     | {"__init__", "config", "admin", "preflight"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
@@ -55,6 +61,7 @@ ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 # Cores: time is an argument, randomness arrives inside events, and somebody else performs.
 CORES = {
     *("bgf.errors", "bgf.model", "bgf.events", "bgf.ports", "bgf.session", "bgf.gateway"),
+    *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.quality"),
     *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),

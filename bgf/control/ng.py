@@ -393,7 +393,10 @@ class _Wishes:
             # address left, and plain RTP is what both ends fall back to (RFC 8839 section 4.2.5).
             self._declined.append(f"ICE={value}")
         elif key in words.CARRIED_KEYS:
-            self._flag(f"{key}={value}")
+            if key == "TOS" and not (len(value) <= 3 and value.isdigit() and int(value) <= 255):
+                self._remarks.append(f"TOS {show(value)} is not in 0..255, and is ignored")
+            else:
+                self._flag(f"{key}={value}")
         elif key in words.DECLINED_KEYS:
             if value.encode() not in _OFF:
                 self._declined.append(f"{key}={value}")

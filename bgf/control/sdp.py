@@ -49,6 +49,13 @@ _REMOVED = (
     "a=bundle-only",
 )
 _INITIALS = frozenset("".join((*(word[2] for word in _REMOVED), *(word[0] for word in DIRECTIONS))))
+_RTPMAP = "a=rtpmap:"
+_STATIC_CLOCKS_HZ = {6: 16_000, 10: 44_100, 11: 44_100, 14: 90_000, 16: 11_025, 17: 22_050}
+_STATIC_VIDEO = range(25, 35)
+_CLOCK_HZ = {"video": 90_000}
+_CLOCK_HZ_DEFAULT = 8_000
+_CLOCK_DIGITS_MAX = 6  # 768 kHz is the fastest in use
+_PAYLOAD_TYPES_MAX = 32  # of one m-line
 _HELD = {"sendrecv": "sendonly", "recvonly": "inactive"}
 
 
@@ -127,12 +134,23 @@ def _port(text: str, line: int) -> int:
     return int(text)
 
 
+def _clock_hz(kind: str, payload_types: Sequence[int]) -> int:
+    """The timestamp clock of an m-line's first format as far as RFC 3551 table 4 and 5 tell."""
+    first = payload_types[0] if payload_types else 0
+    if first in _STATIC_VIDEO:
+        return 90_000
+    if first < 96:
+        return _STATIC_CLOCKS_HZ.get(first, _CLOCK_HZ_DEFAULT)
+    return _CLOCK_HZ.get(kind, _CLOCK_HZ_DEFAULT)
+
+
 class _Section:
     """One m-line and the lines under it. Line numbers are indices into `Sdp.lines`."""
 
     __slots__ = (
         "at",
         "carried",
+        "clock_hz",
         "connections",
         "direction",
         "host",
@@ -140,6 +158,7 @@ class _Section:
         "last",
         "mux",
         "mux_only",
+        "payload_types",
         "port",
         "rtcp",
         "rtcp_host",
@@ -175,6 +194,14 @@ class _Section:
         self.rtcp_host = ""
         self.mux: list[int] = []
         self.mux_only = False
+        formats = fields[3].split()[:_PAYLOAD_TYPES_MAX] if len(fields) > 3 else []
+        rtp = upper.startswith(("RTP/", "UDP/TLS/RTP/"))
+        self.payload_types = tuple(
+            int(word)
+            for word in (formats if rtp else ())
+            if word.isascii() and word.isdigit() and len(word) <= 3 and int(word) <= 127
+        )
+        self.clock_hz = _clock_hz(self.kind, self.payload_types)
 
 
 class Sdp:
@@ -269,6 +296,14 @@ class Sdp:
             elif line in ("a=rtcp-mux", "a=rtcp-mux-only"):
                 section.mux.append(at)
                 section.mux_only |= line == "a=rtcp-mux-only"
+        elif line.startswith(_RTPMAP) and section.payload_types:
+            # a=rtpmap:96 AMR-WB/16000/1, of the first format alone (RFC 8866 section 6.6)
+            number, _, encoding = line[len(_RTPMAP) :].partition(" ")
+            clock = encoding.split("/", 2)[1:2]
+            if number == str(section.payload_types[0]) and clock and clock[0].isascii():
+                digits = clock[0].strip()
+                if digits.isdigit() and len(digits) <= _CLOCK_DIGITS_MAX and int(digits):
+                    section.clock_hz = int(digits)
 
     def _media(self) -> tuple[MediaLine, ...]:
         if not self._sections:
@@ -297,6 +332,8 @@ class Sdp:
                     rtcp=self._rtcp(section, host) if port else None,
                     rtcp_mux=bool(section.mux),
                     direction=direction,
+                    payload_types=section.payload_types,
+                    clock_hz=section.clock_hz,
                 )
             )
         self.notes = tuple(notes)

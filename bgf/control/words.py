@@ -12,20 +12,20 @@ CARRIED = frozenset(
         "asymmetric",
         "symmetric",
         "strict-source",
-        "media-handover",
-        "port-latching",
-        "no-port-latching",
-        "unidirectional",
         "fatal",
         "reset",
         "SIP-source-address",
         "no-rtcp-attribute",
     )
 )
-"""Bare words of `flags` that the machine gets as they are."""
+"""Bare words of `flags` that the machine gets as they are. `asymmetric`, `symmetric` and
+`strict-source` say who may send (`bgf.session_flows`)."""
 NEUTRAL = frozenset(
     (
         "trust-address",
+        "port-latching",
+        "no-port-latching",
+        "unidirectional",
         "loop-protect",
         "allow-transcoding",
         "no-codec-renegotiation",
@@ -42,9 +42,10 @@ NEUTRAL = frozenset(
         "DTLS-disable",
     )
 )
-"""Bare words that change nothing here."""
+"""Bare words that change nothing here. `port-latching` is about our own ports: they always stay."""
 DECLINED = frozenset(
     (
+        "media-handover",
         "always-transcode",
         "record-call",
         "inject-DTMF",

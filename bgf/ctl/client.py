@@ -23,7 +23,7 @@ PROCESSES: Final = ("state", "gateway", "failover")
 NODES_MAX: Final = 64
 ASKED_AT_ONCE_MAX: Final = 16
 TIMEOUT_S: Final = 5.0
-NOT_DROPS: Final = ("forward", "reflect", "pass")
+NOT_DROPS: Final = ("forward", "reflect", "pass", "icmp", "icmp-error", "foreign-vlan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +237,7 @@ def _groups(by_node: dict[str, dict[str, Answer]]) -> tuple[list[Json], list[str
                     if role.get("role") == "standby"
                 },
                 "sessions": count(carrier.get("sessions")),
+                "hanging": count(carrier.get("hanging")),
                 "flows": count(carrier.get("flows")),
                 "pending": count(carrier.get("pending")),
                 "restored_in_ms": carrier.get("restored_in_ms") or 0,

@@ -25,6 +25,8 @@ RTPLOAD_EXAMPLES: Final = {
     "bench": "--streams 2000 --seconds 5",
     "send": "--netns bgf-core --interface core --from 10.20.0.100:4000 --to 10.20.0.101:30000",
     "meter": "--netns bgf-access --interface access --seconds 10",
+    "flood": "--netns bgf-core --interface core --from 10.20.0.100:4000 --to 10.20.0.101:30000"
+    " --rate 100000",
 }
 
 

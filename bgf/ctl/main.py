@@ -31,6 +31,7 @@ from bgf.ctl.cli import (
     warn,
 )
 from bgf.ctl.lab_commands import drill, lab, rtpload
+from bgf.ctl.media_commands import capture, one_call, relatch
 from bgf.ctl.nodes_option import on_nodes, require_any
 from bgf.ctl.state_commands import state
 from bgf.errors import BgfError, EnvironmentProblem, Malformed, Misuse
@@ -138,10 +139,12 @@ def sessions() -> None:
 
 
 @sessions.command(
-    "list", epilog=examples("bgfctl sessions list --group g1", "bgfctl sessions list --json")
+    "list",
+    epilog=examples("bgfctl sessions list --group g1", "bgfctl sessions list --hanging --json"),
 )
 @on_nodes
 @click.option("--group", "groups", multiple=True, metavar="ID", help="Only this group; repeatable.")
+@click.option("--hanging", is_flag=True, help="Only calls whose media has stopped on all sides.")
 @click.option(
     "--limit",
     type=click.IntRange(1),
@@ -153,16 +156,21 @@ def sessions() -> None:
 def sessions_list(
     nodes: list[client.Node],
     groups: tuple[str, ...],
+    hanging: bool,
     limit: int,
     as_json: bool,
 ) -> int:
-    """Every call, with its group, state, number of flows and age."""
-    answers = _gateways(nodes, "sessions")
+    """Every call, with its group, state, number of flows and age.
+
+    A hanging one has had no packet for `inactivity_s` of its realms on any stream that should
+    carry media; it is ended by its owner only where `media.close_hanging_s` says so.
+    """
+    answers = _gateways(nodes, "sessions", **({"hanging": True} if hanging else {}))
     found = [
         {"node": answer.node, **row}
         for answer in answers
         for row in client.rows((answer.value or {}).get("sessions"))
-        if not groups or row.get("group") in groups
+        if (not groups or row.get("group") in groups) and (not hanging or row.get("hanging"))
     ]
     show({"sessions": found}, render.sessions(found, limit), as_json)
     return OK
@@ -177,24 +185,20 @@ def sessions_show(
     nodes: list[client.Node],
     as_json: bool,
 ) -> int:
-    """One call: its flows, their gates, addresses and counters."""
-    answers = client.ask(nodes, ("gateway",), "session", call_id=call_id)
-    for answer in answers:
-        if answer.value is not None:
-            found = {"node": answer.node, **answer.value}
-            show(found, render.session(found, _now_ns()), as_json)
-            return OK
-    require_any(answers, "gateway")
-    others = [f"{a.node} gateway: {a.error}" for a in answers if a.code != "unknown-call"]
-    where = ", ".join(a.node for a in answers if a.code == "unknown-call")
-    warn([*others, *([f"no call '{call_id}' on {where}"] if where else [])])
-    return FAILED
+    """One call: its flows, their gates, addresses and counters, and how its streams sound."""
+    answer = one_call(nodes, "session", call_id)
+    if answer is None or answer.value is None:
+        return FAILED
+    found = {"node": answer.node, **answer.value}
+    show(found, render.session(found, _now_ns()), as_json)
+    return OK
 
 
 @bgfctl.command(
     epilog=examples(
         "bgfctl trace --from 10.20.0.2:4000 --to 10.20.0.101:30000 --realm core",
         "bgfctl trace --from [fd00:a::2]:4000 --to [fd00:a::101]:30000 --realm access --node n3",
+        "bgfctl trace --from 10.20.0.2:4000 --to 10.20.0.101:30000 --realm core --payload-type 8",
     )
 )
 @click.option(
@@ -204,12 +208,20 @@ def sessions_show(
     "--to", "receiver", required=True, type=address, metavar="ADDR", help="Its destination."
 )
 @click.option("--realm", required=True, metavar="NAME", help="The realm in which it arrives.")
+@click.option(
+    "--payload-type", type=click.IntRange(0, 127), default=0, show_default=True,
+    help="The packet is RTP of this type...",
+)  # fmt: skip
+@click.option("--payload", metavar="HEX", help="...unless its whole UDP payload is given.")
 @on_nodes
 @as_json
 def trace(
+    *,
     sender: Address,
     receiver: Address,
     realm: str,
+    payload_type: int,
+    payload: str | None,
     nodes: list[client.Node],
     as_json: bool,
 ) -> int:
@@ -217,7 +229,11 @@ def trace(
 
     Nothing is sent. Exits with 1 when no node could tell.
     """
-    question = {"from": str(sender), "to": str(receiver), "realm": realm}
+    question: dict[str, object] = {"from": str(sender), "to": str(receiver), "realm": realm}
+    if payload is not None:
+        question["payload"] = payload
+    else:
+        question["payload_type"] = payload_type
     answers = _gateways(nodes, "trace", **question)
     found = {**question, "traces": [{"node": a.node, **a.as_json()} for a in answers]}
     show(found, render.trace(answers), as_json)
@@ -236,7 +252,7 @@ def _now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-for _command in (state, lab, drill, rtpload):
+for _command in (capture, relatch, state, lab, drill, rtpload):
     bgfctl.add_command(_command)
 
 

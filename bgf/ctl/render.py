@@ -16,10 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bgf.admin import Json
-from bgf.ctl.client import Answer, attachments, count, drops, number, rows, table, text
+from bgf.ctl.client import NOT_DROPS, Answer, attachments, count, drops, number, rows, table, text
 
 CELL_CHARS_MAX: Final = 256
 SESSIONS_SHOWN_DEFAULT: Final = 100
+PORTS: Final = ("exhausted", "unbindable", "leaked")
+"""What can be the matter with ports: none is free, the packet path refuses, nobody's call."""
 
 GOOD, ODD, BAD, QUIET = "green", "yellow", "bold red", "dim"
 
@@ -127,8 +129,25 @@ def status(cluster: Json) -> Group:
             ),
         )
     problems = [cell(f"problem: {p}", BAD) for p in cluster.get("problems") or []]
+    parts: list[RenderableType] = [nodes, Text(), groups_table, Text()]
+    packets = _packets(cluster)
+    parts += [packets, Text()] if packets.row_count else []
     verdict = [cell("ready", GOOD)] if cluster.get("ready") is True else problems
-    return Group(nodes, Text(), groups_table, Text(), *said, *verdict)
+    return Group(*parts, *said, *verdict)
+
+
+def _packets(cluster: Json) -> Table:
+    """What was dropped, by node, realm and reason; the largest counts first."""
+    made = grid("Dropped", ("node", "realm", "reasons"))
+    for node in rows(cluster.get("nodes")):
+        gateway = table(table(node.get("processes")).get("gateway"))
+        for realm, told in sorted(table(table(gateway.get("packets")).get("by_realm")).items()):
+            counts = {k: number(v) for k, v in table(told).items() if k not in NOT_DROPS}
+            most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+            reasons = ", ".join(f"{name} {count}" for name, count in most if count)
+            if reasons:
+                made.add_row(cell(node.get("node"), "bold"), cell(realm or "-"), cell(reasons))
+    return made
 
 
 def _of_failover(node: str, failover: Json) -> list[Text]:
@@ -160,6 +179,14 @@ def _of_gateway(node: str, gateway: Json) -> list[Text]:
         failures = table(told).get("failures")
         for failure in failures if isinstance(failures, list) else []:
             lines.append(cell(f"{node}: {group}: {text(failure)}", ODD))
+        failed = table(table(told).get("failed"))
+        ports = [f"{k} {number(failed[f'ports-{k}'])}" for k in PORTS if f"ports-{k}" in failed]
+        if ports:
+            lines.append(cell(f"{node}: {group}: ports {', '.join(ports)}", ODD))
+        hanging = number(table(told).get("hanging"))
+        if hanging:
+            shown = f"{node}: {group}: {hanging} calls hang: bgfctl sessions list --hanging"
+            lines.append(cell(shown, ODD))
     return lines
 
 
@@ -169,10 +196,11 @@ def _listed(value: object) -> str:
 
 def sessions(found: Sequence[Json], shown_max: int) -> Group:
     """One line per call; `found` has the answers' rows with their `node`."""
+    silent = any(row.get("hanging") is True for row in found)
     made = grid(
         f"Sessions ({len(found)})",
-        ("call", "group", "node", "state", "flows", "age"),
-        ("flows", "age"),
+        ("call", "group", "node", "state", "flows", "age", *(("silent",) if silent else ())),
+        ("flows", "age", "silent"),
     )
     for row in found[:shown_max]:
         made.add_row(
@@ -182,6 +210,7 @@ def sessions(found: Sequence[Json], shown_max: int) -> Group:
             cell(row.get("state")),
             cell(count(row.get("flows"))),
             cell(_age(row.get("created_age_s"))),
+            *((cell(_age(row.get("silent_s")), ODD),) if silent else ()),
         )
     left = len(found) - shown_max
     more = [cell(f"and {left} more: --limit {len(found)} shows all", QUIET)] if left > 0 else []
@@ -221,7 +250,50 @@ def session(details: Json, now_ns: int) -> Group:
             cell(number(flow.get("bytes"))),
             cell(since(flow.get("last_seen_ns"), now_ns)),
         )
-    return Group(facts, Text(), flows)
+    return Group(facts, Text(), flows, *_of_streams(details))
+
+
+def _of_streams(details: Json) -> list[RenderableType]:
+    """What RTP headers say of each direction, and who was learned, where there is any of it."""
+    heard = [flow for flow in rows(details.get("flow_list")) if table(flow.get("rtp"))]
+    parts: list[RenderableType] = []
+    if any(number(table(flow.get("rtp")).get("packets")) for flow in heard):
+        made = grid(
+            "RTP",
+            (
+                *("stream", "from", "packets", "lost", "loss", "jitter", "MOS", "SSRC"),
+                *("changes", "largest gap"),
+            ),
+            ("packets", "lost", "loss", "jitter", "MOS", "changes", "largest gap"),
+        )
+        for flow in heard:
+            rtp = table(flow.get("rtp"))
+            if not number(rtp.get("packets")):
+                continue
+            made.add_row(
+                cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
+                cell(flow.get("realm_in")),
+                *(cell(number(rtp.get(key))) for key in ("packets", "lost")),
+                cell(f"{text(rtp.get('loss_percent'))} %"),
+                cell(f"{text(rtp.get('jitter_ms'))} ms"),
+                cell("-" if rtp.get("mos") is None else rtp["mos"]),
+                cell(rtp.get("ssrc")),
+                cell(number(rtp.get("ssrc_changes"))),
+                cell(f"{text(rtp.get('gap_max_ms'))} ms"),
+            )
+        parts += [Text(), made]
+    latching = [f for f in rows(details.get("flow_list")) if f.get("latch") in ("latch", "relatch")]
+    if latching:
+        made = grid("Latches", ("stream", "arrives at", "learned", "round"), ("round",))
+        for flow in latching:
+            made.add_row(
+                cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
+                cell(_place(flow, "in")),
+                cell(flow.get("learned") or "nobody yet", "" if flow.get("learned") else ODD),
+                cell(number(flow.get("latch_round"))),
+            )
+        parts += [Text(), made]
+    return parts
 
 
 def _component(value: object) -> str:

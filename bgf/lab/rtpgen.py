@@ -1,5 +1,8 @@
 """The generator's process: RTP for all streams of one side, on time, from one namespace.
 
+With `flood` in its task it sends at rates that no process could time: the kernel program keeps the
+schedule then, and holds a processor until it is told to pause.
+
 Run as `python -m bgf.lab.rtpgen`, spoken to by `rtpload.Generator` over its standard input and
 output, one JSON object a line. It is a process of its own so that its timing does not depend on
 its parent's. It lives as long as its standard input is open.
@@ -49,7 +52,12 @@ CLONE_NEWNET = 0x4000_0000
 XDP_FLAGS_SKB_MODE = 1 << 1
 BPF_F_TEST_XDP_LIVE_FRAMES = 2
 FIRST = rtpwire.pack_index(0)
+FLOOD_RUNS = 65_536
+"""Runs of the flooding program in one go: a few ms, so that commands are heard soon."""
+FLOOD_BATCH = 64
+"""As many as a veth's NAPI takes in one go."""
 COMMAND_OCTETS_MAX = 65_536
+STOP = b"stop"
 EXIT_FAILED = 3
 SEQUENCE_FACTOR = 0x9E37
 """Spreads the first sequence numbers, so that wraps of 16 bits do not happen all at once."""
@@ -92,7 +100,11 @@ class Worker:
     """Streams, their hardware addresses and their schedule, inside the namespace already."""
 
     def __init__(
-        self, interface: str, streams: list[rtpwire.StreamSpec], packets_per_second: int
+        self,
+        interface: str,
+        streams: list[rtpwire.StreamSpec],
+        packets_per_second: int,
+        program: str = "generate",
     ) -> None:
         self._neighbours = Neighbours(interface)
         self._own_mac = hardware_address(interface)
@@ -113,7 +125,7 @@ class Worker:
             b"".join(self._packed(stream) for stream in streams),
             len(streams),
         )
-        self._anchor, link = _anchor(self._fds["generate"])
+        self._anchor, link = _anchor(self._fds[program])
         self._fds["link"] = link
         self._pace: Pace | None = None
         self._use_ns = 0
@@ -201,6 +213,23 @@ class Worker:
         pace.advance(burst.skip, burst.packets)
         return min(IDLE_WAIT_NS, pace.wait_ns(woke_ns, now()))
 
+    def set_rate(self, packets_per_second: int) -> None:
+        """The flood's rate from now on, all streams together; 0: as fast as it goes."""
+        pace = rtpwire.pack_pace(now(), packets_per_second)
+        _xdp.map_update(self._fds["pace"], FIRST, pace)
+
+    def flood(self) -> None:
+        """Hold the processor for a while; what falls due meanwhile is sent."""
+        self.bursts += 1
+        _xdp.prog_test_run(
+            self._fds["flood"],
+            self._frame,
+            self._context,
+            FLOOD_RUNS,
+            BPF_F_TEST_XDP_LIVE_FRAMES,
+            FLOOD_BATCH,
+        )
+
     def counts(self) -> dict[str, int]:
         cursor = self._cursor()
         return {
@@ -242,31 +271,66 @@ def _enter(name: str) -> None:
         ) from None
 
 
-def _serve(worker: Worker, commands: int) -> None:
+class Commands:
+    """The parent's words, one a line."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._pending = b""
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def read(self) -> list[bytes]:
+        """The lines that have arrived; `stop` when the input has ended."""
+        data = os.read(self._descriptor, COMMAND_OCTETS_MAX)
+        if not data:
+            return [STOP]
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        return lines
+
+
+def _serve(worker: Worker, commands: Commands) -> None:
     """Alternate between sending, neighbour changes and commands until the input ends."""
-    pending = b""
-    neighbours = worker.fileno()
+    waited: list[Worker | Commands] = [worker, commands]
     wait_ns = 0
     while True:
-        ready, _, _ = select.select([commands, neighbours], [], [], wait_ns / SECOND_NS)
-        if neighbours in ready:
+        ready, _, _ = select.select(waited, [], [], wait_ns / SECOND_NS)
+        if worker in ready:
             worker.follow()
-        if commands in ready:
-            data = os.read(commands, COMMAND_OCTETS_MAX)
-            if not data:
-                return
-            pending += data
-            while b"\n" in pending:
-                line, pending = pending.split(b"\n", 1)
-                if line == b"start":
-                    worker.start()
-                    _say({"started": True})
-                elif line == b"counts":
-                    _say(worker.counts())
-                else:  # stop
-                    _say(worker.counts())
+        for line in commands.read() if commands in ready else ():
+            if line == b"start":
+                worker.start()
+                _say({"started": True})
+            else:
+                _say(worker.counts())
+                if line == STOP:
                     return
         wait_ns = worker.tick()
+
+
+def _serve_flood(worker: Worker, commands: Commands) -> None:
+    """Send all the time between `rate` and `pause`, until the input ends."""
+    waited: list[Worker | Commands] = [worker, commands]
+    running = False
+    worker.start()
+    while True:
+        wait_ns = 0 if running else IDLE_WAIT_NS
+        ready, _, _ = select.select(waited, [], [], wait_ns / SECOND_NS)
+        if worker in ready:
+            worker.follow()
+        for line in commands.read() if commands in ready else ():
+            word, _, number = line.partition(b" ")
+            if word == b"rate":
+                worker.set_rate(int(number))
+                running = True
+            elif word == b"pause":
+                running = False
+            _say(worker.counts())
+            if word == STOP:
+                return
+        if running:
+            worker.flood()
 
 
 def main() -> int:
@@ -284,7 +348,15 @@ def main() -> int:
         _enter(request["netns"])
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        worker = Worker(request["interface"], _streams(request["streams"]), request["rate"])
+        flooding = "flood" in request
+        if flooding:
+            os.sched_setaffinity(0, {request["flood"]["cpu"]})
+        worker = Worker(
+            request["interface"],
+            _streams(request["streams"]),
+            request["rate"],
+            "flood" if flooding else "generate",
+        )
         worker.resolve()
     except (BgfError, OSError) as problem:
         _say({"error": str(problem)})
@@ -294,7 +366,7 @@ def main() -> int:
     gc.disable()  # the loop makes no cycles; a collection would only make a burst late
     _say({"ready": True})
     try:
-        _serve(worker, commands)
+        (_serve_flood if flooding else _serve)(worker, Commands(commands))
     except OSError as problem:  # the interface was deleted, say: the parent sees our end
         print(f"RTP generator on '{request['interface']}': {problem}", file=sys.stderr)
         return EXIT_FAILED

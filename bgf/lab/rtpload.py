@@ -1,9 +1,10 @@
 """RTP load and the outage meter: streams in at one side of the gateways, timed at the other.
 
 `Generator` sends RTP streams out of an interface of a namespace at 50 packets/s each, through a
-process of its own (`rtpgen`). `Meter` attaches an XDP program to an interface of the receiving
-namespace and keeps, per flow, first and last arrival, the largest gap, loss, order, duplicates
-and deliveries to the wrong place. `outage` computes a flow's silence around a kill from a report.
+process of its own (`rtpgen`); `Flood` sends as many packets as wanted, or as possible. `Meter`
+attaches an XDP program to an interface of the receiving namespace and keeps, per flow, first and
+last arrival, the largest gap, loss, order, duplicates and deliveries to the wrong place. `outage`
+computes a flow's silence around a kill from a report.
 
 Knows: namespaces, bpf(2) through `bgf.media._xdp`, its own light skeleton. Must not know the
 gateways or the drill. Needs Linux 5.18 (live frames) and root. What it sends reaches a veth only
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Self
 
 import bgf
 from bgf.errors import EnvironmentProblem, Misuse
@@ -33,6 +35,7 @@ from bgf.media import _xdp
 
 __all__ = [
     "Expected",
+    "Flood",
     "FlowReport",
     "Generator",
     "GeneratorCounts",
@@ -47,6 +50,10 @@ FLOWS_DEFAULT = 16_384
 ANSWER_TIMEOUT_MS = 10_000
 """How long the generator's process may take to answer, resolving addresses included."""
 
+STREAM_TIMEOUT_MS = 0.1
+"""And how much longer for each stream: they are packed one by one."""
+
+FLOOD_RATE_MAX = 100_000_000
 EXIT_TIMEOUT_MS = 2_000
 XDP_NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE: generic mode would take the frames after the driver
 GAP_EPOCH_MAX = 0xFFFF_FFFF
@@ -211,39 +218,21 @@ class GeneratorCounts:
     cpu_ns: int
 
 
-class Generator:
-    """Sends `streams` out of `interface` of namespace `netns`, from a process of its own.
+class _Process:
+    """A generator's process: its task in, commands and answers, its end."""
 
-    Each stream has `packets_per_second` packets with PCMU of 20 ms, its own phase, sequence
-    numbers without gaps and the hardware address that the namespace's kernel has for its
-    destination at that moment: a gratuitous ARP or unsolicited NA takes effect on the next
-    packet. Destinations must be on the interface's own link. The constructor returns when all of
-    them are resolved. Raises EnvironmentProblem (unresolved, no namespace), Misuse.
-    """
-
-    def __init__(
-        self,
-        netns: str,
-        interface: str,
-        streams: Sequence[StreamSpec],
-        packets_per_second: int = 50,
-    ) -> None:
+    def __init__(self, task: dict[str, Any], streams: Sequence[StreamSpec]) -> None:
+        """Returns when every destination is resolved. Raises EnvironmentProblem, Misuse."""
         if not 1 <= len(streams) <= _rtpload.FLOWS_MAX:
             raise Misuse(f"{len(streams)} streams; a generator takes 1..{_rtpload.FLOWS_MAX}")
-        if not 1 <= packets_per_second <= PACKETS_PER_SECOND_MAX:
-            raise Misuse(f"{packets_per_second} packets/s is not in 1..{PACKETS_PER_SECOND_MAX}")
         if len({s.ssrc for s in streams}) != len(streams):
             raise Misuse("two streams have the same ssrc: it is a stream's identity")
-        task = {
-            "netns": netns,
-            "interface": interface,
-            "rate": packets_per_second,
-            "streams": [
-                (s.source.host, s.source.port, s.destination.host, s.destination.port, s.ssrc)
-                for s in streams
-            ],
-        }
+        rows = [
+            (s.source.host, s.source.port, s.destination.host, s.destination.port, s.ssrc)
+            for s in streams
+        ]
         self._counts: GeneratorCounts | None = None
+        self._answer_s = (ANSWER_TIMEOUT_MS + len(rows) * STREAM_TIMEOUT_MS) / 1_000
         root = str(Path(bgf.__path__[0]).parent)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bgf.lab.rtpgen"],
@@ -252,7 +241,7 @@ class Generator:
             env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])},
         )
         try:
-            self._tell(json.dumps(task))
+            self._tell(json.dumps({**task, "streams": rows}))
             self._ask()
         except BaseException:
             self.close()
@@ -261,11 +250,6 @@ class Generator:
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    def start(self) -> None:
-        """Begin the schedule now; a second call begins it anew."""
-        self._tell("start")
-        self._ask()
 
     def counts(self) -> GeneratorCounts:
         """The counts so far, or the last ones after `stop`."""
@@ -307,7 +291,7 @@ class Generator:
     def _ask(self) -> dict[str, int]:
         """The next answer; the process is killed when it takes too long."""
         assert self._process.stdout is not None
-        guard = threading.Timer(ANSWER_TIMEOUT_MS / 1_000, self._process.kill)
+        guard = threading.Timer(self._answer_s, self._process.kill)
         guard.start()
         try:
             line = self._process.stdout.readline()
@@ -330,7 +314,7 @@ class Generator:
             " its own words stand on standard error"
         )
 
-    def __enter__(self) -> Generator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -340,6 +324,62 @@ class Generator:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Generator(_Process):
+    """Sends `streams` out of `interface` of namespace `netns`, from a process of its own.
+
+    Each stream has `packets_per_second` packets with PCMU of 20 ms, its own phase, sequence
+    numbers without gaps and the hardware address that the namespace's kernel has for its
+    destination at that moment: a gratuitous ARP or unsolicited NA takes effect on the next
+    packet. Destinations must be on the interface's own link. The constructor returns when all of
+    them are resolved. Raises EnvironmentProblem (unresolved, no namespace), Misuse.
+    """
+
+    def __init__(
+        self,
+        netns: str,
+        interface: str,
+        streams: Sequence[StreamSpec],
+        packets_per_second: int = 50,
+    ) -> None:
+        if not 1 <= packets_per_second <= PACKETS_PER_SECOND_MAX:
+            raise Misuse(f"{packets_per_second} packets/s is not in 1..{PACKETS_PER_SECOND_MAX}")
+        task = {"netns": netns, "interface": interface, "rate": packets_per_second}
+        super().__init__(task, streams)
+
+    def start(self) -> None:
+        """Begin the schedule now; a second call begins it anew."""
+        self._tell("start")
+        self._ask()
+
+
+class Flood(_Process):
+    """Sends packets of `streams` by turns, as many as asked for or as the device takes.
+
+    As Generator, but the rate is that of all streams together, up to millions a second, evenly
+    spaced by the kernel program itself; processor `cpu` is held for as long as it runs. What falls
+    due more than 50 us late is left out. `sent` counts what was handed to the device: how many it
+    refused, its own statistics tell.
+    """
+
+    def __init__(
+        self, netns: str, interface: str, streams: Sequence[StreamSpec], *, cpu: int = 0
+    ) -> None:
+        task = {"netns": netns, "interface": interface, "rate": 1, "flood": {"cpu": cpu}}
+        super().__init__(task, streams)
+
+    def run(self, packets_per_second: int = 0) -> GeneratorCounts:
+        """Send from now on; 0 is as fast as it goes. Returns the counts at the beginning."""
+        if not 0 <= packets_per_second <= FLOOD_RATE_MAX:
+            raise Misuse(f"{packets_per_second} packets/s is not in 0..{FLOOD_RATE_MAX}")
+        self._tell(f"rate {packets_per_second}")
+        return GeneratorCounts(**self._ask())
+
+    def pause(self) -> GeneratorCounts:
+        """Send nothing until `run`. Returns the counts, final until then."""
+        self._tell("pause")
+        return GeneratorCounts(**self._ask())
 
 
 def _split(data: bytes, size: int) -> list[bytes]:

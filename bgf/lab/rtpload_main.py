@@ -22,8 +22,8 @@ from rich.table import Table
 
 from bgf.errors import BgfError, Misuse
 from bgf.lab import report
-from bgf.lab.rtpclock import SECOND_NS
-from bgf.lab.rtpload import FlowReport, Generator, Meter, StreamSpec
+from bgf.lab.rtpclock import PACKETS_PER_SECOND_MAX, SECOND_NS
+from bgf.lab.rtpload import FLOOD_RATE_MAX, Flood, FlowReport, Generator, Meter, StreamSpec
 from bgf.lab.rtpsegment import INTERFACE, Segment
 from bgf.model import PORT_MAX, Address
 
@@ -40,6 +40,9 @@ _seconds = click.option(
 )
 _netns = click.option("--netns", required=True, help="Network namespace, by name.")
 _interface = click.option("--interface", required=True, help="Interface in that namespace.")
+_streams_option = click.option(
+    "--streams", "count", type=click.IntRange(1), default=1, show_default=True
+)
 _json = click.option(
     "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write figures."
 )
@@ -55,8 +58,14 @@ def rtpload() -> None:
 @_interface
 @click.option("--from", "source", required=True, metavar="HOST:PORT", help="First source.")
 @click.option("--to", "destination", required=True, metavar="HOST:PORT", help="First destination.")
-@click.option("--streams", "count", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--rate", type=click.IntRange(1, 1_000), default=50, help="Packets/s per stream.")
+@_streams_option
+@click.option(
+    "--rate",
+    type=click.IntRange(1, PACKETS_PER_SECOND_MAX),
+    default=50,
+    show_default=True,
+    help="Packets/s per stream.",
+)
 @_seconds
 @_json
 def send(
@@ -82,23 +91,87 @@ def send(
 @rtpload.command()
 @_netns
 @_interface
+@click.option("--from", "source", required=True, metavar="HOST:PORT", help="First source.")
+@click.option("--to", "destination", required=True, metavar="HOST:PORT", help="First destination.")
+@_streams_option
+@click.option(
+    "--rate",
+    type=click.IntRange(0, FLOOD_RATE_MAX),
+    default=0,
+    help="Packets/s of all streams together; 0 is as many as the interface takes.",
+)
+@click.option("--cpu", type=click.IntRange(0), default=0, show_default=True, help="To be held.")
+@_seconds
+@_json
+def flood(
+    *,
+    netns: str,
+    interface: str,
+    source: str,
+    destination: str,
+    count: int,
+    rate: int,
+    cpu: int,
+    seconds: float,
+    json_file: Path | None,
+) -> None:
+    """Send as many packets as asked for, evenly spaced, or as many as the interface takes.
+
+    One processor is held meanwhile. What the interface refused, `ethtool -S` tells.
+    """
+    streams = _streams(Address.parse(source), Address.parse(destination), count, 1)
+    with Flood(netns, interface, streams, cpu=cpu) as flooding:
+        flooding.run(rate)
+        time.sleep(seconds)
+        counts = flooding.stop()
+    _tell(asdict(counts), json_file)
+
+
+@rtpload.command()
+@_netns
+@_interface
 @click.option("--watch", multiple=True, metavar="HOST", help="Record only RTP to these hosts.")
+@click.option("--from", "source", metavar="HOST:PORT", help="First source that is expected.")
+@click.option("--to", "destination", metavar="HOST:PORT", help="First destination expected.")
+@_streams_option
 @_seconds
 @_json
 def meter(
-    netns: str, interface: str, watch: Sequence[str], seconds: float, json_file: Path | None
+    *,
+    netns: str,
+    interface: str,
+    watch: Sequence[str],
+    source: str | None,
+    destination: str | None,
+    count: int,
+    seconds: float,
+    json_file: Path | None,
 ) -> None:
-    """Record the RTP that arrives; generated packets are consumed, others pass."""
+    """Record the RTP that arrives; generated packets are consumed, others pass.
+
+    Per flow: packets, the largest gap, how long it has been silent, packets lost, late, twice, and
+    from or to a wrong place. With --from and --to the streams are those that `send` with the same
+    options sends, as seen here, and every other generated packet is in the wrong place.
+    """
+    if (source is None) != (destination is None):
+        raise Misuse("--from and --to go together: they say which streams are expected")
     with Meter(netns, interface, watch=[Address.of(h, 0).host for h in watch]) as attached:
+        if source is not None and destination is not None:
+            attached.expect(_streams(Address.parse(source), Address.parse(destination), count, 1))
         time.sleep(seconds)
         flows, totals = attached.flows(), attached.totals()
-    _show(flows)
+    _show(flows, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
     _tell(asdict(totals), json_file, flows=[_plain(f) for f in flows])
 
 
 @rtpload.command()
 @click.option("--streams", "count", type=click.IntRange(2), default=2_000, show_default=True)
-@click.option("--rate", type=click.IntRange(1, 1_000), default=50, help="Packets/s per stream.")
+@click.option(
+    "--rate",
+    type=click.IntRange(1, PACKETS_PER_SECOND_MAX),
+    default=50,
+    help="Packets/s per stream.",
+)
 @_seconds
 @_json
 def bench(count: int, rate: int, seconds: float, json_file: Path | None) -> None:
@@ -175,17 +248,23 @@ def _plain(flow: FlowReport) -> dict[str, Any]:
     return {**asdict(flow), "destination": str(flow.destination), "source": str(flow.source)}
 
 
-def _show(flows: Sequence[FlowReport]) -> None:
-    table = Table("destination", "source", "ssrc", "packets", "largest gap ms", "lost", "late")
+def _show(flows: Sequence[FlowReport], now_ns: int) -> None:
+    table = Table("destination", "source", "ssrc")
+    for name in ("packets", "largest gap ms", "silent ms", "lost", "late", "twice", "wrong"):
+        table.add_column(name, justify="right")
     for flow in flows[:ROWS_MAX]:
+        silent = f"{(now_ns - flow.last_ns) / 1e6:.1f}" if flow.last_ns else "never heard"
         table.add_row(
             str(flow.destination),
             str(flow.source),
             f"{flow.ssrc:#x}",
             str(flow.packets),
             f"{flow.max_gap_ns / 1e6:.1f}",
+            silent,
             str(flow.lost),
             str(flow.reordered),
+            str(flow.duplicates),
+            str(flow.wrong_source + flow.wrong_destination),
         )
     console = Console()
     console.print(table)

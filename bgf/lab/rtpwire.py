@@ -28,11 +28,14 @@ PCMU = 0
 IPPROTO_UDP = 17
 IP_DONT_FRAGMENT = 0x4000
 HOP_LIMIT = 64
+PACE_SHIFT = 8
+"""rtpload.h: the flood's schedule is in 1/256 ns."""
 
 _XDP_MD = struct.Struct("=IIIIII")
 _FLOW = struct.Struct("=16s16s2s2sIIIIHHBB6x")
 _HOP = struct.Struct("=6s6s4x")
 _CURSOR = struct.Struct("=QQQII")
+_PACE = struct.Struct("=QQ")
 _METER = struct.Struct("=IIII")
 _TOTALS = struct.Struct("=8Q")
 _KEY = struct.Struct("=16s16s2s2s")
@@ -49,6 +52,7 @@ for _layout, _octets in (
     (_FLOW, 64),
     (_HOP, 16),
     (_CURSOR, 32),
+    (_PACE, 16),
     (_METER, 16),
     (_TOTALS, 64),
     (_KEY, 36),
@@ -181,12 +185,10 @@ def ones_sum(data: bytes) -> int:
 
     A one's complement sum does not depend on the octet order (RFC 1071 section 2).
     """
-    total = 0
-    for (word,) in struct.iter_unpack("=H", data):
-        total += word
-    while total >> 16:
-        total = (total >> 16) + (total & 0xFFFF)
-    return total
+    # 2^16 is 1 modulo 2^16 - 1: the sum with its carries is the remainder of the whole number. It
+    # is 0 only for zeros; a sum that folds to a multiple of 2^16 - 1 is all ones.
+    data += bytes(len(data) % 2)
+    return int.from_bytes(data, sys.byteorder) % 0xFFFF or (0xFFFF if any(data) else 0)
 
 
 def _ip4_header_sum(source: bytes, destination: bytes) -> int:
@@ -243,6 +245,13 @@ def pack_hop(destination: bytes, source: bytes) -> bytes:
 
 def pack_index(index: int) -> bytes:
     return index.to_bytes(4, sys.byteorder)
+
+
+def pack_pace(next_ns: int, packets_per_second: int) -> bytes:
+    """A `struct rtpload_pace`; no rate is as fast as it goes."""
+    second = 1_000_000_000 << PACE_SHIFT
+    interval = second // packets_per_second if packets_per_second else 0
+    return _PACE.pack(next_ns << PACE_SHIFT, interval)
 
 
 def pack_meter(gap_epoch: int, check: bool, watch_all: bool, pass_generated: bool) -> bytes:

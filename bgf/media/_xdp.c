@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * bpf(2) for Python: links, pins, test runs, and loading the packet program; maps in _xdp_maps.c.
+ * bpf(2) for Python: links, pins, test runs, and loading the packet program; maps in _xdp_maps.c,
+ * rings in _xdp_rings.c, flows in _xdp_pack.c, slots in _xdp_book.c.
  *
  * Knows: the system call and the light skeleton. Decides nothing, keeps nothing; descriptors are
  * plain integers that the caller closes. Errors are OSError with the kernel's errno and a text that
@@ -397,21 +398,46 @@ static int fill(PyObject *module)
 		{"SOURCE_HOST", BGF_SOURCE_HOST},
 		{"SOURCE_PORT", BGF_SOURCE_PORT},
 		{"OUT_IP6", BGF_OUT_IP6},
+		{"POLICE", BGF_POLICE},
+		{"RTP", BGF_RTP},
+		{"RTCP", BGF_RTCP},
+		{"MUXED", BGF_MUXED},
+		{"RTP_CHECK", BGF_RTP_CHECK},
+		{"RTP_TYPES", BGF_RTP_TYPES},
+		{"LATCH", BGF_LATCH},
+		{"FOLLOW", BGF_FOLLOW},
+		{"NO_REMOTE", BGF_NO_REMOTE},
+		{"HAIRPIN", BGF_HAIRPIN},
+		{"CAPTURED", BGF_CAPTURED},
+		{"COST_SHIFT", BGF_COST_SHIFT},
+		{"TIME_SHIFT", BGF_TIME_SHIFT},
+		{"LATCH_OPEN", BGF_LATCH_OPEN},
+		{"LATCH_BUSY", BGF_LATCH_BUSY},
+		{"LATCH_SET", BGF_LATCH_SET},
+		{"LATCH_REPLACE", BGF_LATCH_REPLACE},
 		{"TRACE_MAGIC", BGF_TRACE_MAGIC},
 		{"INTERFACE_PLACES", BGF_INTERFACE_PLACES},
 		{"PROBES", BGF_PROBES},
+		{"ROW", BGF_ROW},
 		{"SIZEOF_CONFIG", sizeof(struct bgf_config)},
 		{"SIZEOF_INTERFACE", sizeof(struct bgf_interface)},
 		{"SIZEOF_KEY", sizeof(struct bgf_key)},
 		{"SIZEOF_PINHOLE", sizeof(struct bgf_pinhole)},
 		{"SIZEOF_STATS", sizeof(struct bgf_stats)},
+		{"SIZEOF_STREAM", sizeof(struct bgf_stream)},
+		{"SIZEOF_LATCH", sizeof(struct bgf_latch)},
 		{"SIZEOF_NEXTHOP", sizeof(struct bgf_nexthop)},
+		{"SIZEOF_REPORT", sizeof(struct bgf_report)},
+		{"SIZEOF_CAPTURED", sizeof(struct bgf_captured)},
 		{"SIZEOF_TRACE", sizeof(struct bgf_trace)},
 	};
 	PyObject *names;
 	size_t i;
 
-	if (PyModule_AddFunctions(module, xdp_map_methods) < 0)
+	if (PyModule_AddFunctions(module, xdp_map_methods) < 0 ||
+	    PyModule_AddFunctions(module, xdp_ring_methods) < 0 ||
+	    PyModule_AddFunctions(module, xdp_pack_methods) < 0 ||
+	    PyModule_AddFunctions(module, xdp_book_methods) < 0)
 		return -1;
 	for (i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
 		if (PyModule_AddIntConstant(module, numbers[i].name, numbers[i].value) < 0)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the two files of the bpf(2) extension share: the call itself, and how it fails. */
+/* What the files of the bpf(2) extension share: the call itself, and how it fails. */
 #ifndef BGF_XDP_H
 #define BGF_XDP_H
 
@@ -13,8 +13,11 @@
 #define XDP_KEYWORDS (METH_VARARGS | METH_KEYWORDS)
 #define XDP_WITH_KEYWORDS(f) (PyCFunction)(void (*)(void))(f)
 
-/* The functions about maps, of _xdp_maps.c. */
+/* The functions of the other files: _xdp_maps.c, _xdp_rings.c, _xdp_pack.c, _xdp_book.c. */
 extern PyMethodDef xdp_map_methods[];
+extern PyMethodDef xdp_ring_methods[];
+extern PyMethodDef xdp_pack_methods[];
+extern PyMethodDef xdp_book_methods[];
 
 static inline int sys_bpf(int cmd, void *attr, unsigned int size)
 {

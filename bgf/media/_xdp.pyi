@@ -5,7 +5,10 @@ checked against the map: ValueError when a buffer does not fit. Values of per-CP
 possible CPUs' values one behind the other, each rounded up to 8 bytes.
 """
 
+from collections.abc import Callable, Container, Set
 from os import PathLike
+
+from bgf.model import Flow
 
 _Bytes = bytes | bytearray | memoryview
 _Path = str | bytes | PathLike[str]
@@ -16,15 +19,37 @@ OPEN: int
 SOURCE_HOST: int
 SOURCE_PORT: int
 OUT_IP6: int
+POLICE: int
+RTP: int
+RTCP: int
+MUXED: int
+RTP_CHECK: int
+RTP_TYPES: int
+LATCH: int
+FOLLOW: int
+NO_REMOTE: int
+HAIRPIN: int
+CAPTURED: int
+COST_SHIFT: int
+TIME_SHIFT: int
+LATCH_OPEN: int
+LATCH_BUSY: int
+LATCH_SET: int
+LATCH_REPLACE: int
 TRACE_MAGIC: int
 INTERFACE_PLACES: int
 PROBES: int
+ROW: int
 SIZEOF_CONFIG: int
 SIZEOF_INTERFACE: int
 SIZEOF_KEY: int
 SIZEOF_PINHOLE: int
 SIZEOF_STATS: int
+SIZEOF_STREAM: int
+SIZEOF_LATCH: int
 SIZEOF_NEXTHOP: int
+SIZEOF_REPORT: int
+SIZEOF_CAPTURED: int
 SIZEOF_TRACE: int
 OUTCOMES: tuple[str, ...]
 
@@ -55,6 +80,53 @@ def map_lookup_batch(fd: int) -> tuple[bytes, bytes]:
 
 def map_delete_batch(fd: int, keys: _Bytes, count: int) -> int:
     """How many were removed; keys that are not there are no error."""
+
+def pack_flows(
+    flows: list[Flow],
+    known: dict[bytes, int],
+    free: list[int],
+    groups: dict[str, int],
+    realms: dict[str, tuple[int, int, dict[str, int]]],
+    hosts: dict[str, bytes],
+    pack_host: Callable[[str], bytes],
+    guarded: Set[str],
+    odd: Container[bytes],
+    add_hop: Callable[[str, str], int],
+) -> tuple[bytes, bytearray, bytes, list[bytes], dict[bytes, int], list[int], int]:
+    """Pinholes for flows: (keys, values, slots, idents, fresh, special, short).
+
+    An ident is address and port, 18 bytes. `known` has idents and slots; new ones get slots from
+    the end of `free`, in `fresh`, and `short` counts those that found none. `realms` are (ifindex,
+    vlan, next hop by far host); `add_hop` is asked for what is not there. `special` are positions
+    of flows that need more than packing, or whose ident is in `odd`. Peer slots and captures are
+    not set. ValueError(position) for a flow that cannot be.
+    """
+
+def book_pinholes(
+    values: _Bytes, keys: bytearray, hops: memoryview, uses: memoryview
+) -> tuple[list[bytes], list[int]]:
+    """Make (key by slot, next hop by slot, uses by next hop) those of what has been written.
+
+    Returns keys that are used no more, and next hops without a use.
+    """
+
+def sum_stats(raw: _Bytes, cpus: int) -> bytes:
+    """Values of the map `stats`, all CPUs of each slot together."""
+
+def report_ring(fd: int) -> object:
+    """A reader of a BPF ring buffer; the memory goes with it. One reader at a time."""
+
+def report_drain(ring: object) -> list[bytes]:
+    """The records that are there, at most 4,096."""
+
+def capture_rings(fd: int, cpus: int, pages: int) -> object:
+    """Readers of a perf event array, one ring of `pages` (a power of two) for each CPU online."""
+
+def capture_fds(rings: object) -> list[int]:
+    """What to poll; they stay the rings'."""
+
+def capture_drain(rings: object) -> tuple[list[bytes], int]:
+    """The records that are there, some 4,096 at most, padded at the end; how many were lost."""
 
 def obj_pin(fd: int, path: _Path) -> None: ...
 def obj_get(path: _Path, flags: int = 0) -> int: ...

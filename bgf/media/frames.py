@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bgf.model import Address
 
-ETHERTYPE_IP4, ETHERTYPE_IP6 = 0x0800, 0x86DD
+ETHERTYPE_IP4, ETHERTYPE_IP6, ETHERTYPE_VLAN = 0x0800, 0x86DD, 0x8100
 HOPS_DEFAULT = 64
 _UDP = 17
 
@@ -75,3 +75,13 @@ def read(frame: bytes) -> Datagram | None:
         hops,
         frame[at + 8 : at + length],
     )
+
+
+def tagged(frame: bytes, vlan: int, priority: int = 0) -> bytes:
+    """The frame with an 802.1Q tag."""
+    return frame[:12] + struct.pack(">HH", ETHERTYPE_VLAN, priority << 13 | vlan) + frame[12:]
+
+
+def untagged(frame: bytes) -> bytes:
+    """The frame without its first 802.1Q tag, if it has one."""
+    return frame[:12] + frame[16:] if frame[12:14] == ETHERTYPE_VLAN.to_bytes(2, "big") else frame

@@ -14,16 +14,32 @@ from typing import NamedTuple
 
 from bgf.media import _xdp
 from bgf.media.datapath import Outcome
-from bgf.model import Address, Counters, Family, Flow, FlowKey, Gate
+from bgf.media.netlink import Wire
+from bgf.model import (
+    Address,
+    Counters,
+    Flow,
+    FlowKey,
+    Gate,
+    Latch,
+    RtpStatistics,
+)
 
 OUTCOMES = tuple(Outcome(name) for name in _xdp.OUTCOMES)
 ADDRESS_CACHE_ENTRIES = 65_536
+NO_SLOT = 0xFFFFFFFF
+ROUNDS = 1 << 24  # of a latch that the map can tell apart
 
-CONFIG = struct.Struct("=II")
-INTERFACE = struct.Struct("=I6s2x")
-KEY = struct.Struct("=16sIH2x")
-_PINHOLE = struct.Struct("=24s16s16s16s2s2s2sHIIII")
-STATS = struct.Struct("=QQQ")
+CONFIG = struct.Struct("=IIIxxxx")
+INTERFACE = struct.Struct("=II6sH")
+KEY = struct.Struct("=16sIHH")
+_PINHOLE = struct.Struct("=24s16s16s16sIIII2s2sHHHBBHxxIIIxxxx16sQQQQQQ")
+FLAGS_AT, PEER_AT = 72, 108  # in a pinhole
+STATS = struct.Struct("=QQQQQQ")
+STREAM = struct.Struct("=QQQIIIIIIIIII")
+LATCH = struct.Struct("=16sII2s6s")
+REPORT = struct.Struct("=24s16sQI2sxx")
+CAPTURED = struct.Struct("=24sQIIHHI")
 TRACE = struct.Struct("=IIII")
 XDP_MD = struct.Struct("=6I")  # struct xdp_md of linux/bpf.h
 U32 = struct.Struct("=I")
@@ -38,6 +54,10 @@ for _ours, _theirs in (
     (KEY, _xdp.SIZEOF_KEY),
     (_PINHOLE, _xdp.SIZEOF_PINHOLE),
     (STATS, _xdp.SIZEOF_STATS),
+    (STREAM, _xdp.SIZEOF_STREAM),
+    (LATCH, _xdp.SIZEOF_LATCH),
+    (REPORT, _xdp.SIZEOF_REPORT),
+    (CAPTURED, _xdp.SIZEOF_CAPTURED),
     (TRACE, _xdp.SIZEOF_TRACE),
 ):
     if _ours.size != _theirs:
@@ -48,11 +68,13 @@ class Pinhole(NamedTuple):
     """What is read back of an installed pinhole. `remote` is None while it is not known."""
 
     key: FlowKey
-    ifindex: int
+    wire: Wire
     remote: str | None
     group: int
     nexthop: int
     slot: int
+    flags: int
+    reverse_key: FlowKey
 
 
 @functools.lru_cache(maxsize=ADDRESS_CACHE_ENTRIES)
@@ -70,83 +92,168 @@ def unpack_address(raw: bytes) -> str:
     return str(ipaddress.IPv6Address(raw))
 
 
-def pack_key(local: Address, ifindex: int) -> bytes:
+def pack_key(local: Address, wire: Wire) -> bytes:
     """struct bgf_key."""
-    return KEY.pack(pack_address(local.host), ifindex, socket.htons(local.port))
+    return KEY.pack(pack_address(local.host), wire.ifindex, socket.htons(local.port), wire.vlan)
 
 
-def unpack_key(raw: bytes) -> tuple[FlowKey, int]:
-    """The key and the ifindex of its realm."""
-    host, ifindex, port = KEY.unpack(raw)
-    return FlowKey(unpack_address(host), socket.ntohs(port)), ifindex
+def unpack_key(raw: bytes) -> tuple[FlowKey, Wire]:
+    """The key and where its realm's frames come from."""
+    host, ifindex, port, vlan = KEY.unpack(raw)
+    return FlowKey(unpack_address(host), socket.ntohs(port)), Wire(ifindex, vlan)
 
 
-def place_interfaces(ifindexes: Iterable[int]) -> dict[int, int] | None:
+def place_interfaces(wires: Iterable[Wire]) -> dict[Wire, int] | None:
     """Where each interface stands in the table; None when one finds no place near its own."""
-    places: dict[int, int] = {}
-    for ifindex in sorted(ifindexes):
-        near = ((ifindex + n) % _xdp.INTERFACE_PLACES for n in range(_xdp.PROBES))
+    places: dict[Wire, int] = {}
+    for wire in sorted(wires):
+        first = wire.ifindex + wire.vlan
+        near = ((first + n) % _xdp.INTERFACE_PLACES for n in range(_xdp.PROBES))
         free = next((place for place in near if place not in places.values()), None)
         if free is None:
             return None
-        places[ifindex] = free
+        places[wire] = free
     return places
 
 
+# ---- pinholes -----------------------------------------------------------------------------------
+
+
 def is_open(flow: Flow) -> bool:
-    """A gate can only be open towards somebody."""
-    return flow.gate is Gate.OPEN and flow.remote is not None
+    """A gate can only be open towards somebody, be it one who will only be learned."""
+    return flow.gate is Gate.OPEN and (flow.remote is not None or flow.follows)
 
 
-def pack_pinhole(flow: Flow, key: bytes, group: int, nexthop: int, slot: int) -> bytes:
-    """struct bgf_pinhole."""
-    flags = _xdp.OPEN if is_open(flow) else 0
-    if flow.local_out.family is Family.IP6:
-        flags |= _xdp.OUT_IP6
-    source_host, source_port = _NOBODY, 0
-    if flow.source.host is not None:
-        flags |= _xdp.SOURCE_HOST
-        source_host = pack_address(flow.source.host)
-    if flow.source.port is not None:
-        flags |= _xdp.SOURCE_PORT
-        source_port = flow.source.port
-    remote_host, remote_port = _NOBODY, 0
-    if flow.remote is not None:
-        remote_host, remote_port = pack_address(flow.remote.host), flow.remote.port
-    local_host = pack_address(flow.local_out.host)
-    ports = struct.pack(">HH", flow.local_out.port, remote_port)
-    # One's complement sum (RFC 1071) of 16-bit words as this machine reads them: the remainder by
-    # 65535 of the bytes taken as one number.
-    total = int.from_bytes(local_host + remote_host + ports, "little") % 65_535
-    return _PINHOLE.pack(
-        key,
-        local_host,
-        remote_host,
-        source_host,
-        ports[:2],
-        ports[2:],
-        source_port.to_bytes(2, "big"),
-        total,
-        flags,
-        group,
-        nexthop,
-        slot,
-    )
+def ident(key: FlowKey) -> bytes:
+    """What a pinhole is known by: address and port as they stand on the wire."""
+    return pack_address(key.host) + key.port.to_bytes(2, "big")
 
 
 def unpack_pinhole(raw: bytes) -> Pinhole:
-    key, _, remote, _, _, remote_port, _, _, _, group, nexthop, slot = _PINHOLE.unpack(raw)
-    flow_key, ifindex = unpack_key(key)
-    known = remote != _NOBODY or remote_port != b"\0\0"
+    key, local, remote, _, flags, group, nexthop, slot, near, port, *_ = _PINHOLE.unpack(raw)
+    flow_key, wire = unpack_key(key)
+    reverse = FlowKey(unpack_address(local), int.from_bytes(near, "big"))
+    known = remote != _NOBODY or port != b"\0\0"
     host = unpack_address(remote) if known else None
-    return Pinhole(flow_key, ifindex, host, group, nexthop, slot)
+    return Pinhole(flow_key, wire, host, group, nexthop, slot, flags, reverse)
 
 
-def sum_stats(raw: bytes) -> Counters:
-    """One slot of the per-CPU statistics, all CPUs together."""
-    packets = octets = last = 0
-    for cpu_packets, cpu_bytes, cpu_last in STATS.iter_unpack(raw):
-        packets += cpu_packets
-        octets += cpu_bytes
-        last = max(last, cpu_last)
-    return Counters(packets, octets, last)
+def remote_end(raw: bytes) -> bytes:
+    """Where a pinhole's packets go, host and port, for comparing."""
+    _, _, host, _, _, _, _, _, _, port, *_ = _PINHOLE.unpack(raw)
+    return bytes(host) + bytes(port)
+
+
+def with_peer(raw: bytes, peer_slot: int) -> bytes:
+    """The pinhole following the latch of another slot."""
+    return raw[:PEER_AT] + U32.pack(peer_slot) + raw[PEER_AT + U32.size :]
+
+
+def with_capture(raw: bytes, captured: bool) -> bytes:
+    """The pinhole with its packets copied, or not."""
+    flags = U32.unpack_from(raw, FLAGS_AT)[0] & ~_xdp.CAPTURED
+    flags |= _xdp.CAPTURED if captured else 0
+    return raw[:FLAGS_AT] + U32.pack(flags) + raw[FLAGS_AT + U32.size :]
+
+
+# ---- latches ------------------------------------------------------------------------------------
+
+
+class LatchState(NamedTuple):
+    """struct bgf_latch. `mac` and `place` are empty when the state came from user space."""
+
+    state: int = _xdp.LATCH_OPEN
+    round: int = 0
+    peer: Address | None = None
+    place: int = 0
+    mac: bytes = bytes(6)
+
+
+def pack_latch(latch: LatchState) -> bytes:
+    host, port = _NOBODY, b"\0\0"
+    if latch.peer is not None:
+        host, port = pack_address(latch.peer.host), latch.peer.port.to_bytes(2, "big")
+    word = latch.state | latch.round % ROUNDS << 8
+    return LATCH.pack(host, word, latch.place, port, latch.mac)
+
+
+def unpack_latch(raw: bytes) -> LatchState:
+    host, word, place, port, mac = LATCH.unpack(raw)
+    peer = None
+    if word & 0xFF != _xdp.LATCH_OPEN:
+        peer = Address(unpack_address(host), int.from_bytes(port, "big"))
+    return LatchState(word & 0xFF, word >> 8, peer, place, mac)
+
+
+def settle_latch(flow: Flow, now: LatchState | None) -> LatchState:
+    """What a flow's latch must be. `now` is what the map has, None for a new pinhole.
+
+    What packets have taught stands, unless the flow is of a later round; what the flow knows
+    stands against what another flow said before.
+    """
+    known = flow.learned
+    ahead = (flow.latch_round - (now.round if now else 0)) % ROUNDS
+    if now is not None and ahead >= ROUNDS // 2:
+        return now  # a relatch that control has yet to hear of
+    if now is not None and ahead == 0:
+        taught_here = any(now.mac)
+        if known is None or known == now.peer or taught_here:
+            if now.state == _xdp.LATCH_REPLACE and flow.latch is Latch.LATCH and known == now.peer:
+                return now._replace(state=_xdp.LATCH_SET)
+            return now
+        return LatchState(_xdp.LATCH_SET, flow.latch_round, known)
+    if flow.latch is Latch.RELATCH:
+        peer = known or (now.peer if now else None)
+        if peer is not None:
+            kept = now if now and now.peer == peer else LatchState()
+            return kept._replace(state=_xdp.LATCH_REPLACE, round=flow.latch_round, peer=peer)
+    elif known is not None:
+        return LatchState(_xdp.LATCH_SET, flow.latch_round, known)
+    return LatchState(round=flow.latch_round)
+
+
+def unlatch(mode: Latch, now: LatchState) -> LatchState:
+    """The latch as a relatch leaves it: the next sender is learned, one round on."""
+    round_next = (now.round + 1) % ROUNDS
+    if mode is Latch.RELATCH and now.peer is not None:
+        return now._replace(state=_xdp.LATCH_REPLACE, round=round_next)
+    return LatchState(round=round_next)
+
+
+# ---- counts -------------------------------------------------------------------------------------
+
+
+class Seen(NamedTuple):
+    """One slot of the statistics, all CPUs together: struct bgf_stats after `_xdp.sum_stats`."""
+
+    packets: int
+    bytes: int
+    last_seen_ns: int
+    rtp_packets: int
+    rtp_bytes: int
+    rtcp_packets: int
+
+    @property
+    def counters(self) -> Counters:
+        return Counters(*self[:3])
+
+
+def rtp_statistics(seen: Seen, raw: bytes, clock_hz: int) -> RtpStatistics:
+    """`raw` is struct bgf_stream of the same slot."""
+    _, _, _, ssrc, sequence, first, before, _, jitter, gap, changes, restarts, started = (
+        STREAM.unpack(raw)
+    )
+    expected = before + (((sequence - first) & 0xFFFFFFFF) + 1 if started else 0)
+    return RtpStatistics(
+        packets=seen.rtp_packets,
+        bytes=seen.rtp_bytes,
+        expected=expected,
+        lost=expected - seen.rtp_packets,
+        jitter=jitter >> 4,
+        clock_hz=clock_hz,
+        ssrc=ssrc,
+        ssrc_changes=changes,
+        restarts=restarts,
+        gap_max_us=gap * 1_024 // 1_000,
+        rtcp_packets=seen.rtcp_packets,
+    )

@@ -17,23 +17,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bgf.errors import DatapathError
-from bgf.media import netlink
-from bgf.media.netlink import Link, Neighbour, Netlink, Route
+from bgf.media import netlink as rtnl
+from bgf.media.netlink import Link, Neighbour, Netlink, Route, Wire
 
 MAC_BYTES = 6
 
-_NEXTHOP = struct.Struct("=6s6sIIxxxx")
-_GROUPS = (
-    netlink.RTMGRP_LINK
-    | netlink.RTMGRP_NEIGH
-    | netlink.RTMGRP_IPV4_ROUTE
-    | netlink.RTMGRP_IPV6_ROUTE
+_NEXTHOP = struct.Struct("=6s6sIIHxx")
+EVENT_GROUPS = (
+    rtnl.RTMGRP_LINK | rtnl.RTMGRP_NEIGH | rtnl.RTMGRP_IPV4_ROUTE | rtnl.RTMGRP_IPV6_ROUTE
 )
 
 
-def pack(destination: bytes, source: bytes, ifindex: int, mtu: int) -> bytes:
+def pack(destination: bytes, source: bytes, wire: Wire, mtu: int) -> bytes:
     """struct bgf_nexthop; `mtu` 0 says that the neighbour is not known."""
-    return _NEXTHOP.pack(destination, source, ifindex, mtu)
+    return _NEXTHOP.pack(destination, source, wire.ifindex, mtu, wire.vlan)
 
 
 @dataclass(slots=True)
@@ -45,7 +42,6 @@ class _FarEnd:
     host: str
     via: str = ""
     mtu: int = 0
-    uses: int = 0
 
 
 @dataclass(slots=True)
@@ -58,11 +54,11 @@ class _Hop:
 
     def learn(self, neighbour: Neighbour) -> bool:
         """Take in what the kernel says; whether the MAC address is another one now."""
-        self.static = bool(neighbour.state & netlink.NUD_STATIC) and not neighbour.gone
-        if neighbour.gone or neighbour.state & netlink.NUD_INCOMPLETE:
+        self.static = bool(neighbour.state & rtnl.NUD_STATIC) and not neighbour.gone
+        if neighbour.gone or neighbour.state & rtnl.NUD_INCOMPLETE:
             # Collected for want of kernel traffic, or asked for anew: what was known still is.
             return False
-        mac = neighbour.mac if neighbour.state & netlink.NUD_VALID else b""
+        mac = neighbour.mac if neighbour.state & rtnl.NUD_VALID else b""
         if mac == self.mac or len(mac) not in (0, MAC_BYTES):
             return False
         self.mac = mac
@@ -73,7 +69,8 @@ class NextHops:
     """The table of next hops. `write` takes (indices, values): struct bgf_nexthop each.
 
     `interfaces` are those of the realms (others are not watched); `on_link` hears of each change
-    of one of them. At most `size` - 1 far ends: index 0 stays empty for ever.
+    of one of them. At most `size` - 1 far ends: index 0 stays empty for ever. `netlink` is the
+    kernel's of the calling thread's namespace unless another is given; it hears EVENT_GROUPS.
     """
 
     def __init__(
@@ -82,6 +79,7 @@ class NextHops:
         write: Callable[[list[int], list[bytes]], None],
         size: int,
         on_link: Callable[[Link], None] = lambda _: None,
+        netlink: Netlink | None = None,
     ) -> None:
         self._names = frozenset(interfaces)
         self._write = write
@@ -89,9 +87,11 @@ class NextHops:
         self._size = size
         self._free: deque[int] = deque(range(1, size))
         self._far_ends: dict[tuple[int, str], _FarEnd] = {}
+        self._by_index: dict[int, _FarEnd] = {}
+        self._indices: dict[int, dict[str, int]] = {}
         self._hops: dict[tuple[int, str], _Hop] = {}
         self._adopted: dict[tuple[int, str], bytes] = {}
-        self._netlink = Netlink(_GROUPS)
+        self._netlink = netlink or Netlink(EVENT_GROUPS)
         self._links = {k.ifindex: k for k in self._netlink.links() if k.name in self._names}
         self._routes_changed = False
 
@@ -111,33 +111,36 @@ class NextHops:
         """Far ends that cannot be sent to now, for a status line."""
         return sorted(f.host for f in self._far_ends.values() if not self._mac_of(f))
 
-    def adopt(self, host: str, index: int, value: bytes) -> tuple[int, str]:
-        """Use an entry of an earlier process once more; returns what to release.
+    def indices(self, ifindex: int) -> dict[str, int]:
+        """Host -> index, of far ends through an interface; kept up as they come and go."""
+        return self._indices.setdefault(ifindex, {})
+
+    def adopt(self, host: str, index: int, value: bytes) -> None:
+        """Use an entry of an earlier process once more; known ones are left alone.
 
         Call `resolve_adopted` when all are told. Till the kernel says otherwise the entry's MAC
         address is taken for true: a restart must cost no packet.
         """
-        mac, _, ifindex, _ = _NEXTHOP.unpack(value)
-        end = (ifindex, host)
-        if end not in self._far_ends:
-            self._far_ends[end] = _FarEnd(index, ifindex, host)
+        mac, _, ifindex, _, vlan = _NEXTHOP.unpack(value)
+        wire = Wire(ifindex, vlan)
+        device = next((k.ifindex for k in self._links.values() if k.wire == wire), ifindex)
+        if index not in self._by_index:
             self._free.remove(index)
+            self._join(_FarEnd(index, device, host))
             if any(mac):
-                self._adopted[end] = mac
-        self._far_ends[end].uses += 1
-        return end
+                self._adopted[device, host] = mac
 
     def resolve_adopted(self) -> None:
         """Ask the kernel about everything adopted, and write what it says."""
         self._resolve(list(self._far_ends.values()))
         self._adopted.clear()
 
-    def acquire(self, ends: Iterable[tuple[int, str]]) -> list[int]:
-        """An index for each (ifindex, host), each to be released once.
+    def add(self, ends: Iterable[tuple[int, str]]) -> list[int]:
+        """An index for each (ifindex, host), till it is dropped.
 
         Resolves what is new: its route at once, its neighbour by asking the kernel, which answers
         at once when it knows it and with an event when not. Raises DatapathError when the table is
-        full; nothing is acquired then.
+        full; nothing is added then.
         """
         ends = list(ends)
         fresh = [end for end in dict.fromkeys(ends) if end not in self._far_ends]
@@ -147,27 +150,22 @@ class NextHops:
                 f"{self._size - 1}; raise pinholes_max"
             )
         for ifindex, host in fresh:
-            self._far_ends[ifindex, host] = _FarEnd(self._free.popleft(), ifindex, host)
-        found = [self._far_ends[end] for end in ends]
-        for far_end in found:
-            far_end.uses += 1
+            self._join(_FarEnd(self._free.popleft(), ifindex, host))
         self._resolve([self._far_ends[end] for end in fresh])
-        return [far_end.index for far_end in found]
+        return [self._far_ends[end].index for end in ends]
 
-    def release(self, ends: Iterable[tuple[int, str]]) -> None:
-        """Give back what `acquire` gave; the last user's far end leaves the table."""
+    def drop(self, indices: Iterable[int]) -> None:
+        """These are used no more; unknown ones are ignored."""
         gone = []
-        for end in ends:
-            far_end = self._far_ends.get(end)
-            if far_end is None:
-                continue
-            far_end.uses -= 1
-            if far_end.uses <= 0:
-                del self._far_ends[end]
+        for index in indices:
+            far_end = self._by_index.pop(index, None)
+            if far_end is not None:
+                del self._far_ends[far_end.ifindex, far_end.host]
+                del self._indices[far_end.ifindex][far_end.host]
                 self._leave(far_end)
-                gone.append(far_end.index)
+                gone.append(index)
         if gone:
-            self._write(gone, [pack(bytes(6), bytes(6), 0, 0)] * len(gone))
+            self._write(gone, [pack(bytes(6), bytes(6), Wire(0), 0)] * len(gone))
             self._free.extend(gone)
 
     # ---- what the loop calls --------------------------------------------------------------------
@@ -209,6 +207,11 @@ class NextHops:
         self._netlink.close()
 
     # ---- inside ---------------------------------------------------------------------------------
+
+    def _join(self, far_end: _FarEnd) -> None:
+        self._far_ends[far_end.ifindex, far_end.host] = far_end
+        self._by_index[far_end.index] = far_end
+        self.indices(far_end.ifindex)[far_end.host] = far_end.index
 
     def _mac_of(self, far_end: _FarEnd) -> bytes:
         hop = self._hops.get((far_end.ifindex, far_end.via)) if far_end.via else None
@@ -260,7 +263,8 @@ class NextHops:
                 mtu = min(link.mtu, far_end.mtu or link.mtu)
             source = link.mac if link else b""
             indices.append(far_end.index)
-            values.append(pack(mac, source, far_end.ifindex, mtu))
+            wire = link.wire if link else Wire(far_end.ifindex)
+            values.append(pack(mac, source, wire, mtu))
         if indices:
             self._write(indices, values)
 

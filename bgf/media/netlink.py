@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP, _NLM_F_CREATE = 0x1, 0x4, 0x300, 0x400
 _NTF_USE = 0x01
 _RTN_UNICAST = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_XDP, _IFLA_XDP_ATTACHED = 1, 3, 4, 43, 2
+_IFLA_LINK, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_INFO_DATA = 5, 18, 1, 2
+_IFLA_VLAN_ID, _IFLA_VLAN_PROTOCOL, _ETHERTYPE_VLAN = 1, 5, 0x8100
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_VIA, _RTAX_MTU = 1, 4, 5, 8, 18, 2
 _NDA_DST, _NDA_LLADDR = 1, 2
 _TYPE_MASK = 0x3FFF  # of an attribute: the upper two bits are flags
@@ -47,8 +50,19 @@ _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _U32 = struct.Struct("=I")
 
 
+class Wire(NamedTuple):
+    """Where frames come and go: a device, and the 802.1Q VLAN on it, 0 for untagged ones."""
+
+    ifindex: int
+    vlan: int = 0
+
+
 class Link(NamedTuple):
-    """`xdp` is IFLA_XDP_ATTACHED: 0 none, 1 native, 2 generic, 3 offloaded, 4 several."""
+    """`xdp` is IFLA_XDP_ATTACHED: 0 none, 1 native, 2 generic, 3 offloaded, 4 several.
+
+    `parent` is the ifindex of the device that a VLAN interface lies on, with its `vlan`; 0 for
+    all others.
+    """
 
     ifindex: int
     name: str
@@ -56,6 +70,12 @@ class Link(NamedTuple):
     mtu: int
     xdp: int
     gone: bool = False
+    parent: int = 0
+    vlan: int = 0
+
+    @property
+    def wire(self) -> Wire:
+        return Wire(self.parent or self.ifindex, self.vlan)
 
 
 class Route(NamedTuple):
@@ -160,7 +180,21 @@ def _link(body: bytes, gone: bool) -> Link:
         _U32.unpack(mtu)[0] if mtu else 0,
         attached[0] if attached else 0,
         gone,
+        *_vlan(found),
     )
+
+
+def _vlan(found: dict[int, bytes]) -> tuple[int, int]:
+    """The parent and the VLAN of an 802.1Q interface; zeros for what is none."""
+    info = _attributes(found.get(_IFLA_LINKINFO, b""))
+    data = _attributes(info.get(_IFLA_INFO_DATA, b""))
+    parent, vlan = found.get(_IFLA_LINK, b""), data.get(_IFLA_VLAN_ID, b"")
+    protocol = data.get(_IFLA_VLAN_PROTOCOL, _ETHERTYPE_VLAN.to_bytes(2, "big"))
+    if info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0") != b"vlan" or len(parent) != _U32.size:
+        return 0, 0
+    if int.from_bytes(protocol, "big") != _ETHERTYPE_VLAN:
+        return 0, 0
+    return _U32.unpack(parent)[0], int.from_bytes(vlan, sys.byteorder)
 
 
 def _route(body: bytes) -> Route:

@@ -29,8 +29,12 @@ MAPS = (
     "guarded",
     "pinholes",
     "stats",
+    "streams",
+    "latches",
     "nexthops",
     "outcomes",
+    "reports",
+    "captured",
 )
 PROGRAM = "bgf_xdp"
 ATTACH_MODES = ("auto", "native", "generic")
@@ -111,6 +115,8 @@ def _has_our_sizes(fds: Mapping[str, int]) -> bool:
         "interfaces": _xdp.SIZEOF_INTERFACE,
         "pinholes": _xdp.SIZEOF_PINHOLE,
         "stats": _xdp.SIZEOF_STATS,
+        "streams": _xdp.SIZEOF_STREAM,
+        "latches": _xdp.SIZEOF_LATCH,
         "nexthops": _xdp.SIZEOF_NEXTHOP,
     }
     return all(_xdp.map_info(fds[name])["value_size"] == size for name, size in sizes.items())
@@ -118,7 +124,7 @@ def _has_our_sizes(fds: Mapping[str, int]) -> bool:
 
 def _is_our_build(program: int) -> bool:
     """Is the running program this version's? The kernel's tag is over the instructions alone."""
-    ours = _xdp.load_bgf(pinholes=1, stats=1, nexthops=1)
+    ours = _xdp.load_bgf(pinholes=1, stats=1, streams=1, latches=1, nexthops=1)
     try:
         return _xdp.prog_info(ours[PROGRAM])["tag"] == _xdp.prog_info(program)["tag"]
     finally:
@@ -159,7 +165,7 @@ def open_set(pin_dir: Path, sizes: Mapping[str, int]) -> tuple[dict[str, int], b
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        config = layout.CONFIG.pack(_xdp.LAYOUT, 0)
+        config = layout.CONFIG.pack(_xdp.LAYOUT, 0, 0)
         _xdp.map_update(fds["config"], layout.U32.pack(0), config)
         for name, fd in fds.items():
             _xdp.obj_pin(fd, unfinished / name)

@@ -1,46 +1,46 @@
 """XdpDatapath: the Datapath of the kernel, one XDP program pinned with its maps.
 
-Knows: flows as values, the maps as bytes, next hops through `neighbours`. Decides nothing about
-calls. The program forwards without this process; a new one reopens the pins and learns from the
-maps what is installed, so a restart costs no packet. One process at a time may hold it.
+Knows: flows as values, the maps as bytes, next hops through `neighbours`, interfaces through
+`realms`. Decides nothing about calls. The program forwards without this process; a new one reopens
+the pins and learns from the maps what is installed, so a restart costs no packet. One process at a
+time may hold it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
+import select
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from bgf.errors import ConfigError, DatapathError, EnvironmentProblem
+from bgf.errors import ConfigError, DatapathError
 from bgf.media import _xdp, frames, layout, pins
-from bgf.media.datapath import Outcome, Verdict
+from bgf.media.capture import PacketCapture
+from bgf.media.datapath import Outcome, Report, Tally, Verdict
+from bgf.media.differences import Difference, compare
+from bgf.media.learning import Learning
+from bgf.media.maps import ENTRIES_PER_CALL, Maps
 from bgf.media.neighbours import NextHops
-from bgf.media.netlink import Link
+from bgf.media.netlink import Link, Netlink, Wire
+from bgf.media.pinholes import Pinholes, Plan
 from bgf.media.pins import ArmedMap, Attachment
-from bgf.model import Address, Counters, Flow, FlowKey, Group
+from bgf.media.realms import Realms
+from bgf.media.silence import SilenceWatch
+from bgf.model import Address, Counters, Flow, FlowKey, Group, RtpStatistics
 
-__all__ = ["ArmedMap", "Attachment", "XdpDatapath"]
+__all__ = ["ENTRIES_PER_CALL", "ArmedMap", "Attachment", "XdpDatapath"]
 
 PINHOLES_MAX_DEFAULT = 65_536
 GROUPS_MAX = 256
 GUARDED_MAX = 1_024
-ENTRIES_PER_CALL = 8_192  # written to a map by one system call
+SNAP_BYTES_MAX = 16_384
+CLOCK_HZ_DEFAULT = 8_000
 
 _XDP_DROP, _XDP_PASS = 1, 2
 _TRACE_MAC = bytes.fromhex("020000000001")  # a sender of no one's (locally administered)
-_MODES = {1: "native", 2: "generic", 3: "offloaded"}
 _log = logging.getLogger("bgf.media")
-
-
-class _Installed(NamedTuple):
-    """What stands in the kernel for a pinhole, and what to give back when it goes."""
-
-    key: bytes
-    slot: int
-    end: tuple[int, str] | None
 
 
 @contextlib.contextmanager
@@ -51,12 +51,18 @@ def _kernel(doing: str) -> Iterator[None]:
         raise DatapathError(f"{doing}: {error.strerror or error}") from error
 
 
+def _now_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 class XdpDatapath:
     """`realms` maps media realms to interface names in this network namespace.
 
-    `attach` is native, generic, or auto: native, and generic where that is refused, with the
-    reason in `attachments` and a warning in the log. `pin_dir` lies on a BPF file system. Raises
-    EnvironmentProblem for what the machine lacks and ConfigError for what cannot be configured so.
+    A VLAN interface is taken for what it is, a tag on the device below. `attach` is native,
+    generic, or auto: native, and generic where that is refused, with the reason in `attachments`
+    and a warning in the log. `pin_dir` lies on a BPF file system. Raises EnvironmentProblem for
+    what the machine lacks and ConfigError for what cannot be configured so. `netlink` is as in
+    NextHops.
     """
 
     def __init__(
@@ -68,12 +74,12 @@ class XdpDatapath:
         discriminator: int = 0,
         pinholes_max: int = PINHOLES_MAX_DEFAULT,
         attach: str = "auto",
+        netlink: Netlink | None = None,
     ) -> None:
         self._pin_dir = Path(pin_dir)
-        self._realms = dict(realms)
+        self._realm_names = dict(realms)
         self._check(groups, pinholes_max, attach)
-        self._known: dict[FlowKey, _Installed] = {}
-        self._fds, self.reopened = pins.open_set(
+        fds, self.reopened = pins.open_set(
             self._pin_dir,
             {
                 "groups": GROUPS_MAX,
@@ -81,13 +87,20 @@ class XdpDatapath:
                 "guarded": GUARDED_MAX,
                 "pinholes": pinholes_max,
                 "stats": pinholes_max,
+                "streams": pinholes_max,
+                "latches": pinholes_max,
                 "nexthops": pinholes_max + 1,
+                "captured": _xdp.possible_cpus(),
             },
         )
+        self._maps = Maps(fds)
         self._next_hops: NextHops | None = None
+        self._learning: Learning | None = None
+        self._capture: PacketCapture | None = None
+        self._poll = select.epoll()
         try:
             with _kernel("reopening the packet path" if self.reopened else "filling its maps"):
-                self._start(groups, discriminator, attach, pinholes_max)
+                self._start(groups, discriminator, attach, pinholes_max, netlink)
         except BaseException:
             self.close(unpin=not self.reopened)
             raise
@@ -96,129 +109,158 @@ class XdpDatapath:
 
     def install(self, flows: Sequence[Flow]) -> None:
         """See Datapath. DatapathError names the flow and the reason; nothing is installed then."""
-        wanted = {flow.key: flow for flow in flows}
-        fresh = [key for key in wanted if key not in self._known]
-        if len(fresh) > len(self._slots):
-            raise DatapathError(
-                f"{len(self._known) + len(fresh)} pinholes: the table holds {self.pinholes_max}; "
-                "raise pinholes_max in [media]"
-            )
-        plan = [(flow, *self._place(flow)) for flow in wanted.values()]
-        ends = [end for _, _, _, end in plan if end is not None]
-        hops = self._hops
-        indices = iter(hops.acquire(ends))
-        slots = [self._slots.popleft() for _ in fresh]
-        new: dict[FlowKey, _Installed] = {}
-        keys, values = [], []
-        free_slot = iter(slots)
-        for flow, key, group, end in plan:
-            old = self._known.get(flow.key)
-            slot = old.slot if old else next(free_slot)
-            nexthop = next(indices) if end is not None else 0
-            new[flow.key] = _Installed(key, slot, end)
-            keys.append(key)
-            values.append(layout.pack_pinhole(flow, key, group, nexthop, slot))
-        try:
-            with _kernel(f"installing {len(keys)} pinholes"):
-                zero = bytes(self._stats_bytes)
-                self._update("stats", [layout.U32.pack(s) for s in slots], [zero] * len(slots))
-                self._update("pinholes", keys, values)
-        except DatapathError:
-            # Which of them were written is not known, and a pinhole whose next hop may be given
-            # away must not stay: closing all is the safe end of what should not happen.
-            replaced = [self._known[key] for key in wanted if key in self._known]
-            self._withdraw(keys)
-            self._known.update(new)
-            self.remove(new)
-            hops.release(old.end for old in replaced if old.end is not None)
-            raise
-        replaced = [self._known[key] for key in wanted if key in self._known]
-        self._known.update(new)
-        written = set(keys)
-        self._withdraw([old.key for old in replaced if old.key not in written])
-        hops.release(old.end for old in replaced if old.end is not None)
+        table = self._table
+        plan = table.plan(flows, self._odd)
+        special = {plan.idents[at]: plan.flows[at] for at in plan.special}  # of two the later
+        with _kernel(f"installing {len(plan.flows)} pinholes"):
+            if special:
+                slots = {plan.flows[at].key: plan.slots[at] for at in plan.special}
+                self._learn_by.settle((plan.flows[at] for at in plan.special), slots)
+                self._finish(plan)
+            table.commit(plan)
+            if special:
+                self._watch(special)
+                self._lead(self._learn_by.installed(special.values()))
 
     def remove(self, keys: Iterable[FlowKey]) -> None:
-        gone = [self._known.pop(key) for key in set(keys) if key in self._known]
+        gone = set(keys)
+        odd = [key for key in gone if layout.ident(key) in self._odd] if self._odd else []
         with _kernel(f"removing {len(gone)} pinholes"):
-            self._delete("pinholes", [old.key for old in gone])
-        self._slots.extend(old.slot for old in gone)
-        self._hops.release(old.end for old in gone if old.end is not None)
+            self._table.remove(gone)
+            # Before a slot is another's: who follows its latch must not follow the new one's.
+            self._lead(self._learn_by.removed(odd))
+        for key in odd:
+            self._odd.discard(layout.ident(key))
+            self._silence.forget(key)
+            self._clocks.pop(key, None)
+            self._captured.discard(key)
 
     def arm(self, group: str, deadline_ns: int) -> None:
         index = self._group_index(group)
         with _kernel(f"arming group {group}"):
-            _xdp.map_update(
-                self._fds["armed"], layout.U32.pack(index), layout.U64.pack(deadline_ns)
-            )
+            self._maps.put("armed", layout.U32.pack(index), layout.U64.pack(deadline_ns))
 
     def keys(self) -> set[FlowKey]:
         with _kernel("listing the pinholes"):
-            keys, _ = _xdp.map_lookup_batch(self._fds["pinholes"])
-        size = layout.KEY.size
-        return {layout.unpack_key(keys[at : at + size])[0] for at in range(0, len(keys), size)}
+            dump = self._maps.dump("pinholes", layout.KEY.size)
+            return {layout.unpack_key(key)[0] for key, _ in dump}
 
     def counters(self, keys: Sequence[FlowKey]) -> list[Counters]:
         """See Datapath. `bytes` are of UDP payload."""
-        known = [self._known.get(key) for key in keys]
-        slots = b"".join(layout.U32.pack(found.slot) for found in known if found)
         with _kernel("reading counters"):
-            raw = _xdp.map_lookup_each(self._fds["stats"], slots)
-        size = self._stats_bytes
-        values = iter(layout.sum_stats(raw[at : at + size]) for at in range(0, len(raw), size))
-        return [next(values) if found else Counters() for found in known]
+            return [seen.counters if seen else Counters() for seen in self._table.seen(keys)]
+
+    def rtp(self, keys: Sequence[FlowKey]) -> list[RtpStatistics]:
+        """See Datapath."""
+        with _kernel("reading RTP statistics"):
+            streams = iter(self._table.streams(keys))
+            found = self._table.seen(keys)
+        return [
+            layout.rtp_statistics(seen, next(streams), self._clocks.get(key, CLOCK_HZ_DEFAULT))
+            if seen
+            else RtpStatistics()
+            for key, seen in zip(keys, found, strict=True)
+        ]
 
     def drops(self) -> Mapping[Outcome, int]:
         """See Datapath. PASS is not counted; all others stand there, zero or not."""
+        counts: dict[Outcome, int] = {o: 0 for o in layout.OUTCOMES if o is not Outcome.PASS}
+        for tally in self.tallies():
+            counts[tally.outcome] += tally.packets
+        return counts
+
+    def tallies(self) -> list[Tally]:
+        """See Datapath. Frames of other VLANs stand under a realm of their own."""
+        rows = self._realms.rows()
+        cells = [(row, at) for row in rows for at in range(len(layout.OUTCOMES))]
+        where = [layout.U32.pack(row * _xdp.ROW + at) for row, at in cells]
         with _kernel("reading the packet counts"):
-            _, raw = _xdp.map_lookup_batch(self._fds["outcomes"])
-        cpus = _xdp.possible_cpus()
-        counts = [c[0] for c in layout.U64.iter_unpack(raw)]
-        return {
-            outcome: sum(counts[at * cpus : (at + 1) * cpus])
-            for at, outcome in enumerate(layout.OUTCOMES)
-            if outcome is not Outcome.PASS
-        }
+            found = self._maps.each("outcomes", where, layout.U64.size * _xdp.possible_cpus())
+        return [
+            Tally(rows[row], cpu, layout.OUTCOMES[at], packets)
+            for (row, at), raw in zip(cells, found, strict=True)
+            for cpu, (packets,) in enumerate(layout.U64.iter_unpack(raw))
+            if packets
+        ]
 
     def trace(self, sender: Address, receiver: Address, realm: str, payload: bytes) -> Verdict:
         """See Datapath. Changes no counter. Raises DatapathError for what is no such packet."""
         if sender.family is not receiver.family:
             raise DatapathError(f"no packet goes from {sender} to {receiver}: two IP versions")
-        ifindex = self._ifindex(realm)
-        mac = self._hops.links[ifindex].mac
+        wire = self._realms.wire(realm)
+        mac = self._realms.link(realm).mac
         frame = frames.build(sender, receiver, payload, destination_mac=mac, source_mac=_TRACE_MAC)
+        if wire.vlan:
+            frame = frames.tagged(frame, wire.vlan)
         note = layout.TRACE.pack(_xdp.TRACE_MAGIC, 0, 0, 0)
-        context = layout.XDP_MD.pack(len(note), len(note) + len(frame), 0, ifindex, 0, 0)
+        context = layout.XDP_MD.pack(len(note), len(note) + len(frame), 0, wire.ifindex, 0, 0)
         with _kernel(f"tracing a packet of {len(frame)} bytes"):
             action, out, _, context = _xdp.prog_test_run(
-                self._fds[pins.PROGRAM], note + frame, context
+                self._maps.fds[pins.PROGRAM], note + frame, context
             )
-        _, outcome, leaving, _ = layout.TRACE.unpack_from(out)
+        _, outcome, ifindex, vlan = layout.TRACE.unpack_from(out)
         frame = out[layout.XDP_MD.unpack(context)[0] :]
         verdict = layout.OUTCOMES[outcome]
         if action == _XDP_DROP:
             return Verdict(verdict)
-        datagram = frames.read(frame)
-        link = self._hops.links.get(leaving)
+        datagram = frames.read(frames.untagged(frame))
         return Verdict(
             verdict,
-            "" if action == _XDP_PASS else (link.name if link else f"ifindex {leaving}"),
+            "" if action == _XDP_PASS else self._realms.name_of(Wire(ifindex, vlan)),
             datagram.sender if datagram else None,
             datagram.receiver if datagram else None,
             frame,
         )
+
+    def relatch(self, key: FlowKey) -> None:
+        """See Datapath."""
+        with _kernel(f"letting {key} learn anew"):
+            self._learn_by.relatch(key)
+
+    def reports(self) -> list[Report]:
+        """See Datapath."""
+        with _kernel("reading what was learned"):
+            self._learn_by.drain()
+            learned = self._learn_by.take()
+            silent = self._silent()
+        return [*learned, *silent]
+
+    def capture(self, keys: Iterable[FlowKey], snap_bytes: int = 256) -> PacketCapture:
+        """See Datapath."""
+        if self._capture is not None:
+            raise DatapathError("another capture is running: end it first")
+        if not 0 < snap_bytes <= SNAP_BYTES_MAX:
+            raise DatapathError(f"{snap_bytes} bytes of each frame: use 1 to {SNAP_BYTES_MAX}")
+        with _kernel("capturing"):
+            self._write_config(snap_bytes)
+            self._capture = PacketCapture(
+                self._maps.fds["captured"], self._realms.name_of, self._end_capture
+            )
+            self._captured.update(key for key in keys if self._table.slot_of(key) is not None)
+            self._odd.update(map(layout.ident, self._captured))
+            self._mark(self._captured, True)
+        return self._capture
+
+    def differences(self, flows: Iterable[Flow]) -> dict[FlowKey, Difference]:
+        """By key, what the maps hold otherwise than these flows say; what agrees is left out."""
+        with _kernel("comparing the maps"):
+            flows = list(flows)
+            known = [flow for flow in flows if self._table.slot_of(flow.key) is not None]
+            plan = self._table.plan(known, self._odd, add_hops=False)
+            self._finish(plan, captured=False)
+            return compare(flows, plan, self._maps)
 
     # ---- for the process that runs it -----------------------------------------------------------
 
     @property
     def attachments(self) -> dict[str, Attachment]:
         """By interface name: native or generic, and why not native."""
-        return dict(self._attachments)
+        return dict(self._realms.attachments)
 
     @property
     def pinholes_max(self) -> int:
         """Pinholes that the pinned table holds."""
-        return self._capacity
+        return self._table.capacity
 
     @property
     def unresolved(self) -> list[str]:
@@ -226,26 +268,34 @@ class XdpDatapath:
         return self._hops.unresolved
 
     def fileno(self) -> int:
-        """Readable when `process` has something to do (netlink)."""
-        return self._hops.fileno()
+        """Readable when `process` has something to do: netlink, or a peer learned."""
+        return self._poll.fileno()
 
     def process(self) -> None:
-        """Follow what the kernel announced: neighbours, links, routes."""
+        """Follow what the kernel announced: neighbours, links, routes, learned peers."""
         with _kernel("following netlink"):
             self._hops.process()
+        self._learn_by.drain()
 
     def refresh(self) -> None:
-        """Keep neighbours confirmed and retry the unresolved: call it every second or few."""
+        """Keep neighbours confirmed, retry the unresolved, look for peers whose report was lost:
+        call it every second or few."""
         with _kernel("refreshing neighbours"):
             self._hops.refresh()
+            self._learn_by.look()
 
     def close(self, unpin: bool = False) -> None:
         """Let go of it; the packet path goes on unless `unpin`. A second call does nothing."""
+        if self._capture:
+            self._capture.close()
+        if self._learning:
+            self._learning.close()
+            self._learning = None
         if self._next_hops:
             self._next_hops.close()
             self._next_hops = None
-        pins.close_all(self._fds.values())
-        self._fds = {}
+        self._poll.close()
+        self._maps.close()
         if unpin:
             self.unpin()
 
@@ -272,7 +322,7 @@ class XdpDatapath:
             if not 0 < len(group.id.encode()) <= _xdp.GROUP_ID_LEN:
                 raise ConfigError(f"group id '{group.id}' is not 1 to {_xdp.GROUP_ID_LEN} bytes")
             for address in group.addresses:
-                if address.realm not in self._realms:
+                if address.realm not in self._realm_names:
                     raise ConfigError(
                         f"group {group.id}: address {address.host} is in realm {address.realm}, "
                         "which carries no media"
@@ -285,124 +335,88 @@ class XdpDatapath:
         if sum(len(group.addresses) for group in groups) > GUARDED_MAX:
             raise ConfigError(f"more than {GUARDED_MAX} media addresses in all groups together")
 
+    _realms: Realms
+    _table: Pinholes
+
     def _start(
-        self, groups: Sequence[Group], discriminator: int, attach: str, pinholes_max: int
+        self,
+        groups: Sequence[Group],
+        discriminator: int,
+        attach: str,
+        pinholes_max: int,
+        netlink: Netlink | None,
     ) -> None:
-        sizes = [int(_xdp.map_info(self._fds[m])["max_entries"]) for m in ("pinholes", "stats")]
-        self._capacity = min(sizes)
-        if self._capacity != pinholes_max:
+        self._discriminator = discriminator
+        self._silence = SilenceWatch()
+        self._armed_since: dict[str, int] = {}
+        self._clocks: dict[FlowKey, int] = {}
+        self._captured: set[FlowKey] = set()
+        self._odd: set[bytes] = set()  # idents of flows that packing alone does not finish
+        self._next_hops = NextHops(
+            self._realm_names.values(),
+            self._write_next_hops,
+            self._maps.capacity("nexthops"),
+            self._link_changed,
+            netlink,
+        )
+        self._poll.register(self._next_hops.fileno(), select.EPOLLIN)
+        self._poll.register(self._maps.fds["reports"], select.EPOLLIN)
+        self._realms = Realms(self._realm_names, self._maps, self._pin_dir, self._next_hops)
+        self._write_config(0)
+        self._groups = self._write_groups(groups)
+        addresses = {a.host: self._groups[group.id] for group in groups for a in group.addresses}
+        self._table = Pinholes(
+            self._maps, self._realms, self._next_hops, self._groups, frozenset(addresses)
+        )
+        if self._table.capacity != pinholes_max:
             _log.warning(
                 "the pinned packet path holds %d pinholes, not the configured %d: "
                 "remove the pins while the node is stopped to change it",
-                self._capacity,
+                self._table.capacity,
                 pinholes_max,
             )
-        self._stats_bytes = layout.STATS.size * _xdp.possible_cpus()
-        self._slots: deque[int] = deque(range(self._capacity))
-        hops_max = int(_xdp.map_info(self._fds["nexthops"])["max_entries"])
-        self._next_hops = NextHops(
-            self._realms.values(), self._write_next_hops, hops_max, self._link_changed
+        self._learning = Learning(self._maps, self._table.slot_of)
+        self._maps.make_exactly(
+            "guarded",
+            len(layout.pack_address("::")),
+            {layout.pack_address(host): layout.U32.pack(at) for host, at in addresses.items()},
         )
-        by_name = {link.name: link.ifindex for link in self._next_hops.links.values()}
-        for realm, name in self._realms.items():
-            if name not in by_name:
-                raise EnvironmentProblem(
-                    f"realm {realm}: there is no interface '{name}' in this network namespace"
-                )
-        self._ifindexes = {realm: by_name[name] for realm, name in self._realms.items()}
-        _xdp.map_update(
-            self._fds["config"],
-            layout.U32.pack(0),
-            layout.CONFIG.pack(_xdp.LAYOUT, discriminator),
-        )
-        self._groups = self._write_groups(groups)
-        guarded = {
-            layout.pack_address(a.host): layout.U32.pack(self._groups[group.id])
-            for group in groups
-            for a in group.addresses
-        }
-        self._make_exactly("guarded", 16, guarded)
-        self._write_interfaces()
+        self._realms.write()
         if self.reopened:
             self._learn()
-        self._attach(attach)
-
-    def _attach(self, mode: str) -> None:
-        pins.detach_others(self._pin_dir, self._realms.values())
-        reasons = {
-            name: pins.attach(
-                self._pin_dir, self._fds[pins.PROGRAM], name, self._ifindexes[realm], mode
-            )
-            for realm, name in self._realms.items()
-        }
-        # How it sits there now, by the kernel's own account.
-        attached = {link.name: link.xdp for link in self._hops.read_links()}
-        self._attachments = {}
-        for name, reason in reasons.items():
-            found = _MODES.get(attached.get(name, 0), "none")
-            why = "" if found == "native" else reason or "attached so earlier"
-            self._attachments[name] = Attachment(found, why)
-
-    def _write_interfaces(self) -> None:
-        places = layout.place_interfaces(set(self._ifindexes.values()))
-        if places is None:
-            raise EnvironmentProblem(
-                "the media interfaces' indices fall together: create them anew, or use fewer"
-            )
-        self._places = places
-        for ifindex in places:
-            self._write_interface(self._hops.links[ifindex])
-        empty = set(range(_xdp.INTERFACE_PLACES)) - set(places.values())
-        nobody = [layout.INTERFACE.pack(0, bytes(6))] * len(empty)
-        self._update("interfaces", [layout.U32.pack(place) for place in empty], nobody)
-
-    def _write_interface(self, link: Link) -> None:
-        key = layout.U32.pack(self._places[link.ifindex])
-        _xdp.map_update(self._fds["interfaces"], key, layout.INTERFACE.pack(link.ifindex, link.mac))
+        else:
+            self._table.begin()
+        self._realms.attach(attach)
 
     def _write_groups(self, groups: Sequence[Group]) -> dict[str, int]:
         """An index for each group: the one it had, or a free one, in the order of their ids."""
-        known = pins.read_groups(self._fds["groups"])
+        known = pins.read_groups(self._maps.fds["groups"])
         ids = sorted(group.id for group in groups)
         for name in sorted(set(known) - set(ids)):
             index = layout.U32.pack(known.pop(name))
-            _xdp.map_update(self._fds["armed"], index, layout.U64.pack(0))
-            _xdp.map_update(self._fds["groups"], index, bytes(_xdp.GROUP_ID_LEN))
+            self._maps.put("armed", index, layout.U64.pack(0))
+            self._maps.put("groups", index, bytes(_xdp.GROUP_ID_LEN))
         free = iter(sorted(set(range(GROUPS_MAX)) - set(known.values())))
         for name in ids:
             if name not in known:
                 known[name] = next(free)
-                _xdp.map_update(
-                    self._fds["groups"],
+                self._maps.put(
+                    "groups",
                     layout.U32.pack(known[name]),
                     name.encode().ljust(_xdp.GROUP_ID_LEN, b"\0"),
                 )
         return known
 
     def _learn(self) -> None:
-        """What an earlier process installed: its slots and next hops. Drops what cannot match."""
-        keys, values = _xdp.map_lookup_batch(self._fds["pinholes"])
-        size = len(values) // (len(keys) // layout.KEY.size) if keys else 1
-        ours = set(self._ifindexes.values())
-        groups = set(self._groups.values())
-        used, stale = set(), []
-        for at in range(len(keys) // layout.KEY.size):
-            key = keys[at * layout.KEY.size : (at + 1) * layout.KEY.size]
-            pinhole = layout.unpack_pinhole(values[at * size : (at + 1) * size])
-            if pinhole.ifindex not in ours or pinhole.group not in groups:
-                stale.append(key)
-                continue
-            end = None
-            if pinhole.nexthop and pinhole.remote:
-                index = layout.U32.pack(pinhole.nexthop)
-                value = _xdp.map_lookup(self._fds["nexthops"], index)
-                if value:
-                    end = self._hops.adopt(pinhole.remote, pinhole.nexthop, value)
-            used.add(pinhole.slot)
-            self._known[pinhole.key] = _Installed(key, pinhole.slot, end)
-        self._delete("pinholes", stale)
-        self._slots = deque(s for s in self._slots if s not in used)
-        self._hops.resolve_adopted()
+        """What an earlier process installed; captures of its end here."""
+        marked = []
+        for pinhole in self._table.learn():
+            if pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW):
+                self._learn_by.adopt(pinhole.key, pinhole.flags, pinhole.reverse_key)
+                self._odd.add(layout.ident(pinhole.key))
+            if pinhole.flags & _xdp.CAPTURED:
+                marked.append(pinhole.key)
+        self._mark(marked, False)
 
     @property
     def _hops(self) -> NextHops:
@@ -410,13 +424,11 @@ class XdpDatapath:
             raise DatapathError("the packet path is closed")
         return self._next_hops
 
-    def _ifindex(self, realm: str) -> int:
-        try:
-            return self._ifindexes[realm]
-        except KeyError:
-            raise DatapathError(
-                f"realm '{realm}' carries no media here: {', '.join(sorted(self._realms))} do"
-            ) from None
+    @property
+    def _learn_by(self) -> Learning:
+        if self._learning is None:
+            raise DatapathError("the packet path is closed")
+        return self._learning
 
     def _group_index(self, group: str) -> int:
         try:
@@ -424,48 +436,77 @@ class XdpDatapath:
         except KeyError:
             raise DatapathError(f"group '{group}' is not configured on this node") from None
 
-    def _place(self, flow: Flow) -> tuple[bytes, int, tuple[int, str] | None]:
-        """Its key, its group's index, and the far end it leads to."""
-        group = self._group_index(flow.group)
-        key = layout.pack_key(flow.local_in, self._ifindex(flow.realm_in))
-        leaving = self._ifindex(flow.realm_out)
-        if flow.remote is None:
-            return key, group, None
-        if flow.remote.family is not flow.local_out.family:
-            raise DatapathError(
-                f"flow {flow.key}: leaves from {flow.local_out} to {flow.remote}: two IP versions"
-            )
-        return key, group, (leaving, flow.remote.host)
+    def _finish(self, plan: Plan, captured: bool = True) -> None:
+        """What packing leaves open in the pinholes: whom to follow, whom to capture."""
+        for at in plan.special:
+            flow = plan.flows[at]
+            if flow.follows:
+                known = self._table.slot_of(flow.reverse_key)
+                leader = plan.fresh.get(layout.ident(flow.reverse_key), known)
+                if leader is not None:
+                    plan.patch(at, layout.PEER_AT, leader)
+            if captured and flow.key in self._captured:
+                flags = plan.field(at, layout.FLAGS_AT) | _xdp.CAPTURED
+                plan.patch(at, layout.FLAGS_AT, flags)
+
+    def _watch(self, special: Mapping[bytes, Flow]) -> None:
+        now_ns = _now_ns()
+        for ident, flow in special.items():
+            key = flow.key
+            limit_ms = flow.inactivity_ms if layout.is_open(flow) else 0
+            self._silence.watch(key, flow.group, limit_ms, now_ns)
+            hz = flow.rtp.clock_hz if flow.rtp else CLOCK_HZ_DEFAULT
+            if hz == CLOCK_HZ_DEFAULT:
+                self._clocks.pop(key, None)
+            else:
+                self._clocks[key] = hz
+            odd = flow.latch.learns or flow.follows or flow.inactivity_ms or key in self._clocks
+            if odd or key in self._captured:
+                self._odd.add(ident)
+            else:
+                self._odd.discard(ident)
+
+    def _silent(self) -> list[Report]:
+        if not self._silence:
+            return []
+        now_ns = _now_ns()
+        for group, index in self._groups.items():
+            deadline = self._maps.get("armed", layout.U32.pack(index))
+            if deadline and now_ns < layout.U64.unpack(deadline)[0]:
+                self._armed_since.setdefault(group, now_ns)
+            else:
+                self._armed_since.pop(group, None)
+
+        def last_seen(keys: Sequence[FlowKey]) -> list[int]:
+            return [count.last_seen_ns for count in self.counters(keys)]
+
+        return list(self._silence.due(now_ns, self._armed_since, last_seen))
+
+    def _lead(self, followers: Iterable[FlowKey]) -> None:
+        """Have followers look at the latch of who leads them now, or at none."""
+
+        def lead(key: FlowKey, raw: bytes) -> bytes:
+            leader = self._learn_by.leader_of(key)
+            slot = self._table.slot_of(leader) if leader else None
+            return layout.with_peer(raw, layout.NO_SLOT if slot is None else slot)
+
+        self._table.change(followers, lead)
+
+    def _mark(self, keys: Iterable[FlowKey], captured: bool) -> None:
+        self._table.change(keys, lambda _, raw: layout.with_capture(raw, captured))
+
+    def _end_capture(self) -> None:
+        with _kernel("ending a capture"):
+            self._mark(self._captured, False)
+        self._captured.clear()
+        self._capture = None
+
+    def _write_config(self, snap_bytes: int) -> None:
+        value = layout.CONFIG.pack(_xdp.LAYOUT, self._discriminator, snap_bytes)
+        self._maps.put("config", layout.U32.pack(0), value)
 
     def _link_changed(self, link: Link) -> None:
-        if link.ifindex not in self._places:
-            _log.error(
-                "interface %s was made anew: restart the gateway process to attach to it", link.name
-            )
-        elif link.gone:
-            _log.error("interface %s is gone: its media stops", link.name)
-        else:
-            self._write_interface(link)
+        self._realms.link_changed(link)
 
     def _write_next_hops(self, indices: list[int], values: list[bytes]) -> None:
-        self._update("nexthops", [layout.U32.pack(i) for i in indices], values)
-
-    def _update(self, name: str, keys: list[bytes], values: list[bytes]) -> None:
-        for at in range(0, len(keys), ENTRIES_PER_CALL):
-            part = keys[at : at + ENTRIES_PER_CALL]
-            joined = b"".join(values[at : at + ENTRIES_PER_CALL])
-            _xdp.map_update_batch(self._fds[name], b"".join(part), joined, len(part))
-
-    def _delete(self, name: str, keys: list[bytes]) -> None:
-        if keys:
-            _xdp.map_delete_batch(self._fds[name], b"".join(keys), len(keys))
-
-    def _withdraw(self, keys: list[bytes]) -> None:
-        with contextlib.suppress(OSError):
-            self._delete("pinholes", keys)
-
-    def _make_exactly(self, name: str, key_size: int, wanted: Mapping[bytes, bytes]) -> None:
-        found, _ = _xdp.map_lookup_batch(self._fds[name])
-        there = {found[at : at + key_size] for at in range(0, len(found), key_size)}
-        self._delete(name, sorted(there - set(wanted)))
-        self._update(name, list(wanted), list(wanted.values()))
+        self._maps.update("nexthops", [layout.U32.pack(i) for i in indices], values)

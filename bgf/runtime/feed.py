@@ -56,6 +56,14 @@ class FlowFeed:
         """Items known to be there, whose value is not known here."""
         return len(self._missing)
 
+    def unread(self) -> set[FlowKey]:
+        """The pinholes of those items."""
+        found = set()
+        for item_key in self._missing:
+            with contextlib.suppress(ValueError):
+                found.add(parse_flow_item_key(item_key)[1])
+        return found
+
     def everything(self) -> Iterable[Flow]:
         for flows in self._flows.values():
             yield from flows.values()

@@ -12,7 +12,7 @@ import logging
 import secrets
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import statestore
@@ -20,31 +20,25 @@ from bgf.admin import AdminServer
 from bgf.config import NodeConfig
 from bgf.control import ng
 from bgf.control.server import Handler, Incoming, NgServer
-from bgf.errors import (
-    BgfError,
-    DatapathError,
-    EnvironmentProblem,
-    Malformed,
-    PeerError,
-    StateError,
-    UnknownCall,
-)
-from bgf.events import PutFlow, Reply
-from bgf.gateway import Gateway
+from bgf.errors import BgfError, DatapathError, EnvironmentProblem, PeerError, StateError
+from bgf.events import DropFlow, PutFlow, Reply
+from bgf.gateway import Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Recorder
 from bgf.media.xdp import XdpDatapath
-from bgf.model import Address, Group
+from bgf.model import Group
+from bgf.runtime.captures import Captures
 from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.feed import Changes, FlowFeed
+from bgf.runtime.gateway_admin import GatewayAdmin
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.readiness import Readiness, ReadyMark
+from bgf.runtime.reconcile import Found, reconcile
 from bgf.runtime.registry_adapters import StoreRegistry
-from bgf.runtime.rows import flow_row, session_row
+from bgf.runtime.reports import LogNotices, MediaReports
 from bgf.runtime.served import Served
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
 from bgf.runtime.takeover import Takeover
-from bgf.session import State
 from failover.registry import Ownership, RegistryUnavailable
 from statestore.errors import StateStoreError
 
@@ -59,7 +53,10 @@ SERVING_WAIT_S = 60.0
 UNSERVED_MS = 1_000
 NEIGHBOURS_MS = 2_000
 ENTROPY_BITS = 32
-SESSIONS_LISTED_MAX = 100_000
+LOOK_MS = 1_000
+DELIVER_MS = 20
+RESTS_MAX = 65_536
+"""Released ports remembered per group that is served elsewhere."""
 RESTORE_BATCH, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 8, 1, 50
 """Calls restored in the background between two looks at the sockets: control comes first."""
 
@@ -86,6 +83,13 @@ class GatewayProcess:
         self.feed = FlowFeed(store)
         self.standby = StandbyHands(datapath)
         self.served = {group.id: Served(group) for group in node.groups}
+        self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
+        self.captures = Captures(datapath)
+        self.found = Found()
+        self.limits = Limits(quarantine_ms=node.media.port_quarantine_ms)
+        self.rests: dict[str, deque[tuple[int, int]]] = {
+            group: deque(maxlen=RESTS_MAX) for group in self.served
+        }
         self.tally: Counter[str] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()
         self.followed_ns = 0
@@ -98,15 +102,8 @@ class GatewayProcess:
         """Read the state, make the packet path agree with it, bind the control sockets."""
         self.feed.load()
         flows = list(self.feed.everything())
-        held = self.datapath.keys()
-        surplus = held - {flow.key for flow in flows}
-        self._apply([PutFlow(flow) for flow in flows])
-        self.datapath.remove(surplus)
-        missing = sum(flow.key not in held for flow in flows)
-        log.info(
-            "reconciled: %d pinholes recorded, %d were missing in the packet path, %d surplus",
-            len(flows), missing, len(surplus),
-        )  # fmt: skip
+        self.found = reconcile(self.datapath, flows, self._apply, self.feed.unread())
+        log.info("reconciled: %s", self.found.line)
         for served in self.served.values():
             served.server = NgServer(served.group.control, self._handler(served))
             served.server.start()
@@ -119,6 +116,7 @@ class GatewayProcess:
             if served.server is not None:
                 served.server.close()
         self.takeover.close()
+        self.captures.close()
 
     # -- roles -----------------------------------------------------------------------------
 
@@ -197,11 +195,13 @@ class GatewayProcess:
             StoreFlows(self.store, group.id, grant, self.flow_copies),
             self.datapath,
             _Replier(self, served),
+            LogNotices(group.id, served.outcomes),
         )
-        machine = Gateway(group, self.node.control.default_realms)
+        machine = Gateway(group, self.node.control.default_realms, self.limits, self.node.policies)
         driver = Driver(machine, Recorder(), hands)
         flows = list(self.feed.flows(group.id).values())
-        driver.take_over(self.feed.as_recorded(flows, journal.marked()), now_ns())
+        rests = list(self.rests[group.id])
+        driver.take_over(self.feed.as_recorded(flows, journal.marked()), now_ns(), rests)
         served.driver, served.ready_in_ms = driver, (now_ns() - began_ns) / 1e6
         log.info(
             "group %s epoch %d: active here, %d pinholes, ready after %.1f ms",
@@ -254,6 +254,8 @@ class GatewayProcess:
                 served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
             )  # fmt: skip
         served.driver, served.epoch, served.pending = None, 0, 0
+        if owner.node != self.node.node.id:
+            self.reports.discard(served.group.id)
         # What the new owner wrote before this node noticed was passed over as our own.
         if self.unserved_ns:
             self.behind = True  # what the segment holds now need not be what is so: later
@@ -295,6 +297,11 @@ class GatewayProcess:
 
     def _apply_feed(self, changes: Changes) -> None:
         foreign = [change for change in changes if not self._is_active(_group_of(change))]
+        for change in foreign:
+            if isinstance(change, DropFlow) and change.group in self.rests:
+                # Should the group become ours, this port is not to be had yet: another node's
+                # call may still be sent to it.
+                self.rests[change.group].append((change.key.port, now_ns()))
         self._apply(foreign)
 
     def _apply(self, changes: Changes) -> None:
@@ -369,104 +376,23 @@ class GatewayProcess:
             if served.driver is not None:
                 served.driver.tick(now_ns())
 
-    # -- admin -----------------------------------------------------------------------------
+    # -- what the packet path says ---------------------------------------------------------
 
-    def status(self, _request: dict[str, Any]) -> dict[str, Any]:
-        groups = {}
+    def readable(self) -> None:
+        """Netlink, or a peer learned: taken in at once, handed on with the next `deliver`."""
+        self.datapath.process()
+        self.reports.take()
+        self.reports.deliver()
+
+    def look(self) -> None:
+        """Media that fell silent, calls that hang, captures that nobody fetches, ports leaked."""
+        self.reports.take()
+        self.reports.deliver()
+        self.reports.look()
+        self.captures.expire()
         for served in self.served.values():
-            usage = served.driver.gateway.usage() if served.driver is not None else None
-            groups[served.group.id] = {
-                "role": served.role,
-                "epoch": served.epoch,
-                "sessions": usage.sessions if usage else 0,
-                "tombstones": usage.tombstones if usage else 0,
-                "pairs_free": usage.pairs_free if usage else 0,
-                "pending": served.pending,
-                "ready_in_ms": round(served.ready_in_ms, 1),
-                "restored_in_ms": round(served.restored_in_ms, 1),
-                "flows": len(self.feed.flows(served.group.id)),
-                "outcomes": dict(served.outcomes),
-                "failures": served.driver.failures[-5:] if served.driver is not None else [],
-                "ng": dict(served.server.counts) if served.server is not None else {},
-            }
-        total: Counter[str] = Counter()
-        for served in self.served.values():
-            if served.server is not None:
-                total.update(served.server.counts)
-        return {
-            "ready": self.ready,
-            "process": "gateway",
-            "node": self.node.node.id,
-            "groups": groups,
-            "missing": self.feed.missing,
-            "pinholes": len(self.datapath.keys()),
-            "unresolved": self.datapath.unresolved,
-            "drops": {outcome.value: count for outcome, count in self.datapath.drops().items()},
-            "attachments": {
-                name: attachment._asdict() for name, attachment in self.datapath.attachments.items()
-            },
-            "feed": dict(self.feed.tally + self.tally),
-            "store": {k: v for k, v in self.store.stats().items() if k.startswith("client_")},
-            "ng": dict(total),
-        }
-
-    def sessions(self, _request: dict[str, Any]) -> dict[str, Any]:
-        rows: list[dict[str, Any]] = []
-        for served in self.served.values():
-            if served.driver is None:
-                continue
-            for session in served.driver.gateway.sessions.values():
-                if session.state is not State.DELETED and len(rows) < SESSIONS_LISTED_MAX:
-                    rows.append(session_row(session, served.driver.gateway))
-        return {"sessions": rows}
-
-    def session(self, request: dict[str, Any]) -> dict[str, Any]:
-        call_id = str(request.get("call_id", ""))
-        for served in self.served.values():
-            driver = served.driver
-            if driver is None:
-                continue
-            driver.restore(call_id, now_ns())
-            session = driver.gateway.session(call_id)
-            if session is None:
-                continue
-            flows = driver.gateway.expected_flows(call_id)
-            counters = self.datapath.counters([flow.key for flow in flows])
-            row = session_row(session, driver.gateway)
-            row["flow_list"] = [
-                flow_row(flow) | {"packets": c.packets, "bytes": c.bytes,
-                                   "last_seen_ns": c.last_seen_ns}
-                for flow, c in zip(flows, counters, strict=True)
-            ]  # fmt: skip
-            row["journal_entries"] = len(driver.hands.journal.entries(call_id))
-            return row
-        raise UnknownCall(f"call {call_id[:64]!r} is not on node {self.node.node.id}")
-
-    def reload_keys(self, _request: dict[str, Any]) -> dict[str, Any]:
-        cluster = self.node.state.cluster
-        if cluster is None:
-            raise EnvironmentProblem("the store is embedded: it has no keys")
-        try:
-            self.store.reload_keys()
-            self.takeover.reload_keys()
-        except StateStoreError as error:
-            raise StateError(str(error)) from error
-        return {"done": f"read {cluster.key_file} again"}
-
-    def trace(self, request: dict[str, Any]) -> dict[str, Any]:
-        for key in ("from", "to", "realm"):
-            if not isinstance(request.get(key), str):
-                raise Malformed(f"trace: '{key}' is missing")
-        verdict = self.datapath.trace(
-            Address.parse(request["from"]), Address.parse(request["to"]), request["realm"],
-            bytes(12),
-        )  # fmt: skip
-        return {
-            "outcome": verdict.outcome.value,
-            "interface": verdict.interface,
-            "source": str(verdict.source) if verdict.source else "",
-            "destination": str(verdict.destination) if verdict.destination else "",
-        }
+            if served.driver is not None:
+                served.driver.audit(now_ns())
 
 
 class _Replier:
@@ -518,17 +444,8 @@ async def run(node: NodeConfig) -> None:
         process.open()
         wake.bind(str(wake_path))
         loop.add_reader(wake, _woken, wake, process)
-        loop.add_reader(datapath.fileno(), datapath.process)
-        async with AdminServer(
-            node.node.socket("gateway"),
-            {
-                "status": process.status,
-                "sessions": process.sessions,
-                "session": process.session,
-                "trace": process.trace,
-                "reload-keys": process.reload_keys,
-            },
-        ):
+        loop.add_reader(datapath.fileno(), process.readable)
+        async with AdminServer(node.node.socket("gateway"), GatewayAdmin(process).handlers):
             process.follow()
             process.refresh_roles()
             process.publish_ready()
@@ -540,6 +457,8 @@ async def run(node: NodeConfig) -> None:
                     asyncio.create_task(every(TIMER_MS, process.timers)),
                     asyncio.create_task(every(READY_MS, process.publish_ready)),
                     asyncio.create_task(every(NEIGHBOURS_MS, datapath.refresh)),
+                    asyncio.create_task(every(DELIVER_MS, process.reports.deliver)),
+                    asyncio.create_task(every(LOOK_MS, process.look)),
                 ]
             )
     finally:

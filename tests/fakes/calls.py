@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from random import Random
 
 from hypothesis import HealthCheck, settings
 
-from bgf.events import Command, Expired, MediaLine, Verb
-from bgf.model import Address, Group, RealmAddress
+from bgf.events import (
+    Abandoned,
+    Command,
+    Event,
+    Expired,
+    Learned,
+    MediaLine,
+    Relatch,
+    Seen,
+    Silent,
+    Verb,
+)
+from bgf.model import Address, Flow, Group, Latch, Policer, RealmAddress
+from bgf.policy import ANY, RealmPolicy, RtpCheck, StreamRule
 
 # A busy machine is no failure: property tests are never judged by their speed.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,6 +41,14 @@ GROUP = Group(
     ),
 )
 REALMS = ("access", "core")
+POLICIES = {
+    "access": RealmPolicy(
+        Latch.LATCH,
+        RtpCheck.PAYLOAD_TYPES,
+        1_000,
+        {"audio": StreamRule(Policer(16_000, 3_000), 46), ANY: StreamRule(dscp=34)},
+    ),
+}
 HOSTS = ("fd00:a::2", "10.10.0.2", "10.20.0.2", "10.20.0.3")
 
 
@@ -66,10 +87,19 @@ def command(
 
 
 class Callers:
-    """An endless stream of events, sensible more often than not, on a handful of calls."""
+    """An endless stream of events, sensible more often than not, on a handful of calls.
 
-    def __init__(self, rng: Random, calls: int = 4) -> None:
+    With `flows`, which gives a call's pinholes, the packet path has its say too.
+    """
+
+    def __init__(
+        self,
+        rng: Random,
+        calls: int = 4,
+        flows: Callable[[str], Sequence[Flow]] | None = None,
+    ) -> None:
         self._rng = rng
+        self._flows = flows
         self._calls = [f"call-{number}" for number in range(calls)]
         self._cookies: list[Command] = []
         self.now_ns = NS_PER_S
@@ -87,10 +117,29 @@ class Callers:
             rtcp=rng.random() < 0.9,
         )
 
-    def next(self) -> Command | Expired:
+    def seen(self, call: str, flows: Sequence[Flow]) -> Seen:
+        """What the packet path, or an operator, may have to say of a call with these pinholes."""
+        rng = self._rng
+        flow = rng.choice(flows)
+        kind = rng.random()
+        if kind < 0.7:
+            latch_round = max(0, flow.latch_round + rng.choice((0, 0, 0, 0, -1, 1)))
+            host = rng.choice(("203.0.113.7", "2001:db8::7"))
+            peer = Address(host, 1024 + rng.randrange(4))
+            return Learned(self.now_ns, call, flow.key, peer, latch_round)
+        if kind < 0.85:
+            return Relatch(self.now_ns, call)
+        if kind < 0.95:
+            return Silent(self.now_ns, call, flow.key, rng.choice((0, self.now_ns)))
+        return Abandoned(self.now_ns, call, 90_000)
+
+    def next(self) -> Event:
         rng = self._rng
         self.now_ns += rng.choice((1, 5, 50, 2_000, 30_000, 130_000)) * NS_PER_MS
         call = rng.choice(self._calls)
+        flows = self._flows(call) if self._flows is not None and rng.random() < 0.4 else ()
+        if flows:
+            return self.seen(call, flows)
         if rng.random() < 0.1:
             return Expired(self.now_ns, call)
         if self._cookies and rng.random() < 0.1:
@@ -113,7 +162,10 @@ class Callers:
             to_tag=rng.choice((tags[1], tags[1], "", "carol")),
             media=() if verb is Verb.DELETE else media,
             flags=rng.choice(
-                ((), (), ("strict-source",), ("asymmetric", "unheard-of"), ("fatal",))
+                (
+                    *((), (), ("strict-source",), ("asymmetric", "unheard-of"), ("fatal",)),
+                    *(("symmetric",), ("TOS=184", "SIP-source-address")),
+                )
             ),
             realms=() if rng.random() < 0.4 else realms,
             family=rng.choice((0, 0, 0, 0, 0, 4, 6)),

@@ -1,26 +1,27 @@
-"""FakeDatapath: the packet path's rules applied to `Packet` values, for tests without a kernel.
+"""FakeDatapath: a Datapath without a kernel, for tests. Its rules are those of `packet_model`.
 
 Semantic: ask it where a packet goes; what it answers, `XdpDatapath` answers too (one contract
-suite and one property test hold them together). The world outside is given by attributes that a
-test sets: `now_ns`, `mtu`, `unreachable`.
+suite and property tests hold them together). The world outside is given by attributes that a test
+sets: `now_ns`, `mtu`, `unreachable`.
 """
 
 from __future__ import annotations
 
-import struct
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bgf.errors import DatapathError
 from bgf.media import frames
-from bgf.media.datapath import Outcome, Verdict
-from bgf.model import Address, Counters, Flow, FlowKey, Gate, Group
+from bgf.media.datapath import Captured, Outcome, Report, Tally, Verdict, objection
+from bgf.media.silence import SilenceWatch
+from bgf.model import Address, Counters, Flow, FlowKey, Gate, Group, RtpStatistics
+from tests.fakes.packet_model import Interface, PacketModel, Ran
 
 MTU_DEFAULT = 1_500
 MACS = {"ours": bytes.fromhex("0200000000aa"), "theirs": bytes.fromhex("0200000000bb")}
-SBFD_PORT = 7784
-_SBFD = struct.Struct(">BBBBIIIII")
+PASSED_UNCOUNTED = Outcome.PASS
 
 
 def boottime_ns() -> int:
@@ -60,164 +61,196 @@ class FakeDatapath:
         addresses = [address for group in groups for address in group.addresses]
         self.realms = dict(realms) if realms else {a.realm: a.realm for a in addresses}
         self.now_ns = now_ns
-        self.mtu = MTU_DEFAULT
         self.unreachable: set[str] = set()
         self.pinholes_max = pinholes_max
-        self._discriminator = discriminator
-        self._deadlines = {group.id: 0 for group in groups}
-        self._guarded = {address.host for address in addresses}
-        self._flows: dict[FlowKey, Flow] = {}
-        self._counters: dict[FlowKey, Counters] = {}
-        self._counts: dict[Outcome, int] = {
-            outcome: 0 for outcome in Outcome if outcome is not Outcome.PASS
-        }
+        self.model = PacketModel(
+            [group.id for group in groups],
+            {realm: Interface(name, MACS["ours"]) for realm, name in self.realms.items()},
+            {address.host for address in addresses},
+            lambda _, host: None if host in self.unreachable else MACS["theirs"],
+        )
+        self.model.discriminator = discriminator
+        self._counts: Counter[tuple[str, Outcome]] = Counter()
+        self._silence = SilenceWatch()
+        self._armed_since: dict[str, int] = {}
+        self._capture: FakeCapture | None = None
+
+    @property
+    def mtu(self) -> int:
+        return next(iter(self.model.realms.values())).mtu
+
+    @mtu.setter
+    def mtu(self, mtu: int) -> None:
+        self.model.realms = {r: replace(i, mtu=mtu) for r, i in self.model.realms.items()}
 
     # ---- Datapath -------------------------------------------------------------------------------
 
     def install(self, flows: Sequence[Flow]) -> None:
         wanted = {flow.key: flow for flow in flows}
-        if len(set(self._flows) | set(wanted)) > self.pinholes_max:
+        if len(set(self.model.flows) | set(wanted)) > self.pinholes_max:
             raise DatapathError(f"the table holds {self.pinholes_max} pinholes")
         for flow in wanted.values():
-            self._deadline(flow.group)
+            self._known(flow.group)
             self._interface(flow.realm_in)
             self._interface(flow.realm_out)
-            if flow.remote and flow.remote.family is not flow.local_out.family:
-                raise DatapathError(f"flow {flow.key}: two IP versions on its way out")
-        self._flows.update(wanted)
-        for key in wanted:
-            self._counters.setdefault(key, Counters())
+            problem = objection(flow)
+            if problem:
+                raise DatapathError(f"flow {flow.key}: {problem}")
+        now_ns = self.now_ns()
+        for flow in wanted.values():
+            self.model.install(flow, now_ns)
+            is_open = flow.gate is Gate.OPEN and (flow.remote is not None or flow.follows)
+            self._silence.watch(flow.key, flow.group, flow.inactivity_ms if is_open else 0, now_ns)
 
     def remove(self, keys: Iterable[FlowKey]) -> None:
         for key in keys:
-            self._flows.pop(key, None)
-            self._counters.pop(key, None)
+            self.model.remove(key)
+            self._silence.forget(key)
 
     def arm(self, group: str, deadline_ns: int) -> None:
-        self._deadline(group)
-        self._deadlines[group] = deadline_ns
+        self._known(group)
+        self.model.deadlines[group] = deadline_ns
 
     def keys(self) -> set[FlowKey]:
-        return set(self._flows)
+        return set(self.model.flows)
 
     def counters(self, keys: Sequence[FlowKey]) -> list[Counters]:
-        return [self._counters.get(key, Counters()) for key in keys]
+        streams = [self.model.streams.get(key) for key in keys]
+        return [stream.counters if stream else Counters() for stream in streams]
+
+    def rtp(self, keys: Sequence[FlowKey]) -> list[RtpStatistics]:
+        found = []
+        for key in keys:
+            flow, stream = self.model.flows.get(key), self.model.streams.get(key)
+            told = stream.rtp if stream else RtpStatistics()
+            found.append(told._replace(clock_hz=flow.rtp.clock_hz) if flow and flow.rtp else told)
+        return found
 
     def drops(self) -> Mapping[Outcome, int]:
-        return self._counts.copy()
+        counts = {outcome: 0 for outcome in Outcome if outcome is not PASSED_UNCOUNTED}
+        for (_, outcome), count in self._counts.items():
+            counts[outcome] += count
+        return counts
+
+    def tallies(self) -> list[Tally]:
+        return [Tally(realm, 0, outcome, n) for (realm, outcome), n in self._counts.items()]
 
     def trace(self, sender: Address, receiver: Address, realm: str, payload: bytes) -> Verdict:
         if sender.family is not receiver.family:
             raise DatapathError(f"no packet goes from {sender} to {receiver}: two IP versions")
         self._interface(realm)
-        return self._judge(Packet(realm, sender, receiver, payload))
+        return self._verdict(self._run(Packet(realm, sender, receiver, payload), traced=True))
+
+    def relatch(self, key: FlowKey) -> None:
+        self.model.relatch(key)
+
+    def reports(self) -> list[Report]:
+        now_ns = self.now_ns()
+        for group, deadline_ns in self.model.deadlines.items():
+            if now_ns < deadline_ns:
+                self._armed_since.setdefault(group, now_ns)
+            else:
+                self._armed_since.pop(group, None)
+        learned, self.model.learned = self.model.learned, []
+        silent = self._silence.due(
+            now_ns, self._armed_since, lambda keys: [c.last_seen_ns for c in self.counters(keys)]
+        )
+        return [*learned, *silent]
+
+    def fileno(self) -> int:
+        return -1  # no test polls it
+
+    def capture(self, keys: Iterable[FlowKey], snap_bytes: int = 256) -> FakeCapture:
+        if self._capture is not None and not self._capture.closed:
+            raise DatapathError("another capture is running: end it first")
+        self._capture = FakeCapture(set(keys) & set(self.model.flows), snap_bytes)
+        return self._capture
 
     # ---- what a test does with it ---------------------------------------------------------------
 
     def send(self, packet: Packet) -> Verdict:
         """The packet arrives: counted, as the kernel would."""
-        verdict = self._judge(packet)
-        if verdict.outcome is not Outcome.PASS:
-            self._counts[verdict.outcome] += 1
-        if verdict.outcome is Outcome.FORWARD:
-            key = FlowKey(packet.receiver.host, packet.receiver.port)
-            seen = self._counters[key]
-            self._counters[key] = Counters(
-                seen.packets + 1, seen.bytes + len(packet.payload), self.now_ns()
-            )
-        return verdict
+        ran = self._run(packet, traced=False)
+        if ran.outcome is not PASSED_UNCOUNTED:
+            self._counts[packet.realm, ran.outcome] += 1
+        key = FlowKey(packet.receiver.host, packet.receiver.port)
+        if self._capture is not None and key in self._capture.keys:
+            self._capture.add(self.now_ns(), key, False, self.realms[packet.realm], _frame(packet))
+            if ran.outcome is Outcome.FORWARD and ran.interface:
+                self._capture.add(self.now_ns(), key, True, ran.interface.device, ran.frame)
+        return self._verdict(ran)
 
-    # ---- the rules ------------------------------------------------------------------------------
+    # ---- inside ---------------------------------------------------------------------------------
 
-    def _judge(self, packet: Packet) -> Verdict:
-        whole = not (packet.fragment or packet.malformed)
-        if packet.to_us and whole and packet.receiver.port == SBFD_PORT:
-            answer = self._reflection(packet)
-            if answer:
-                return answer
-        outcome = self._outcome(packet)
-        if outcome is Outcome.PASS:
-            return Verdict(outcome, "", packet.sender, packet.receiver, self._frame(packet))
-        if outcome is not Outcome.FORWARD:
-            return Verdict(outcome)
-        flow = self._flows[FlowKey(packet.receiver.host, packet.receiver.port)]
-        assert flow.remote is not None
-        sent = replace(
-            packet, sender=flow.local_out, receiver=flow.remote, hops=packet.hops - 1, to_us=False
-        )
+    def _run(self, packet: Packet, traced: bool) -> Ran:
+        device = self.realms[packet.realm]
+        return self.model.run(_frame(packet), device, self.now_ns(), traced)
+
+    @staticmethod
+    def _verdict(ran: Ran) -> Verdict:
+        if not ran.frame:
+            return Verdict(ran.outcome)
+        datagram = frames.read(ran.frame)
         return Verdict(
-            outcome, self.realms[flow.realm_out], sent.sender, sent.receiver, self._frame(sent)
+            ran.outcome,
+            ran.interface.device if ran.interface else "",
+            datagram.sender if datagram else None,
+            datagram.receiver if datagram else None,
+            ran.frame,
         )
 
-    def _outcome(self, packet: Packet) -> Outcome:
-        if not packet.to_us:
-            return Outcome.PASS
-        flow = self._flows.get(FlowKey(packet.receiver.host, packet.receiver.port))
-        guarded = packet.receiver.host in self._guarded
-        if packet.fragment:
-            return Outcome.FRAGMENT if guarded else Outcome.PASS
-        if packet.malformed:
-            return Outcome.MALFORMED if guarded else Outcome.PASS
-        if flow is None or self.realms[flow.realm_in] != self.realms[packet.realm]:
-            return Outcome.NO_PINHOLE if guarded else Outcome.PASS
-        if self.now_ns() >= self._deadlines[flow.group]:
-            return Outcome.DISARMED
-        if flow.gate is not Gate.OPEN or flow.remote is None:
-            return Outcome.GATE_CLOSED
-        if not flow.source.admits(packet.sender):
-            return Outcome.BAD_SOURCE
-        if packet.hops <= 1:
-            return Outcome.TTL
-        if flow.remote.host in self.unreachable:
-            return Outcome.NO_NEIGHBOUR
-        headers = 48 if flow.remote.family == 6 else 28
-        if headers + len(packet.payload) > self.mtu:
-            return Outcome.TOO_BIG
-        return Outcome.FORWARD
-
-    def _reflection(self, packet: Packet) -> Verdict | None:
-        """RFC 7880: what a reflector of this node's discriminator answers, if it does."""
-        if len(packet.payload) < _SBFD.size or packet.sender.port == SBFD_PORT:
-            return None
-        version, flags, multiplier, length, mine, yours, *intervals = _SBFD.unpack_from(
-            packet.payload
-        )
-        bad = version >> 5 != 1 or not multiplier or not mine or flags & 0x05
-        if bad or not 24 <= length <= len(packet.payload):
-            return None
-        if not self._discriminator or yours != self._discriminator:
-            return None
-        final = 0x10 if flags & 0x20 else 0
-        head = _SBFD.pack(0x20, 0xC8 | final, multiplier, length, yours, mine, *intervals)
-        answer = replace(
-            packet,
-            sender=packet.receiver,
-            receiver=packet.sender,
-            payload=head + packet.payload[_SBFD.size :],
-            hops=255,
-            to_us=False,
-        )
-        frame = self._frame(answer)
-        interface = self.realms[packet.realm]
-        return Verdict(Outcome.REFLECT, interface, answer.sender, answer.receiver, frame)
-
-    def _frame(self, packet: Packet) -> bytes:
-        to, source = ("ours", "theirs") if packet.to_us else ("theirs", "ours")
-        return frames.build(
-            packet.sender,
-            packet.receiver,
-            packet.payload,
-            destination_mac=MACS[to],
-            source_mac=MACS[source],
-            hops=packet.hops,
-        )
-
-    def _deadline(self, group: str) -> int:
-        if group not in self._deadlines:
+    def _known(self, group: str) -> None:
+        if group not in self.model.deadlines:
             raise DatapathError(f"group '{group}' is not configured on this node")
-        return self._deadlines[group]
 
-    def _interface(self, realm: str) -> str:
+    def _interface(self, realm: str) -> None:
         if realm not in self.realms:
             raise DatapathError(f"realm '{realm}' carries no media here")
-        return self.realms[realm]
+
+
+class FakeCapture:
+    """The `Capture` of the fake."""
+
+    def __init__(self, keys: set[FlowKey], snap_bytes: int) -> None:
+        self.keys = keys
+        self.lost = 0
+        self.closed = False
+        self._snap_bytes = snap_bytes
+        self._frames: deque[Captured] = deque()
+
+    def add(self, now_ns: int, key: FlowKey, leaving: bool, interface: str, frame: bytes) -> None:
+        if not self.closed:
+            cut = frame[: self._snap_bytes]
+            self._frames.append(Captured(now_ns, key, leaving, interface, len(frame), cut))
+
+    def __iter__(self) -> Iterator[Captured]:
+        while self._frames:
+            yield self._frames.popleft()
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _frame(packet: Packet) -> bytes:
+    """The packet on the wire; what is wrong with it is wrong there, too."""
+    to, source = ("ours", "theirs") if packet.to_us else ("theirs", "ours")
+    frame = frames.build(
+        packet.sender,
+        packet.receiver,
+        packet.payload,
+        destination_mac=MACS[to],
+        source_mac=MACS[source],
+        hops=packet.hops,
+    )
+    six = packet.receiver.family == 6
+    if packet.fragment and six:
+        return frame[:20] + bytes([44]) + frame[21:]
+    if packet.fragment:
+        return frame[:20] + bytes([frame[20] | 0x20]) + frame[21:]
+    if packet.malformed:
+        length = 58 if six else 38  # of the UDP datagram
+        return frame[:length] + b"\0\7" + frame[length + 2 :]
+    return frame

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from bgf.media import _xdp, frames, layout
 from bgf.media.datapath import Outcome
@@ -34,10 +36,14 @@ def flow(
     source: Source | None = None,
     gate: Gate = Gate.OPEN,
     group: str = "g1",
+    **more: Any,
 ) -> Flow:
-    """A flow from texts such as `[fd00:a::101]:30000`; the realms follow from the addresses."""
+    """A flow from texts such as `[fd00:a::101]:30000`; the realms follow from the addresses.
+
+    `more` are further fields of Flow.
+    """
     arrives, leaves = Address.parse(local_in), Address.parse(local_out)
-    return Flow(
+    made = Flow(
         group,
         "call",
         0,
@@ -50,6 +56,7 @@ def flow(
         source or Source(),
         gate,
     )
+    return msgspec.structs.replace(made, **more)
 
 
 def realm_of(host: str) -> str:
@@ -59,17 +66,24 @@ def realm_of(host: str) -> str:
 class PacketPath:
     """XdpDatapath on a lab whose neighbours are settled; `run` feeds frames to its program."""
 
-    def __init__(self, lab: PacketLab, *groups: Group, **options: int | str) -> None:
+    def __init__(
+        self,
+        lab: PacketLab,
+        *groups: Group,
+        realms: Mapping[str, str] = REALMS,
+        **options: Any,
+    ) -> None:
         self.lab = lab
         self.pin_dir = lab.bpffs / "node"
         with lab.inside("gw"):
             self.datapath = XdpDatapath(
                 self.pin_dir,
-                REALMS,
+                realms,
                 groups or [group()],
                 discriminator=DISCRIMINATOR,
                 pinholes_max=int(options.get("pinholes_max", 1_000)),
                 attach=str(options.get("attach", "auto")),
+                netlink=options["netlink"]() if "netlink" in options else None,
             )
         self._program = _xdp.obj_get(self.pin_dir / "set" / "bgf_xdp")
 
@@ -86,13 +100,17 @@ class PacketPath:
             hops=hops,
         )
 
+    def send(self, frame: bytes, realm: str) -> Ran:
+        """The frame arrives as one off the wire: counted, and whatever it changes is changed."""
+        return self.run(frame, realm, counted=True)
+
     def run(self, frame: bytes, realm: str, *, counted: bool = False) -> Ran:
         """Run the live program on a frame that arrives in `realm`.
 
         Not `counted`: with a trace note in front, so that the outcome is known exactly. Counted:
         as a packet off the wire, whose outcome is what moved in the counts.
         """
-        ifindex = self.datapath._ifindexes[realm]
+        ifindex = self.datapath._realms.wire(realm).ifindex
         note = b"" if counted else layout.TRACE.pack(_xdp.TRACE_MAGIC, 0, 0, 0)
         context = layout.XDP_MD.pack(len(note), len(note) + len(frame), 0, ifindex, 0, 0)
         before = self.datapath.drops()
@@ -114,7 +132,7 @@ class PacketPath:
 
 
 @contextmanager
-def packet_path(*groups: Group, **options: int | str) -> Iterator[PacketPath]:
+def packet_path(*groups: Group, **options: Any) -> Iterator[PacketPath]:
     """A lab and the packet path on it, both gone afterwards."""
     with PacketLab() as lab:
         lab.settle_neighbours()

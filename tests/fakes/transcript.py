@@ -5,7 +5,9 @@
 
 `+20ms` moves the clock on. Media: `KIND@ADDRESS[/mux][/sendonly|...][/rtcp=none]`. Other words
 with `=` are fields of the command, the rest are flags. `expire` steps all due events, `digest`
-and `usage` print what the machine says of itself, `draw=N` sets the entropy.
+and `usage` print what the machine says of itself, `draw=N` sets the entropy. A group with
+`latch=REALM` latches what comes from there, and watches it; `learned PINHOLE PEER [round]`,
+`silent PINHOLE [last_seen_ns]` and `relatch` are what the packet path and the operator say.
 """
 
 from __future__ import annotations
@@ -13,9 +15,23 @@ from __future__ import annotations
 import hashlib
 
 from bgf.errors import PeerError
-from bgf.events import Command, DropFlow, Effect, Forget, MediaLine, PutFlow, Reply, Verb
+from bgf.events import (
+    Command,
+    DropFlow,
+    Effect,
+    Forget,
+    Learned,
+    MediaLine,
+    Notify,
+    PutFlow,
+    Relatch,
+    Reply,
+    Silent,
+    Verb,
+)
 from bgf.gateway import Gateway, Limits
-from bgf.model import Address, Component, Flow, Group, RealmAddress
+from bgf.model import Address, Component, Flow, FlowKey, Group, Latch, RealmAddress
+from bgf.policy import RealmPolicy
 
 NS_PER_MS = 1_000_000
 
@@ -43,6 +59,17 @@ def run(text: str) -> str:
             out.append("  " + " ".join(f"{k}={v}" for k, v in gateway.usage()._asdict().items()))
         elif words[0] == "digest":
             out.append(f"  {hashlib.sha256(gateway.digest()).hexdigest()[:16]}")
+        elif words[0] == "learned":
+            key, peer = (Address.parse(word) for word in words[1:3])
+            seen = int(words[3]) if len(words) > 3 else 0
+            at = FlowKey(key.host, key.port)
+            out += _effects(gateway.step(Learned(now_ns, "x", at, peer, seen)))
+        elif words[0] == "silent":
+            key = Address.parse(words[1])
+            seen = int(words[2]) if len(words) > 2 else 0
+            out += _effects(gateway.step(Silent(now_ns, "x", FlowKey(key.host, key.port), seen)))
+        elif words[0] == "relatch":
+            out += _effects(gateway.step(Relatch(now_ns, "x")))
         else:
             number += 1
             command, entropy = _command(words, now_ns, f"c{number}")
@@ -58,16 +85,20 @@ def _gateway(words: list[str]) -> Gateway:
     first, last = (int(port) for port in ports.split("-"))
     addresses: list[RealmAddress] = []
     limits = Limits()
+    policies = {}
     for word in rest:
         key, _, value = word.partition("=")
         if key == "sessions_max":
             limits = Limits(sessions_max=int(value))
             continue
+        if key == "latch":
+            policies[value] = RealmPolicy(Latch.LATCH, inactivity_ms=30_000)
+            continue
         addresses += [
             RealmAddress(key, host, 64 if ":" in host else 24) for host in value.split(",")
         ]
     group = Group(name, Address("10.30.0.101", 2223), "mgmt", 24, (first, last), tuple(addresses))
-    return Gateway(group, ("access", "core"), limits)
+    return Gateway(group, ("access", "core"), limits, policies)
 
 
 def _command(words: list[str], now_ns: int, cookie: str) -> tuple[Command, int]:
@@ -120,6 +151,9 @@ def _effect(effect: Effect) -> list[str]:
         return [f"drop {effect.key}"]
     if isinstance(effect, Forget):
         return [f"forget {effect.call_id}"]
+    if isinstance(effect, Notify):
+        what = "never started" if effect.never_started else "stopped"
+        return [f"notify {effect.call_id}: media of stream {effect.stream} at {effect.key} {what}"]
     return _reply(effect)
 
 
@@ -131,6 +165,9 @@ def _flow(flow: Flow) -> str:
     return (
         f"{flow.stream} {component} {flow.gate.name.lower():6} {flow.realm_in} {flow.local_in}"
         f" => {flow.realm_out} {flow.local_out} -> {flow.remote or 'nowhere'}, from {admits}"
+        + (f", {flow.latch.name.lower()} {flow.latch_round}" if flow.latch.learns else "")
+        + (f", learned {flow.learned}" if flow.learned else "")
+        + (", to who is learned" if flow.follows else "")
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 from bgf.errors import BgfError, DatapathError, EnvironmentProblem
 from bgf.media import _xdp, layout, pins
 from bgf.media.neighbours import NextHops
+from bgf.media.netlink import Wire
 from bgf.media.xdp import ArmedMap, XdpDatapath
 from bgf.model import Address, Group, RealmAddress
 from tests.fakes.packet_lab import CALLEE4, REALMS, UE4, UE6, PacketLab, group, wait_for
@@ -115,7 +116,7 @@ def test_pins_of_another_layout(lab: PacketLab) -> None:
     pin_dir = lab.bpffs / "node"
     opened(lab, pin_dir).close()
     config = _xdp.obj_get(pin_dir / "set" / "config")
-    _xdp.map_update(config, layout.U32.pack(0), layout.CONFIG.pack(_xdp.LAYOUT + 1, 0))
+    _xdp.map_update(config, layout.U32.pack(0), layout.CONFIG.pack(_xdp.LAYOUT + 1, 0, 0))
     os.close(config)
     text = attempt(lab, pin_dir)
     assert f"layout {_xdp.LAYOUT + 1}" in text
@@ -222,15 +223,16 @@ def test_more_far_ends_than_the_table_holds(lab: PacketLab) -> None:
             ["access"], lambda at, values: written.update(zip(at, values, strict=True)), 3
         )
     [ifindex] = hops.links
-    first = hops.acquire([(ifindex, UE4), (ifindex, UE4)])
+    first = hops.add([(ifindex, UE4), (ifindex, UE4)])
     assert first[0] == first[1] != 0
     with pytest.raises(DatapathError, match="holds 2"):
-        hops.acquire([(ifindex, UE6), (ifindex, "10.10.0.77")])
-    [second] = hops.acquire([(ifindex, UE6)])
-    hops.release([(ifindex, UE4)])
-    assert hops.acquire([(ifindex, UE4)]) == first[:1]
-    hops.release([(ifindex, UE4), (ifindex, UE4), (ifindex, UE4)])
-    assert hops.acquire([(ifindex, "10.10.0.77")]) == first[:1]
+        hops.add([(ifindex, UE6), (ifindex, "10.10.0.77")])
+    [second] = hops.add([(ifindex, UE6)])
+    assert hops.add([(ifindex, UE4)]) == first[:1]
+    assert hops.indices(ifindex) == {UE4: first[0], UE6: second}
+    hops.drop([*first, 99])
+    assert hops.add([(ifindex, "10.10.0.77")]) == first[:1]
+    assert hops.indices(ifindex) == {"10.10.0.77": first[0], UE6: second}
 
     def found() -> bool:
         hops.process()
@@ -265,7 +267,7 @@ def test_a_table_larger_than_one_batch_is_listed_whole() -> None:
     try:
         count = 10_000
         keys = b"".join(
-            layout.pack_key(Address("10.0.0.1", port), 1) for port in range(1, count + 1)
+            layout.pack_key(Address("10.0.0.1", port), Wire(1)) for port in range(1, count + 1)
         )
         values = b"".join(n.to_bytes(_xdp.SIZEOF_PINHOLE, "little") for n in range(count))
         assert _xdp.map_update_batch(fds["pinholes"], keys, values, count) == count
@@ -275,7 +277,7 @@ def test_a_table_larger_than_one_batch_is_listed_whole() -> None:
         assert len(found) == len(keys)
         assert len(held) == len(values)
         assert listed == {keys[n * size : (n + 1) * size] for n in range(count)}
-        absent = layout.pack_key(Address("10.0.0.2", 1), 1)
+        absent = layout.pack_key(Address("10.0.0.2", 1), Wire(1))
         some = keys[: 5 * size] + absent + keys[5 * size : 10 * size] + absent
         assert _xdp.map_delete_batch(fds["pinholes"], some, 12) == 10
         assert len(_xdp.map_lookup_batch(fds["pinholes"])[0]) == len(keys) - 10 * size

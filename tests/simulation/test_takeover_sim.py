@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
+import msgspec
 import pytest
 
-from bgf.events import Command, Expired, Reply, Verb
+from bgf.events import Command, Reply, Verb
 from bgf.gateway import Gateway
 from bgf.hands import ActiveHands, Driver, Outcome
 from bgf.journal import Mode, Recorder
 from bgf.model import FlowKey
 from bgf.session import State
-from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, REALMS, Callers, line
+from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, POLICIES, REALMS, Callers, line
 from tests.fakes.flows import Pinholes, Replies
 from tests.fakes.journal import Crash, Fuse, NodeFlows, NodeJournal, Shared
 
@@ -40,7 +41,8 @@ class Node:
         self.pinholes.flows = dict(shared.flows)
         self.replies = Replies(fuse)
         hands = ActiveHands(self.journal, self.flows, self.pinholes, self.replies)
-        self.driver = Driver(Gateway(GROUP, REALMS), Recorder(mode), hands)
+        machine = Gateway(GROUP, REALMS, policies=POLICIES)
+        self.driver = Driver(machine, Recorder(mode), hands)
         self.driver.take_over(list(shared.flows.values()), now_ns)
 
     def become_slow_at(self, step: int, meanwhile: Callable[[], None]) -> None:
@@ -94,6 +96,20 @@ class World:
             assert self.node.driver.handle(command, entropy) is not Outcome.FAILED
             self.note(self.node)
         assert command.cookie in self.promised, f"{command} was never answered"
+
+    def hear(self) -> None:
+        """The packet path of whoever owns the group has something to say of one call."""
+        flows = list(self.shared.flows.values())
+        flow = self.rng.choice(flows)
+        event = Callers(self.rng).seen(flow.session, [flow])
+        event = msgspec.structs.replace(event, now_ns=self.now_ns)
+        node = self.node
+        try:
+            node.driver.see(event)
+        except Crash:
+            self.replace()
+        if self.node is not node:
+            assert self.node.driver.see(event) is Outcome.ANSWERED  # it says so again
 
     def tick(self) -> None:
         node = self.node
@@ -171,7 +187,7 @@ def script(world: World) -> Iterator[tuple[Command, int]]:
     callers, seen = Callers(world.rng, calls=3), set[str]()
     while len(seen) < COMMANDS:
         made = callers.next()
-        if isinstance(made, Expired) or made.cookie in seen:
+        if not isinstance(made, Command) or made.cookie in seen:
             continue
         seen.add(made.cookie)
         world.now_ns = made.now_ns
@@ -189,6 +205,9 @@ def play(seed: int, mode: Mode, crash_at: int | None, pause: bool = False) -> in
             world.say(command, entropy + 1)
         if world.rng.random() < 0.3:
             world.tick()
+        if world.shared.flows and world.rng.random() < 0.6:
+            world.hear()
+            world.check()
         if world.node is not first and world.rng.random() < 0.3:
             world.node.driver.restore_some(world.now_ns, batch=1)
         world.check()

@@ -77,6 +77,7 @@ def test_a_healthy_cluster_is_ready() -> None:
             "active": ["n1"],
             "standby": {"n2": 12},
             "sessions": 7,
+            "hanging": 0,
             "flows": 12,
             "pending": 1,
             "restored_in_ms": 6.5,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bgf.errors import PortsExhausted
 from bgf.events import Command, Effect, Event, Expired, Forget, Verb
 from bgf.gateway import Gateway
-from tests.fakes.calls import GROUP, REALMS, Callers, unhurried
+from tests.fakes.calls import GROUP, POLICIES, REALMS, Callers, unhurried
 
 EVENTS: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 EFFECTS: msgspec.msgpack.Decoder[list[Effect]] = msgspec.msgpack.Decoder(list[Effect])
@@ -20,7 +20,8 @@ EFFECTS: msgspec.msgpack.Decoder[list[Effect]] = msgspec.msgpack.Decoder(list[Ef
 @unhurried
 @given(st.randoms(use_true_random=False))
 def test_every_event_and_effect_survives_its_encoding(rng: Random) -> None:
-    callers, gateway = Callers(rng), Gateway(GROUP, REALMS)
+    gateway = Gateway(GROUP, REALMS, policies=POLICIES)
+    callers = Callers(rng, flows=gateway.expected_flows)
     for _ in range(12):
         event = callers.next()
         if isinstance(event, Command):

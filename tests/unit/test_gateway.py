@@ -16,7 +16,17 @@ from bgf.events import Command, DropFlow, Event, Forget, PutFlow, Reply, Result,
 from bgf.gateway import Gateway, Limits, reconcile
 from bgf.model import Flow, FlowKey
 from bgf.session import State
-from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, REALMS, Callers, command, line, unhurried
+from tests.fakes.calls import (
+    GROUP,
+    NS_PER_MS,
+    NS_PER_S,
+    POLICIES,
+    REALMS,
+    Callers,
+    command,
+    line,
+    unhurried,
+)
 from tests.fakes.transcript import run
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "gateway"
@@ -25,7 +35,7 @@ OFFER, ANSWER, DELETE = Verb.OFFER, Verb.ANSWER, Verb.DELETE
 
 
 def machine(**limits: int) -> Gateway:
-    return Gateway(GROUP, REALMS, Limits(**limits))
+    return Gateway(GROUP, REALMS, Limits(**limits), POLICIES)
 
 
 def establish(gateway: Gateway, call: str, entropy: int = 0, at_ms: int = 0) -> None:
@@ -49,7 +59,7 @@ def test_there_are_transcripts() -> None:
 
 def walk(rng: Random, gateway: Gateway, steps: int) -> list[Event]:
     """Drive a machine wildly, with its ports and timers; the events as they were stepped."""
-    callers, events = Callers(rng), list[Event]()
+    callers, events = Callers(rng, flows=gateway.expected_flows), list[Event]()
     for _ in range(steps):
         made: Event = callers.next()
         if isinstance(made, Command):
@@ -103,11 +113,11 @@ def test_effects_add_up_to_the_expected_flows_and_no_port_is_used_twice(rng: Ran
 def test_a_plan_changes_nothing(rng: Random) -> None:
     gateway = machine()
     walk(rng, gateway, 10)
-    before, usage = gateway.digest(), gateway.usage()
     callers = Callers(rng)
     event = callers.next()
     if isinstance(event, Command):
-        event = gateway.draw(event, 1)
+        event = gateway.draw(event, 1)  # ports that have rested long enough are free from here on
+    before, usage = gateway.digest(), gateway.usage()
     plan = gateway.plan(event)
     assert (gateway.digest(), gateway.usage()) == (before, usage)
     gateway.commit(plan)
@@ -261,6 +271,46 @@ def test_abandoned_and_disowned_ports_rest() -> None:
     usage = new.usage()
     assert (usage.pairs_used, usage.pairs_quarantined) == (0, 4)
     assert not new.adopted()
+
+
+def test_a_new_owner_lets_the_ports_of_ended_calls_rest_as_long_as_the_old_one() -> None:
+    """Their clocks have nothing to do with each other: 5 s of one are 5 s of the other."""
+    old, gap_ns = machine(), 10**15
+    establish(old, "early")
+    establish(old, "late", 1)
+    ports = {call: old.session(call).ports() for call in ("early", "late")}  # type: ignore[union-attr]
+    old.step(command(DELETE, "d1", call="early", at_ms=10_000))
+    old.step(command(DELETE, "d2", call="late", at_ms=13_000))
+    for offset_ns in (gap_ns, -gap_ns // 2, 0):
+        new, now_ns = machine(), 20 * NS_PER_S + offset_ns
+        for call in ("late", "early"):
+            session = old.session(call)
+            assert session is not None
+            new.restore(session, now_ns)
+        assert new.usage().pairs_quarantined == 4
+        free: dict[str, int] = {}
+        for ms in range(0, 6_000, 500):
+            asked = command(OFFER, "n", ALICE, call="n")
+            new.draw(msgspec.structs.replace(asked, now_ns=now_ns + ms * NS_PER_MS), 0)
+            usage = new.usage()
+            for call, resting in (("late", 2), ("early", 4)):
+                if usage.pairs_quarantined < resting:
+                    free.setdefault(call, ms)
+        assert free == {"early": 2_000, "late": 5_000}
+    assert ports["early"].isdisjoint(ports["late"])
+
+
+def test_a_pair_that_nobody_can_name_is_found_and_freed() -> None:
+    gateway = machine()
+    establish(gateway, "a")
+    held = gateway.ports_held()
+    assert len(held) == 2
+    assert [gateway.leak(port, NS_PER_S) for port in held] == [None, None]
+    gateway._pool.take(30_100, "nobody")
+    assert gateway.leak(30_100, NS_PER_S) == "nobody"
+    assert gateway.leak(30_100, NS_PER_S) is None
+    assert gateway.usage().pairs_quarantined == 1
+    assert [gateway.call_of(FlowKey("10.20.0.101", port + 1)) for port in held] == ["a", "a"]
 
 
 def test_an_adopted_pinhole_may_change_hands_without_its_end_being_seen() -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bgf.errors import DatapathError, Fenced
-from bgf.events import DropFlow, Forget, PutFlow, Reply, Result, Verb
+from bgf.events import DropFlow, Forget, Learned, Notify, PutFlow, Reply, Result, Silent, Verb
 from bgf.gateway import Gateway, Limits
 from bgf.hands import (
     ActiveHands,
@@ -17,9 +17,9 @@ from bgf.hands import (
     rehearse,
 )
 from bgf.journal import Mode, Recorder
-from bgf.model import Flow, RealmAddress
-from bgf.session import State
-from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, REALMS, command, line
+from bgf.model import Address, Flow, RealmAddress
+from bgf.session import Site, State
+from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, POLICIES, REALMS, command, line
 from tests.fakes.flows import Pinholes, Replies
 from tests.fakes.journal import Fuse, NodeFlows, NodeJournal, Shared
 
@@ -329,3 +329,78 @@ def test_fenced_hands_say_so() -> None:
     rig.shared.fence()
     with pytest.raises(Fenced, match="older"):
         rig.hands.commit(Recorder().record(plan))
+
+
+def test_what_the_packet_path_learned_is_written_ahead_like_a_command() -> None:
+    rig = Rig()
+    rig.establish("a")
+    flow = rig.gateway.expected_flows("a")[0]
+    rig.fuse.steps.clear()
+    event = Learned(NS_PER_S, "a", flow.key, Address("2001:db8::7", 9), 0)
+    assert rig.driver.see(event) is Outcome.ANSWERED
+    assert rig.fuse.steps == ["check"], "the realm does not latch: nothing is new"
+    rig.driver.gateway.site = Site(GROUP, REALMS, POLICIES)
+    rig.fuse.steps.clear()
+    assert rig.driver.see(event) is Outcome.ANSWERED
+    assert rig.fuse.steps[:3] == ["check", "mark", "append"]
+    assert rig.fuse.steps[-1] == "install" and "reply" not in rig.fuse.steps
+    assert rig.shared.flows[flow.key].learned == event.peer
+
+
+def test_three_troubles_with_ports_have_three_names() -> None:
+    """rtpengine #699, #887, #1654: one message for three reasons."""
+    rig = Rig(pinholes_max=4)
+    rig.establish("a")
+    refused = rig.driver.handle(command(OFFER, "b", ALICE, call="b"), 3)
+    assert refused is Outcome.FAILED
+    assert rig.driver.tally == {"ports-unbindable": 1}
+    for number in range(60):
+        rig.driver.handle(command(OFFER, f"x{number}", *[ALICE] * 16, call=f"x{number}"), number)
+    assert rig.replies.last.reason == "Ran out of ports"
+    assert rig.driver.tally["ports-exhausted"] > 0
+    assert rig.driver.tally["ports-leaked"] == 0
+
+    rig = Rig()
+    rig.establish("a")
+    assert [rig.driver.audit(NS_PER_S) for _ in range(3)] == [0, 0, 0]
+    rig.gateway._pool.take(30_100, "nobody")
+    found = [rig.driver.audit(NS_PER_S, batch=1) for _ in range(6)]
+    assert sum(found) == 1
+    assert rig.driver.tally == {"ports-leaked": 1}
+    assert "30100" in rig.driver.failures[-1] and "nobody" in rig.driver.failures[-1]
+    assert rig.gateway.usage().pairs_used == 2
+
+
+def test_ports_that_others_released_just_now_are_not_drawn_by_the_next_owner() -> None:
+    first = Rig()
+    first.establish("a")
+    ports = sorted(first.gateway.session("a").ports())  # type: ignore[union-attr]
+    first.driver.handle(command(DELETE, "d", call="a", at_ms=1_000), 0)
+    second = Rig(first.shared)
+    released_ns = NS_PER_S + 1_000 * NS_PER_MS
+    # The feed has shown their ends here; the call itself is not restored yet.
+    second.driver.take_over([], released_ns, [(port + 1, released_ns) for port in ports])
+    assert second.gateway.usage().pairs_quarantined == 2
+    second.driver.handle(command(OFFER, "b", ALICE, call="b", at_ms=1_001), 0)
+    assert second.gateway.session("b").ports().isdisjoint(ports)  # type: ignore[union-attr]
+    second.driver.restore_some(released_ns)
+    assert second.gateway.usage().pairs_quarantined == 2
+
+
+def test_a_notice_reaches_who_is_to_be_told_and_is_not_repeated() -> None:
+    rig, told = Rig(), list[Notify]()
+
+    class Notifier:
+        def notify(self, notice: Notify) -> None:
+            told.append(notice)
+
+    rig.hands._notifier = Notifier()
+    rig.gateway.site = Site(GROUP, REALMS, POLICIES)
+    rig.establish("a")
+    key = rig.gateway.expected_flows("a")[0].key
+    rig.fuse.steps.clear()
+    assert rig.driver.see(Silent(NS_PER_S, "a", key, 0)) is Outcome.ANSWERED
+    assert told == [Notify("a", key, 0, True)]
+    assert rig.fuse.steps == ["check"]
+    rig.driver.tick(NS_PER_S)
+    assert len(told) == 1

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,7 +20,7 @@ from bgf.gateway import Gateway
 from bgf.journal import COMPACT_AT_BYTES, INPUTS_MAX, ITEM_MAX_BYTES, Kind, Mode, Recorder
 from bgf.model import Address
 from bgf.session import CALL_ID_MAX_BYTES, REPLIES_MAX, STREAMS_MAX, Session
-from tests.fakes.calls import GROUP, REALMS, Callers, command, line, unhurried
+from tests.fakes.calls import GROUP, POLICIES, REALMS, Callers, command, line, unhurried
 
 ALICE, BOB = line("fd00:a::2", 4000), line("10.20.0.2", 6000)
 MODES = pytest.mark.parametrize("mode", list(Mode))
@@ -27,7 +30,7 @@ class Keeper:
     """A machine and the journals that a recorder keeps of it."""
 
     def __init__(self, mode: Mode) -> None:
-        self.gateway = Gateway(GROUP, REALMS)
+        self.gateway = Gateway(GROUP, REALMS, policies=POLICIES)
         self.recorder = Recorder(mode)
         self.journals: dict[str, list[bytes]] = {}
 
@@ -45,7 +48,7 @@ class Keeper:
         self.gateway.commit(plan)
 
     def restored(self) -> Gateway:
-        again = Gateway(GROUP, REALMS)
+        again = Gateway(GROUP, REALMS, policies=POLICIES)
         for entries in self.journals.values():
             session = journal.replay(entries, again.site)
             assert session
@@ -57,7 +60,8 @@ class Keeper:
 @unhurried
 @given(rng=st.randoms(use_true_random=False))
 def test_a_machine_restored_from_its_journals_equals_the_lost_one(mode: Mode, rng: Random) -> None:
-    callers, keeper = Callers(rng, calls=3), Keeper(mode)
+    keeper = Keeper(mode)
+    callers = Callers(rng, calls=3, flows=keeper.gateway.expected_flows)
     for _ in range(30):
         event = callers.next()
         if isinstance(event, Command):
@@ -71,6 +75,8 @@ def test_a_machine_restored_from_its_journals_equals_the_lost_one(mode: Mode, rn
             keeper.step(due)
     again = keeper.restored()
     assert again.digest() == keeper.gateway.digest()
+    for call in again.sessions:
+        assert again.expected_flows(call) == keeper.gateway.expected_flows(call)
     assert again.next_deadline() == keeper.gateway.next_deadline()
     assert again.usage().pairs_used == keeper.gateway.usage().pairs_used
     assert set(keeper.journals) == set(keeper.gateway.sessions)
@@ -139,12 +145,46 @@ def test_the_version_before_is_readable_with_fewer_fields() -> None:
     keeper.step(keeper.gateway.draw(command(Verb.OFFER, "o", ALICE), 0))
     session = keeper.gateway.session("call-1")
     assert session
-    poorer = msgspec.msgpack.encode(msgspec.to_builtins(session)[:-1])
+    poorer = msgspec.msgpack.encode(msgspec.to_builtins(session)[:-3])
     older = bytes((SCHEMA - 1, Kind.CHECKPOINT)) + poorer
     assert journal.decode(older) == msgspec.structs.replace(session, replies=())
     event = command(Verb.OFFER, "o", ALICE)
     poorer = msgspec.msgpack.encode(msgspec.to_builtins(event)[:-3])
     assert journal.decode(bytes((SCHEMA - 1, Kind.INPUT)) + poorer) == event
+
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "journal" / "schema-1.json"
+"""Written by the version before: entries, and the sessions and flows that it made of them."""
+
+
+@pytest.mark.parametrize(
+    "kept", json.loads(GOLDEN.read_text()), ids=lambda kept: f"{kept['about']}, {kept['mode']}"
+)
+def test_journals_that_the_version_before_wrote_are_the_same_calls(kept: dict[str, Any]) -> None:
+    gateway = Gateway(GROUP, REALMS)
+    session = journal.replay(map(bytes.fromhex, kept["entries"]), gateway.site)
+    assert session is not None
+    now = msgspec.to_builtins(session)
+    fields = dict(zip(Session.__struct_fields__, now, strict=True))
+    for name, then in zip(Session.__struct_fields__, kept["session"], strict=False):
+        assert _shortened(fields[name], then) == then, name
+    assert not any(stream.rounds != (0, 0) or any(stream.learned) for stream in session.streams)
+    gateway.restore(session, 10**12)
+    flows = [msgspec.to_builtins(flow) for flow in gateway.expected_flows(session.call_id)]
+    assert [_shortened(flow, then) for flow, then in zip(flows, kept["flows"], strict=True)] == (
+        kept["flows"]
+    )
+    # And it goes on from there.
+    end = command(Verb.DELETE, "the end", at_ms=10**6)
+    gateway.step(end)
+    assert gateway.expected_flows(session.call_id) == []
+
+
+def _shortened(now: Any, then: Any) -> Any:
+    """A value without the fields that it has gained since `then`, at any depth."""
+    if isinstance(now, list | tuple) and isinstance(then, list):
+        return [_shortened(a, b) for a, b in zip(now, then, strict=False)]
+    return now
 
 
 @pytest.mark.parametrize(

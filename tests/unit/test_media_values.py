@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence, Set
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bgf.media import _xdp, frames, layout, netlink
-from bgf.media.datapath import Outcome
-from bgf.model import Address, Component, Counters, Flow, FlowKey, Gate, Source
+from bgf.media.datapath import Outcome, objection
+from bgf.media.layout import LatchState
+from bgf.media.netlink import Wire
+from bgf.model import (
+    Address,
+    Component,
+    Counters,
+    Flow,
+    FlowKey,
+    Gate,
+    Latch,
+    Policer,
+    Rtp,
+    RtpStatistics,
+    Source,
+)
 
 
 def is_written_so(host: str) -> bool:
@@ -24,6 +40,7 @@ HOSTS = st.one_of(
 )
 PORTS = st.integers(0, 65_535)
 ADDRESSES = st.builds(Address.of, HOSTS, PORTS)
+WIRES = st.builds(Wire, st.integers(1, 100_000), st.sampled_from([0, 0, 1, 4_094]))
 MAC = bytes.fromhex("020000000001")
 
 
@@ -40,11 +57,33 @@ def test_addresses_survive_packing(host: str) -> None:
     assert layout.unpack_address(packed) == host
 
 
-@given(ADDRESSES, st.integers(1, 2**32 - 1))
-def test_keys_survive_packing(local: Address, ifindex: int) -> None:
-    raw = layout.pack_key(local, ifindex)
+@given(ADDRESSES, WIRES)
+def test_keys_survive_packing(local: Address, wire: Wire) -> None:
+    raw = layout.pack_key(local, wire)
     assert raw[20:22] == local.port.to_bytes(2)  # in network byte order
-    assert layout.unpack_key(raw) == (FlowKey(local.host, local.port), ifindex)
+    assert layout.unpack_key(raw) == (FlowKey(local.host, local.port), wire)
+
+
+REALMS: dict[str, tuple[int, int, dict[str, int]]] = {"a": (3, 4, {}), "b": (8, 9, {})}
+
+
+def pack(
+    flows: list[Flow],
+    known: dict[bytes, int] | None = None,
+    free: Sequence[int] = (7,),
+    odd: Set[bytes] = frozenset(),
+    guarded: Set[str] = frozenset(),
+) -> tuple[bytes, bytearray, bytes, list[bytes], dict[bytes, int], list[int], int]:
+    return _xdp.pack_flows(
+        flows, known or {}, list(free), {"g1": 5}, REALMS, {}, layout.pack_address, guarded, odd,
+        lambda realm, host: 6,
+    )  # fmt: skip
+
+
+def packed(flow: Flow) -> bytes:
+    keys, values, _, idents, _, _, short = pack([flow])
+    assert (keys, idents, short) == (bytes(values[:24]), [layout.ident(flow.key)], 0)
+    return bytes(values)
 
 
 @given(ADDRESSES, ADDRESSES, st.one_of(st.none(), ADDRESSES), st.booleans())
@@ -53,41 +92,268 @@ def test_pinholes_survive_packing(
 ) -> None:
     if remote and int.from_bytes(layout.pack_address(remote.host)) + remote.port == 0:
         return
+    if remote and remote.family is not local_out.family:
+        return
     gate = Gate.OPEN if opened else Gate.CLOSED
     flow = Flow(
         "g1", "c", 0, Component.RTP, "a", local_in, "b", local_out, remote, Source("::1", 9), gate
     )
-    raw = layout.pack_pinhole(flow, layout.pack_key(local_in, 3), 5, 6, 7)
+    raw = packed(flow)
     assert len(raw) == _xdp.SIZEOF_PINHOLE
     host = remote.host if remote else None
-    assert layout.unpack_pinhole(raw) == layout.Pinhole(flow.key, 3, host, 5, 6, 7)
-    flags = struct.unpack_from("=I", raw, 80)[0]
-    assert bool(flags & _xdp.OPEN) == (opened and remote is not None)
-    assert bool(flags & _xdp.OUT_IP6) == (local_out.family == 6)
+    again = layout.unpack_pinhole(raw)
+    assert again == layout.Pinhole(
+        flow.key, Wire(3, 4), host, 5, 6 if remote else 0, 7, again.flags, flow.reverse_key
+    )
+    assert bool(again.flags & _xdp.OPEN) == (opened and remote is not None)
+    assert bool(again.flags & _xdp.OUT_IP6) == (local_out.family == 6)
+    assert again.flags & _xdp.SOURCE_HOST
+    assert again.flags & _xdp.SOURCE_PORT
 
 
-@given(st.sets(st.integers(1, 100_000), max_size=60))
-def test_interfaces_stand_where_the_program_looks(ifindexes: set[int]) -> None:
-    places = layout.place_interfaces(ifindexes)
+PLAIN = Flow(
+    "g1", "c", 0, Component.RTP, "a", Address("10.0.0.1", 2), "b", Address("10.0.1.1", 2),
+    Address("10.0.1.9", 4), Source(), Gate.OPEN,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags"),
+    [
+        ({}, 0),
+        ({"policer": Policer(1)}, _xdp.POLICE),
+        ({"rtp": Rtp()}, _xdp.RTP),
+        ({"rtp": Rtp(True, (0,)), "rtcp_mux": True},
+         _xdp.RTP | _xdp.RTP_CHECK | _xdp.RTP_TYPES | _xdp.MUXED),
+        ({"rtp": Rtp(True, (0,)), "component": Component.RTCP},
+         _xdp.RTP | _xdp.RTP_CHECK | _xdp.RTCP),
+        ({"rtcp_mux": True}, 0),
+        ({"latch": Latch.LATCH}, _xdp.LATCH),
+        ({"latch": Latch.RELATCH}, _xdp.LATCH),
+        ({"follows": True}, _xdp.FOLLOW),
+        ({"follows": True, "remote": None}, _xdp.FOLLOW | _xdp.NO_REMOTE),
+        ({"dscp": 46, "inactivity_ms": 5}, 0),
+    ],
+)  # fmt: skip
+def test_each_feature_has_its_flag_and_nothing_else(changes: dict[str, object], flags: int) -> None:
+    raw = packed(msgspec.structs.replace(PLAIN, **changes))
+    assert layout.unpack_pinhole(raw).flags == flags | _xdp.OPEN
+
+
+def test_marks_change_nothing_else() -> None:
+    raw = packed(PLAIN)
+    marked = layout.with_capture(layout.with_peer(raw, 9), True)
+    assert layout.unpack_pinhole(marked).flags == layout.unpack_pinhole(raw).flags | _xdp.CAPTURED
+    assert layout.with_peer(layout.with_capture(marked, False), layout.NO_SLOT) == raw
+
+
+def test_slots_are_kept_and_new_ones_come_from_the_end() -> None:
+    flows = [
+        msgspec.structs.replace(PLAIN, local_in=Address("10.0.0.1", port)) for port in (1, 2, 3, 2)
+    ]
+    first = layout.ident(flows[0].key)
+    _, values, slots, idents, fresh, special, short = pack(flows, {first: 40}, [10, 11, 12])
+    assert struct.unpack("=4I", slots) == (40, 12, 11, 12)
+    assert fresh == {idents[1]: 12, idents[2]: 11}
+    assert (special, short) == ([], 0)
+    size = _xdp.SIZEOF_PINHOLE
+    found = [layout.unpack_pinhole(bytes(values[n * size : (n + 1) * size])) for n in range(4)]
+    assert [pinhole.slot for pinhole in found] == [40, 12, 11, 12]
+    assert pack(flows, {first: 40}, [])[-1] == 3
+    assert pack(flows, odd={idents[2]})[-2] == [2]
+
+
+def test_what_needs_a_second_look_is_named() -> None:
+    changes: list[dict[str, object]] = [
+        {}, {"latch": Latch.LATCH}, {"latch": Latch.STRICT, "source": Source("10.0.0.1", 1)},
+        {"follows": True}, {"inactivity_ms": 1}, {"rtp": Rtp()}, {"rtp": Rtp(clock_hz=16_000)},
+        {"policer": Policer(1), "dscp": 1, "rtcp_mux": True},
+    ]  # fmt: skip
+    flows = [msgspec.structs.replace(PLAIN, **change) for change in changes]
+    assert pack(flows)[5] == [1, 3, 4, 6]
+
+
+def test_an_address_of_ours_is_marked() -> None:
+    plain, ours = packed(PLAIN), pack([PLAIN], guarded={"10.0.1.9"})[1]
+    assert not layout.unpack_pinhole(plain).flags & _xdp.HAIRPIN
+    assert layout.unpack_pinhole(bytes(ours)).flags & _xdp.HAIRPIN
+
+
+PINHOLE = struct.Struct("=24s16s16s16sIIII2s2sHHHBBHxxIIIxxxx16sQQQQQQ")
+NO_BUCKET = (1 << 64) - 1
+
+
+@given(
+    source=st.builds(
+        Source,
+        st.sampled_from(["10.9.8.7", None]),
+        st.one_of(st.none(), st.integers(0, 60_000)),
+    ),
+    prefix_len=st.one_of(st.none(), st.integers(0, 32)),
+    more=st.one_of(st.none(), st.integers(0, 5_000)),
+    types=st.lists(st.integers(0, 127), max_size=8).map(tuple),
+    hz=st.sampled_from([1, 8_000, 48_000, 90_000, 999_999_999]),
+    dscp=st.one_of(st.none(), st.integers(0, 63)),
+    rates=st.tuples(*[st.integers(0, 1 << 40)] * 4),
+    remote=ADDRESSES.filter(lambda address: address.family == 4),
+)
+def test_every_field_of_a_pinhole(
+    *,
+    source: Source,
+    prefix_len: int | None,
+    more: int | None,
+    types: tuple[int, ...],
+    hz: int,
+    dscp: int | None,
+    rates: tuple[int, int, int, int],
+    remote: Address,
+) -> None:
+    """Against a packing in plain Python, which is too slow for the product."""
+    prefix = prefix_len if source.host else None
+    last = source.port + more if source.port is not None and more is not None else None
+    source = Source(source.host, source.port, prefix, last)
+    flow = msgspec.structs.replace(
+        PLAIN, source=source, rtp=Rtp(payload_types=types, clock_hz=hz), dscp=dscp,
+        policer=Policer(*rates), remote=remote,
+    )  # fmt: skip
+    (key, near, far, filtered, flags, group, hop, slot, near_port, far_port, first, to, total,
+     tos_mask, tos_bits, vlan, ifindex, peer, clock, mask, low, high, *buckets) = PINHOLE.unpack(
+        packed(flow)
+    )  # fmt: skip
+    assert key == layout.pack_key(flow.local_in, Wire(3, 4))
+    assert (near, near_port) == (layout.pack_address("10.0.1.1"), b"\0\2")
+    assert (far, far_port) == (layout.pack_address(remote.host), remote.port.to_bytes(2))
+    assert (group, hop, slot, vlan, ifindex, peer) == (5, 6, 7, 9, 8, layout.NO_SLOT)
+    bits = 0 if source.host is None else 128 if prefix is None else 96 + prefix
+    assert int.from_bytes(mask) == (1 << 128) - (1 << (128 - bits))
+    assert filtered == (layout.pack_address(source.host) if source.host else bytes(16))
+    port = source.port
+    assert (first, to) == ((0, 65_535) if port is None else (port, port if last is None else last))
+    assert (tos_mask, tos_bits) == ((0xFF, 0) if dscp is None else (3, dscp << 2))
+    whole = near + far + near_port + far_port
+    assert total % 0xFFFF == int.from_bytes(whole, "little") % 0xFFFF
+    assert clock == round((hz << 32) / 1e9)
+    assert low | high << 64 == sum(1 << kind for kind in set(types))
+    for (rate, burst), (cost, depth) in zip(
+        (rates[:2], rates[2:]), (buckets[:2], buckets[2:]), strict=True
+    ):
+        wanted = (10**9 << 16) // rate if rate else 0
+        assert cost == wanted
+        assert depth == (min(burst * wanted >> 10, NO_BUCKET >> 1) if rate else NO_BUCKET)
+    assert flags == (
+        _xdp.OPEN | _xdp.RTP | _xdp.POLICE | (_xdp.RTP_TYPES if types else 0)
+        | (_xdp.SOURCE_HOST if source.host else 0)
+        | (_xdp.SOURCE_PORT if port is not None else 0)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "length", "fits"),
+    [
+        (1_000, 1_000, 1_000, True),
+        (1_000, 999, 1_000, False),
+        (1, 65_535, 65_535, True),
+        (1_250_000_000, 1_500, 1_500, True),
+        (1_250_000_000, 1_499, 1_500, False),
+        (10**12, 1 << 31, 65_535, True),
+        (0, 0, 65_535, True),
+    ],
+)
+def test_a_full_bucket_holds_its_burst(rate: int, burst: int, length: int, fits: bool) -> None:
+    raw = packed(msgspec.structs.replace(PLAIN, policer=Policer(rate, burst)))
+    cost, depth = PINHOLE.unpack(raw)[-4:-2]
+    assert length * cost < 1 << 64
+    assert ((length * cost) >> _xdp.COST_SHIFT <= depth) is fits
+
+
+def latched(state: int, latch_round: int, port: int = 5, taught: bool = False) -> LatchState:
+    peer = Address("192.0.2.1", port) if state != _xdp.LATCH_OPEN else None
+    return LatchState(state, latch_round, peer, 1 if taught else 0, MAC if taught else bytes(6))
+
+
+OPEN, SET, REPLACE = _xdp.LATCH_OPEN, _xdp.LATCH_SET, _xdp.LATCH_REPLACE
+
+
+@pytest.mark.parametrize(
+    ("mode", "learned", "latch_round", "now", "then"),
+    [
+        # new pinholes
+        (Latch.LATCH, None, 0, None, latched(OPEN, 0)),
+        (Latch.LATCH, 5, 2, None, latched(SET, 2)),
+        (Latch.RELATCH, None, 1, None, latched(OPEN, 1)),
+        (Latch.RELATCH, 5, 1, None, latched(REPLACE, 1)),
+        # what packets taught stands in its round, what another flow said does not
+        (Latch.LATCH, None, 0, latched(SET, 0, 6, True), latched(SET, 0, 6, True)),
+        (Latch.LATCH, 5, 0, latched(SET, 0, 6, True), latched(SET, 0, 6, True)),
+        (Latch.LATCH, 5, 0, latched(SET, 0, 6), latched(SET, 0, 5)),
+        (Latch.LATCH, 5, 0, latched(OPEN, 0), latched(SET, 0, 5)),
+        (Latch.LATCH, 5, 0, latched(REPLACE, 0, 5), latched(SET, 0, 5)),
+        (Latch.RELATCH, 5, 0, latched(REPLACE, 0, 5), latched(REPLACE, 0, 5)),
+        # a later round forgets, an earlier one has not heard yet
+        (Latch.LATCH, None, 1, latched(SET, 0, 5, True), latched(OPEN, 1)),
+        (Latch.RELATCH, None, 1, latched(SET, 0, 5, True), latched(REPLACE, 1, 5, True)),
+        (Latch.RELATCH, 6, 1, latched(SET, 0, 5, True), latched(REPLACE, 1, 6)),
+        (Latch.LATCH, 5, 0, latched(OPEN, 1), latched(OPEN, 1)),
+        (Latch.LATCH, None, 0, latched(OPEN, layout.ROUNDS - 1), latched(OPEN, 0)),
+    ],
+)
+def test_what_a_latch_becomes(
+    mode: Latch, learned: int | None, latch_round: int, now: LatchState | None, then: LatchState
+) -> None:
+    peer = Address("192.0.2.1", learned) if learned else None
+    flow = msgspec.structs.replace(PLAIN, latch=mode, learned=peer, latch_round=latch_round)
+    assert layout.settle_latch(flow, now) == then
+    assert layout.settle_latch(flow, then) == then
+    assert layout.unpack_latch(layout.pack_latch(then)) == then
+
+
+def test_a_relatch_is_one_round_on() -> None:
+    taught = latched(SET, layout.ROUNDS - 1, 5, True)
+    assert layout.unlatch(Latch.LATCH, taught) == latched(OPEN, 0)
+    assert layout.unlatch(Latch.RELATCH, taught) == latched(REPLACE, 0, 5, True)
+    assert layout.unlatch(Latch.RELATCH, latched(OPEN, 3)) == latched(OPEN, 4)
+
+
+@given(st.sets(WIRES, max_size=60))
+def test_interfaces_stand_where_the_program_looks(wires: set[Wire]) -> None:
+    places = layout.place_interfaces(wires)
     if places is None:
         return
-    assert set(places) == ifindexes
-    assert len(set(places.values())) == len(ifindexes)
-    for ifindex, place in places.items():
-        assert (place - ifindex) % _xdp.INTERFACE_PLACES < _xdp.PROBES
+    assert set(places) == wires
+    assert len(set(places.values())) == len(wires)
+    for wire, place in places.items():
+        assert (place - wire.ifindex - wire.vlan) % _xdp.INTERFACE_PLACES < _xdp.PROBES
 
 
 def test_interfaces_that_find_no_place() -> None:
     size = _xdp.INTERFACE_PLACES
-    assert layout.place_interfaces(range(1, size + 1)) is not None
-    crowd = [1 + n * size for n in range(_xdp.PROBES)]
-    assert layout.place_interfaces(crowd) == {i: 1 + n for n, i in enumerate(crowd)}
-    assert layout.place_interfaces([*crowd, 1 + _xdp.PROBES * size]) is None
+    assert layout.place_interfaces(map(Wire, range(1, size + 1))) is not None
+    crowd = [Wire(1 + n * size) for n in range(_xdp.PROBES)]
+    assert layout.place_interfaces(crowd) == {wire: 1 + n for n, wire in enumerate(crowd)}
+    assert layout.place_interfaces([*crowd, Wire(1 + _xdp.PROBES * size)]) is None
 
 
 def test_statistics_add_up_over_the_cpus() -> None:
-    raw = layout.STATS.pack(1, 10, 5) + layout.STATS.pack(2, 20, 9) + layout.STATS.pack(0, 0, 0)
-    assert layout.sum_stats(raw) == Counters(3, 30, 9)
+    rows = [(1, 10, 5, 1, 9, 0), (2, 20, 9, 1, 8, 1), (0, 0, 0, 0, 0, 0), (7, 6, 5, 4, 3, 2)]
+    raw = b"".join(layout.STATS.pack(*row) for row in rows)
+    first, second = map(layout.Seen._make, layout.STATS.iter_unpack(_xdp.sum_stats(raw, 2)))
+    assert first == layout.Seen(3, 30, 9, 2, 17, 1)
+    assert first.counters == Counters(3, 30, 9)
+    assert second == layout.Seen(*rows[3])
+    assert _xdp.sum_stats(raw, 4) == layout.STATS.pack(10, 36, 9, 6, 20, 3)
+    with pytest.raises(ValueError, match="whole number"):
+        _xdp.sum_stats(raw, 3)
+
+
+def test_rtp_statistics_from_what_the_program_keeps() -> None:
+    seen = layout.Seen(100, 17_300, 9, 97, 17_000, 3)
+    # 65,530 to 65,546 extended, after an earlier SSRC of 90; jitter 40 in sixteenths
+    raw = layout.STREAM.pack(0, 0, 8, 0xABCD, 65_546, 65_530, 90, 0, 645, 20_000, 1, 2, 1)
+    assert layout.rtp_statistics(seen, raw, 16_000) == RtpStatistics(
+        97, 17_000, 107, 10, 40, 16_000, 0xABCD, 1, 2, 20_480, 3
+    )
+    nothing = layout.rtp_statistics(layout.Seen(0, 0, 0, 0, 0, 0), bytes(64), 8_000)
+    assert nothing == RtpStatistics()
 
 
 @given(st.binary(max_size=64))
@@ -129,6 +395,11 @@ def test_netlink_messages_are_read() -> None:
     link = struct.pack("=BxHiII", 0, 1, 5, 0, 0)
     link += attribute(3, b"access\0") + attribute(1, MAC) + attribute(4, struct.pack("=I", 1_400))
     link += attribute(43 | 0x8000, attribute(2, b"\x01"))
+    vlan = struct.pack("=BxHiII", 0, 1, 6, 0, 0) + attribute(3, b"access.7\0")
+    vlan += attribute(1, MAC) + attribute(4, struct.pack("=I", 1_400))
+    vlan += attribute(5, struct.pack("=I", 5))
+    info = attribute(1, struct.pack("=H", 7)) + attribute(5, b"\x81\x00")
+    vlan += attribute(18, attribute(1, b"vlan\0") + attribute(2, info))
     route = struct.pack("=8BI", 2, 32, 0, 0, 0, 0, 0, 1, 0)
     route += attribute(4, struct.pack("=I", 5)) + attribute(5, bytes([10, 0, 0, 1]))
     route += attribute(8, attribute(2, struct.pack("=I", 1_280)))
@@ -137,6 +408,8 @@ def test_netlink_messages_are_read() -> None:
     data = b"".join(
         (
             netlink_message(netlink.RTM_NEWLINK, link),
+            netlink_message(netlink.RTM_NEWLINK, vlan),
+            netlink_message(netlink.RTM_NEWLINK, vlan.replace(b"\x81\x00", b"\x88\xa8")),
             netlink_message(netlink.RTM_NEWROUTE, route),
             netlink_message(netlink.RTM_DELNEIGH, neighbour),
             netlink_message(2, struct.pack("=i", -2)),
@@ -144,6 +417,8 @@ def test_netlink_messages_are_read() -> None:
     )
     assert [value for _, _, value in netlink.messages(data)] == [
         netlink.Link(5, "access", MAC, 1_400, 1),
+        netlink.Link(6, "access.7", MAC, 1_400, 0, False, 5, 7),
+        netlink.Link(6, "access.7", MAC, 1_400, 0),  # 802.1ad is no VLAN of ours
         netlink.Route(5, "10.0.0.1", 1_280, True),
         netlink.Neighbour(5, "::1", MAC, netlink.NUD_REACHABLE, True),
         2,
@@ -161,3 +436,55 @@ def test_netlink_requests_name_their_target(host: str) -> None:
         assert struct.unpack_from("=I", request)[0] == len(request)
         assert raw in request
         assert struct.pack("=I", 5) in request
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, ""),
+        ({"remote": Address("::1", 1)}, "two IP versions"),
+        ({"latch": Latch.STRICT}, "strict"),
+        ({"latch": Latch.STRICT, "source": Source("10.0.0.9", 5)}, ""),
+        ({"latch": Latch.STRICT, "source": Source("10.0.0.9", 5, 24)}, "strict"),
+        ({"latch": Latch.STRICT, "source": Source("10.0.0.9", 5, None, 6)}, "strict"),
+        ({"source": Source("10.0.0.9", None, 33)}, "prefix length 33"),
+        ({"source": Source(None, None, 3)}, "prefix length 3"),
+        ({"source": Source("fd00::", None, 128)}, ""),
+        ({"source": Source(None, None, None, 9)}, "ports None to 9"),
+        ({"source": Source(None, 10, None, 9)}, "ports 10 to 9"),
+        ({"dscp": 64}, "DSCP 64"),
+        ({"dscp": 63}, ""),
+        ({"rtp": Rtp(payload_types=(128,))}, "payload types"),
+        ({"rtp": Rtp(clock_hz=0)}, "0 Hz"),
+        ({"policer": Policer(-1)}, "negative"),
+    ],
+)
+def test_what_no_packet_path_can_do_is_named(changes: dict[str, object], says: str) -> None:
+    flow = msgspec.structs.replace(PLAIN, **changes)
+    found = objection(flow)
+    assert (says in found) if says else not found
+    if not says:
+        packed(flow)
+        return
+    with pytest.raises(ValueError, match=r"^1$"):
+        pack([PLAIN, flow])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group": "g9"}, {"realm_in": "c"}, {"realm_out": "c"}, {"local_in": Address("x", 1)},
+        {"local_in": Address("10.0.0.1", 65_536)}, {"local_out": Address("10.0.0.1", -1)},
+        {"remote": Address("10.0.0.1", 65_536)}, {"source": Source("nobody")},
+        {"inactivity_ms": -1}, {"gate": 2}, {"latch": 9}, {"source": Source(None, 65_536)},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_packed_is_named_by_its_position(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"^2$"):
+        pack([PLAIN, PLAIN, msgspec.structs.replace(PLAIN, **changes)])
+
+
+def test_what_is_no_flow_is_named_by_its_position() -> None:
+    for thing in (None, Address("10.0.0.1", 1), 7):
+        with pytest.raises(ValueError, match=r"^0$"):
+            pack([thing])  # type: ignore[list-item]

@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgf.errors import Malformed
-from bgf.model import Address, Component, Family, Flow, FlowKey, Gate, Source
+from bgf.model import (
+    Address,
+    Component,
+    Family,
+    Flow,
+    FlowKey,
+    Gate,
+    Latch,
+    Policer,
+    Rtp,
+    RtpStatistics,
+    Source,
+)
 from tests.fakes.calls import GROUP, unhurried
 
 HOSTS = st.one_of(
@@ -72,23 +84,67 @@ def test_ports_out_of_range_are_named(port: int) -> None:
         (Source("10.0.0.1"), "10.0.0.2:5", False),
         (Source("10.0.0.1", 5), "10.0.0.1:5", True),
         (Source("10.0.0.1", 5), "10.0.0.1:6", False),
+        (Source("10.0.0.0", None, 31), "10.0.0.1:6", True),
+        (Source("10.0.0.0", None, 31), "10.0.0.2:6", False),
+        (Source("10.0.0.9", 7, 0), "192.0.2.1:7", True),
+        (Source("10.0.0.9", None, 0), "[::1]:7", False),
+        (Source("fd00::", None, 16), "[fd00:ffff::1]:7", True),
+        (Source("fd00::", None, 16), "[fd01::1]:7", False),
+        (Source(None, 5, None, 7), "10.0.0.2:4", False),
+        (Source(None, 5, None, 7), "10.0.0.2:5", True),
+        (Source(None, 5, None, 7), "10.0.0.2:7", True),
+        (Source(None, 5, None, 7), "10.0.0.2:8", False),
     ],
 )
 def test_source_filter(source: Source, sender: str, admitted: bool) -> None:
     assert source.admits(Address.parse(sender)) is admitted
 
 
+NEAR, FAR = Address("fd00:a::101", 30000), Address("10.20.0.101", 30002)
+FULL = Flow(
+    "g1", "c", 3, Component.RTCP, "access", NEAR, "core", FAR,
+    Address("10.20.0.2", 6001), Source("fd00:a::2", 7, 64, 9), Gate.OPEN,
+    Latch.RELATCH, Address("fd00:a::7", 9), 3, True, Policer(10_000, 3_000, 20_000, 1_600),
+    46, Rtp(True, (0, 8, 101), 16_000), True, 30_000,
+)  # fmt: skip
+
+
 def test_a_flow_survives_its_encoding_in_every_field() -> None:
-    near, far = Address("fd00:a::101", 30000), Address("10.20.0.101", 30002)
-    flow = Flow(
-        "g1", "c", 3, Component.RTCP, "access", near, "core", far,
-        Address("10.20.0.2", 6001), Source("fd00:a::2", 7), Gate.OPEN,
-    )  # fmt: skip
-    again = msgspec.msgpack.decode(msgspec.msgpack.encode(flow), type=Flow)
-    assert again == flow
+    plain = Flow("g1", "c", 3, Component.RTCP, "access", NEAR, "core", FAR)
+    same = {name for name in Flow.__struct_fields__ if getattr(FULL, name) == getattr(plain, name)}
+    required = set(Flow.__struct_fields__[:8])
+    assert same == required, "a field with its default here is not tested"
+    again = msgspec.msgpack.decode(msgspec.msgpack.encode(FULL), type=Flow)
+    assert again == FULL
     assert isinstance(again.component, Component)
+    assert isinstance(again.latch, Latch)
     assert again.key == FlowKey("fd00:a::101", 30000)
     assert str(again.key) == "[fd00:a::101]:30000"
+    assert again.reverse_key == FlowKey("10.20.0.101", 30002)
+
+
+def test_a_flow_that_an_older_version_wrote_is_read() -> None:
+    old = ["g1", "c", 0, 1, "access", ["fd00:a::101", 30000], "core", ["10.20.0.101", 30002],
+           ["10.20.0.2", 6000], ["fd00:a::2", None], 1]  # fmt: skip
+    flow = msgspec.msgpack.decode(msgspec.msgpack.encode(old), type=Flow)
+    assert flow == Flow(
+        "g1", "c", 0, Component.RTP, "access", NEAR, "core", FAR,
+        Address("10.20.0.2", 6000), Source("fd00:a::2"), Gate.OPEN,
+    )  # fmt: skip
+
+
+def test_an_older_version_reads_what_this_one_writes() -> None:
+    class Older(msgspec.Struct, array_like=True):
+        group: str
+        session: str
+        stream: int
+
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(FULL), type=Older).stream == 3
+
+
+def test_jitter_in_time() -> None:
+    assert RtpStatistics(jitter=160, clock_hz=8_000).jitter_ms == 20
+    assert RtpStatistics().jitter_ms == 0
 
 
 def test_group_knows_its_addresses() -> None:

@@ -68,6 +68,20 @@ def test_a_resting_pair_may_be_claimed_by_who_is_known_to_hold_it() -> None:
     assert 30000 not in pool.choose(4, 10**12, 0)
 
 
+def test_a_free_pair_rests_from_when_it_is_told_to_and_a_held_one_does_not() -> None:
+    pool = PortPool(30000, 30009, quarantine_ms=5)
+    pool.take(30000, "a")
+    pool.rest(30000, 10 * NS_PER_MS)
+    pool.rest(30003, 10 * NS_PER_MS)  # the odd port names the pair, too
+    pool.rest(30004, 2 * NS_PER_MS)
+    pool.rest(30004, 99 * NS_PER_MS)  # rests already
+    pool.rest(40000, 0)
+    assert (pool.used, pool.quarantined, pool.free) == (1, 2, 2)
+    assert set(pool.choose(3, 7 * NS_PER_MS, 0)) == {30004, 30006, 30008}
+    assert set(pool.choose(4, 15 * NS_PER_MS, 0)) == {30002, 30004, 30006, 30008}
+    assert pool.held() == [30000]
+
+
 def test_ports_outside_the_range_are_nobodys() -> None:
     pool = PortPool(30000, 30009, quarantine_ms=5)
     pool.take(40000, "a")

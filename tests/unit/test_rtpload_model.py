@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import struct
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 import bgf
 from bgf.errors import Misuse
-from bgf.lab import rtpneigh, rtpwire
+from bgf.lab import rtpbench, rtpneigh, rtpwire
 from bgf.lab.rtpclock import (
     BATCH_PACKETS_MAX,
     BURST_PACKETS_MAX,
@@ -195,6 +196,7 @@ def test_sizes_and_constants_are_those_of_the_header() -> None:
         "flow": len(rtpwire.pack_stream(StreamSpec(a, b, 1), 0, 0, 0)),
         "hop": len(rtpwire.pack_hop(b"\0" * 6, b"\0" * 6)),
         "cursor": len(rtpwire.Cursor(0, 0, 0, 0).pack()),
+        "pace": len(rtpwire.pack_pace(0, 0)),
         "meter": len(rtpwire.pack_meter(0, False, False, False)),
         "totals": rtpwire.TOTALS_OCTETS,
         "key": rtpwire.KEY_OCTETS,
@@ -208,6 +210,17 @@ def test_sizes_and_constants_are_those_of_the_header() -> None:
     assert magic is not None and payload is not None
     assert int(magic.group(1), 16).to_bytes(4, "big") == rtpwire.MAGIC
     assert int(payload.group(1)) == rtpwire.PAYLOAD_OCTETS
+    shift = re.search(r"#define RTPLOAD_PACE_SHIFT (\d+)", text)
+    assert shift is not None and int(shift.group(1)) == rtpwire.PACE_SHIFT
+
+
+@given(st.integers(1, 50_000_000))
+def test_a_flood_keeps_its_pace(rate: int) -> None:
+    begin, interval = struct.unpack("=QQ", rtpwire.pack_pace(7, rate))
+    assert begin == 7 << rtpwire.PACE_SHIFT
+    second = SECOND_NS << rtpwire.PACE_SHIFT
+    assert 0 <= second - interval * rate < rate
+    assert struct.unpack("=QQ", rtpwire.pack_pace(7, 0))[1] == 0
 
 
 @given(st.ip_addresses())
@@ -307,3 +320,28 @@ def test_any_octets_are_survived(noise: bytes, cut: int) -> None:
     body = struct.pack("=BxxxiHBB", 2, 3, 0x02, 0, 1)
     rtpneigh.parse(header + body + noise, 3)
     assert rtpneigh.parse(good + noise, 3)[0] == ("10.0.0.9", MAC)
+
+
+# -- delays --------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**40))
+def test_a_class_holds_its_delay_within_a_sixteenth(delay_ns: int) -> None:
+    index = rtpbench.delay_class(delay_ns)
+    end = rtpbench.class_end_ns(index)
+    assert delay_ns <= end <= delay_ns * (1 + 1 / rtpbench.DELAY_SUB)
+    assert index == 0 or rtpbench.class_end_ns(index - 1) < delay_ns
+
+
+@given(st.lists(st.integers(0, 10**7), min_size=1, max_size=300), st.floats(0.01, 1))
+def test_percentiles_are_those_of_the_sorted_delays(delays: list[int], share: float) -> None:
+    counts = [0] * 1024
+    for delay in delays:
+        counts[rtpbench.delay_class(delay)] += 1
+    found = rtpbench.Delays(tuple(counts)).percentile_ns(share)
+    exact = sorted(delays)[max(0, math.ceil(share * len(delays)) - 1)]
+    assert exact <= found <= exact * (1 + 1 / rtpbench.DELAY_SUB)
+
+
+def test_no_packets_have_no_delay() -> None:
+    assert rtpbench.Delays((0,) * 1024).percentile_ns(0.99) == 0

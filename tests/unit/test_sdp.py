@@ -66,13 +66,26 @@ def ours(sdp: Sdp, host: str = "10.20.0.101", port: int = 30_000) -> tuple[Media
 
 def test_a_plain_offer() -> None:
     assert parse(SIPP) == (
-        MediaLine("audio", "RTP/AVP", at("10.10.0.2:6000"), at("10.10.0.2:6001")),
+        MediaLine(
+            "audio",
+            "RTP/AVP",
+            at("10.10.0.2:6000"),
+            at("10.10.0.2:6001"),
+            payload_types=(8, 101),
+        ),
     )
 
 
 def test_volte_audio_and_video() -> None:
     assert parse(VOLTE) == (
-        MediaLine("audio", "RTP/AVP", at("[fd00:a::2]:50010"), at("[fd00:a::2]:50011")),
+        MediaLine(
+            "audio",
+            "RTP/AVP",
+            at("[fd00:a::2]:50010"),
+            at("[fd00:a::2]:50011"),
+            payload_types=(104, 102),
+            clock_hz=16_000,
+        ),
         MediaLine(
             "video",
             "RTP/AVP",
@@ -80,16 +93,48 @@ def test_volte_audio_and_video() -> None:
             at("[fd00:a::2]:50021"),
             rtcp_mux=True,
             direction="sendonly",
+            payload_types=(113,),
+            clock_hz=90_000,
         ),
     )
 
 
 def test_media_level_addresses_and_session_level_direction() -> None:
     audio, video = parse(BROWSER)
+    transport = "UDP/TLS/RTP/SAVPF"
     assert audio == MediaLine(
-        "audio", "UDP/TLS/RTP/SAVPF", at("192.0.2.4:9000"), None, True, "recvonly"
+        "audio", transport, at("192.0.2.4:9000"), None, True, "recvonly", (111,)
     )
-    assert video == MediaLine("video", "UDP/TLS/RTP/SAVPF", at("192.0.2.4:0"), direction="recvonly")
+    assert video == MediaLine(
+        "video", transport, at("192.0.2.4:0"), None, False, "recvonly", (96,), 90_000
+    )
+
+
+@pytest.mark.parametrize(
+    ("media", "types", "clock_hz"),
+    [
+        ("audio 6000 RTP/AVP 0 8", (0, 8), 8_000),
+        ("audio 6000 RTP/AVP 9", (9,), 8_000),  # G.722: 8,000 for historical reasons
+        ("audio 6000 RTP/AVP 14", (14,), 90_000),
+        ("audio 6000 RTP/AVP 11 0", (11, 0), 44_100),
+        ("video 6000 RTP/AVP 31", (31,), 90_000),
+        ("video 6000 RTP/AVP 97", (97,), 90_000),
+        ("audio 6000 RTP/AVP 96 97\r\na=rtpmap:97 x/1\r\na=rtpmap:96 opus/48000/2",
+         (96, 97), 48_000),
+        ("audio 6000 RTP/AVP 96\r\na=rtpmap:96 opus/0", (96,), 8_000),
+        ("audio 6000 RTP/AVP 96\r\na=rtpmap:96 opus/99999999999", (96,), 8_000),
+        ("audio 6000 RTP/AVP 96\r\na=rtpmap:96 opus/\u0663", (96,), 8_000),
+        ("audio 6000 RTP/AVP 128 -1 x 4711 \u0663 5", (5,), 8_000),
+        ("audio 6000 RTP/AVP", (), 8_000),
+        ("image 6000 udptl t38", (), 8_000),
+        ("audio 6000 RTP/AVP " + " ".join(map(str, range(100))), tuple(range(32)), 8_000),
+    ],
+)  # fmt: skip
+def test_payload_types_and_the_clock_of_the_first(
+    media: str, types: tuple[int, ...], clock_hz: int
+) -> None:
+    (line,) = parse(f"v=0\r\nc=IN IP4 10.10.0.2\r\nm={media}\r\n")
+    assert (line.payload_types, line.clock_hz) == (types, clock_hz)
 
 
 @pytest.mark.parametrize(

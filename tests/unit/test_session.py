@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bgf import session as sessions
 from bgf.errors import Misuse
-from bgf.events import Command, Expired, Reply, Result, Verb
+from bgf.events import Command, Event, Expired, Reply, Result, Verb
 from bgf.model import Address, Component, Flow, Gate, Source
 from bgf.session import (
     HALF_OPEN_MAX_MS,
@@ -44,13 +44,13 @@ class Call:
         made = command(verb, f"c{self.cookies}", *media, **fields)  # type: ignore[arg-type]
         return self.apply(made)
 
-    def apply(self, made: Command | Expired) -> Reply:
+    def apply(self, made: Event) -> Reply:
         if isinstance(made, Command):
             count = sessions.demand(self.session, made)
             ports = tuple(range(self.port, self.port + 2 * count, 2))
             self.port += 2 * count
             made = msgspec.structs.replace(made, ports=ports)
-        self.session, reply = sessions.apply(self.session, made, SITE)
+        self.session, reply, _ = sessions.apply(self.session, made, SITE)
         return reply or Reply("", Result.OK)
 
     @property

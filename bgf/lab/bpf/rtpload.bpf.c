@@ -1,9 +1,12 @@
-/* Two XDP programs of the lab: `rtp_generate` writes RTP packets, `rtp_meter` times them.
+/* XDP programs of the lab: `rtp_generate` and `rtp_flood` write RTP packets, `rtp_meter` times them.
  *
- * rtp_generate is never attached. User space runs it with BPF_PROG_TEST_RUN and
+ * rtp_generate receives nothing. User space runs it with BPF_PROG_TEST_RUN and
  * BPF_F_TEST_XDP_LIVE_FRAMES (Linux 5.18): every run is one packet, sent out of the device named
  * in the context. A frame is a recycled page that keeps whatever its last receiver wrote into
  * it, at whatever offset: so every octet is written every time, the silence included.
+ *
+ * rtp_flood is the same for rates that no process could time: it keeps the schedule itself, and a
+ * run in which nothing is due sends nothing. It holds its processor all the time.
  *
  * rtp_meter sits on the receiving veth. It consumes generated frames after checking them, records
  * other RTP and lets it pass, and does not touch anything else. Both programs keep no state but
@@ -68,6 +71,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct rtpload_cursor);
 } rl_cursor SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rtpload_pace);
+} rl_pace SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -181,8 +191,7 @@ static __always_inline void write_ethernet(struct ethhdr *eth, const struct rtpl
 	eth->h_proto = bpf_htons(proto);
 }
 
-SEC("xdp")
-int rtp_generate(struct xdp_md *ctx)
+static __always_inline int generate(struct xdp_md *ctx)
 {
 	struct rtpload_cursor *cursor;
 	struct rtpload_flow *flow;
@@ -253,6 +262,33 @@ int rtp_generate(struct xdp_md *ctx)
 failed:
 	cursor->failed++;
 	return XDP_DROP;
+}
+
+SEC("xdp")
+int rtp_generate(struct xdp_md *ctx)
+{
+	return generate(ctx);
+}
+
+SEC("xdp")
+int rtp_flood(struct xdp_md *ctx)
+{
+	struct rtpload_pace *pace;
+	__u32 index = 0;
+
+	pace = bpf_map_lookup_elem(&rl_pace, &index);
+	if (!pace)
+		return XDP_DROP;
+	if (pace->interval) {
+		__u64 now = bpf_ktime_get_boot_ns() << RTPLOAD_PACE_SHIFT;
+
+		if (now < pace->next)
+			return XDP_DROP;
+		if (now - pace->next > (__u64)RTPLOAD_CATCH_UP_NS << RTPLOAD_PACE_SHIFT)
+			pace->next = now;
+		pace->next += pace->interval;
+	}
+	return generate(ctx);
 }
 
 /* What the meter needs of one packet. */

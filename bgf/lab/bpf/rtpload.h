@@ -17,7 +17,7 @@
 #define RTPLOAD_FRAME6 (14 + 40 + RTPLOAD_UDP_LENGTH)
 
 /* Limits. The live sizes of the tables are set at load and never exceed these. */
-#define RTPLOAD_FLOWS_MAX 65536
+#define RTPLOAD_FLOWS_MAX 262144
 #define RTPLOAD_HOPS_MAX 256
 #define RTPLOAD_WATCHED_MAX 256
 
@@ -65,6 +65,14 @@ struct rtpload_cursor {
 	__u64 failed; /* runs that could not write their frame: always 0 */
 	__u32 flows;
 	__u32 timestamp_step;
+};
+
+/* How fast rtp_flood goes. Times are in 1/256 ns: one second in it is exact to 1e-11 at any rate. */
+#define RTPLOAD_PACE_SHIFT 8
+#define RTPLOAD_CATCH_UP_NS 50000 /* what is overdue by more is left out: a queue takes 256 packets */
+struct rtpload_pace {
+	__u64 next;	/* when the next packet is due, CLOCK_BOOTTIME */
+	__u64 interval; /* between two packets; 0: as fast as it goes */
 };
 
 /* What the meter is told. */
@@ -135,6 +143,7 @@ _Static_assert(sizeof(struct rtpload_stamp) == 24, "stamp");
 _Static_assert(sizeof(struct rtpload_flow) == 64, "flow");
 _Static_assert(sizeof(struct rtpload_hop) == 16, "hop");
 _Static_assert(sizeof(struct rtpload_cursor) == 32, "cursor");
+_Static_assert(sizeof(struct rtpload_pace) == 16, "pace");
 _Static_assert(sizeof(struct rtpload_meter) == 16, "meter");
 _Static_assert(sizeof(struct rtpload_totals) == 64, "totals");
 _Static_assert(sizeof(struct rtpload_key) == 36, "key");

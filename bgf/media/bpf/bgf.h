@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define BGF_LAYOUT 1
+#define BGF_LAYOUT 2
 
 /* Maps by name, in the order of the object file. The last column is the default size in entries. */
 #define BGF_MAPS(X)                                                                                \
@@ -22,8 +22,12 @@
 	X(guarded, 1024)  /* hash: media address -> group index */                                 \
 	X(pinholes, 65536) /* hash: struct bgf_key -> struct bgf_pinhole */                        \
 	X(stats, 65536)   /* per-CPU array: slot -> struct bgf_stats */                            \
+	X(streams, 65536) /* array: slot -> struct bgf_stream */                                   \
+	X(latches, 65536) /* array: slot -> struct bgf_latch */                                    \
 	X(nexthops, 16384) /* array: index -> struct bgf_nexthop; 0 is never valid */              \
-	X(outcomes, 16)   /* per-CPU array: enum bgf_outcome -> packets, u64 */
+	X(outcomes, 8224) /* per-CPU array: row x BGF_ROW + enum bgf_outcome -> packets, u64 */    \
+	X(reports, 262144) /* ring buffer, bytes: struct bgf_report */                             \
+	X(captured, 1024) /* perf event array, one entry for each CPU: struct bgf_captured */
 
 /* What becomes of a packet, with the name that user space gives it. PASS is not counted. */
 #define BGF_OUTCOMES(X)                                                                            \
@@ -38,7 +42,15 @@
 	X(FRAGMENT, "fragment")                                                                    \
 	X(MALFORMED, "malformed")                                                                  \
 	X(TTL, "ttl-expired")                                                                      \
-	X(TOO_BIG, "too-big")
+	X(TOO_BIG, "too-big")                                                                      \
+	X(POLICED, "policed")                                                                      \
+	X(BAD_RTP, "bad-rtp")                                                                      \
+	X(NO_PEER, "no-peer")                                                                      \
+	X(RUNT, "runt")                                                                            \
+	X(OPTIONS, "ip-options")                                                                   \
+	X(ICMP, "icmp")                                                                            \
+	X(ICMP_ERROR, "icmp-error")                                                                \
+	X(VLAN, "foreign-vlan")
 
 #define BGF_OUTCOME_ENUM(name, text) BGF_##name,
 enum bgf_outcome { BGF_OUTCOMES(BGF_OUTCOME_ENUM) BGF_OUTCOME_COUNT };
@@ -49,19 +61,24 @@ enum bgf_outcome { BGF_OUTCOMES(BGF_OUTCOME_ENUM) BGF_OUTCOME_COUNT };
 struct bgf_config {
 	__u32 layout;	     /* BGF_LAYOUT of who filled the maps */
 	__u32 discriminator; /* S-BFD, this node's; 0 reflects nothing */
+	__u32 snap;	     /* bytes of a frame that a capture keeps */
+	__u32 pad;
 };
 
 /*
- * An interface stands at its ifindex modulo the size of the table, or one of the next few places
- * where that is taken: an array is looked up without a call, a hash is not.
+ * A realm's interface stands at its ifindex plus its VLAN, modulo the size of the table, or one of
+ * the next few places where that is taken: an array is looked up without a call, a hash is not.
+ * The place is also the row of its counts; the row behind the last is that of foreign VLANs.
  */
 #define BGF_INTERFACE_PLACES 256u
 #define BGF_PROBES 4u
+#define BGF_ROW 32u
 
 struct bgf_interface {
 	__u32 ifindex; /* 0: nobody stands here */
+	__u32 mtu;
 	__u8 mac[6];
-	__u8 pad[2];
+	__u16 vlan; /* 802.1Q VLAN identifier; 0 untagged */
 };
 
 struct bgf_address {
@@ -74,44 +91,141 @@ struct bgf_key {
 	struct bgf_address local;
 	__u32 ifindex; /* of the realm: an address is guarded in its own realm alone */
 	__u16 port_be;
-	__u16 pad;
+	__u16 vlan;
 };
 
-#define BGF_OPEN 1u	   /* the gate */
-#define BGF_SOURCE_HOST 2u /* `source` must match */
-#define BGF_SOURCE_PORT 4u /* `source_port_be` must match */
-#define BGF_OUT_IP6 8u	   /* leaves as IPv6 */
+#define BGF_OPEN 0x001u	       /* the gate */
+#define BGF_SOURCE_HOST 0x002u /* `source` must match under its mask */
+#define BGF_SOURCE_PORT 0x004u /* the port must lie in its range */
+#define BGF_OUT_IP6 0x008u     /* leaves as IPv6 */
+#define BGF_POLICE 0x010u      /* through both token buckets */
+#define BGF_RTP 0x020u	       /* RTP headers are read: statistics */
+#define BGF_RTCP 0x040u	       /* with RTP: it is RTCP alone */
+#define BGF_MUXED 0x080u       /* with RTP: RTCP comes in between (RFC 5761) */
+#define BGF_RTP_CHECK 0x100u   /* with RTP: what is none is refused */
+#define BGF_RTP_TYPES 0x200u   /* with RTP: and what has a payload type that `types` lacks */
+#define BGF_LATCH 0x400u       /* its latch decides about the sender */
+#define BGF_FOLLOW 0x800u      /* goes to what the latch of `peer_slot` has learned */
+#define BGF_NO_REMOTE 0x1000u  /* with FOLLOW: nowhere else */
+#define BGF_HAIRPIN 0x2000u    /* `remote` is an address of this node: a pinhole may be there */
+#define BGF_CAPTURED 0x4000u   /* its packets are copied to user space */
 
 /*
  * The key comes first again: a removed element's memory may be given to another pinhole while a
  * packet is still being rewritten from it, so the program looks at the key once more at the end.
+ * The program writes nothing here: what moves stands in stats, streams and latches.
  */
 struct bgf_pinhole {
 	struct bgf_key key;
 	struct bgf_address local_out; /* new source */
 	struct bgf_address remote;    /* new destination */
-	struct bgf_address source;    /* filter */
-	__u16 local_port_be;
-	__u16 remote_port_be;
-	__u16 source_port_be;
-	__u16 sum_out; /* one's complement sum of local_out, remote and their ports, as they go out */
+	struct bgf_address source;    /* filter, under its mask */
 	__u32 flags;
 	__u32 group;   /* index into armed */
 	__u32 nexthop; /* index into nexthops */
-	__u32 slot;    /* index into stats */
+	__u32 slot;    /* index into stats, streams, latches */
+	__u16 local_port_be;
+	__u16 remote_port_be;
+	__u16 source_port_first; /* filter, both included */
+	__u16 source_port_last;
+	__u16 sum_out; /* one's complement sum of local_out, remote and their ports, as they go out */
+	__u8 tos_mask; /* bits of the traffic class that stay */
+	__u8 tos_bits; /* bits that are set */
+	__u16 vlan_out;
+	__u16 pad;
+	__u32 ifindex_out;
+	__u32 peer_slot;
+	__u32 clock; /* RTP timestamp units in a nanosecond, times 2^32 */
+	__u32 pad2;
+	struct bgf_address source_mask;
+	__u64 types[2]; /* bit per payload type that is admitted */
+	__u64 sustained_cost; /* see BGF_COST_SHIFT */
+	__u64 sustained_depth;
+	__u64 peak_cost;
+	__u64 peak_depth;
 };
+
+/*
+ * Token buckets are kept as the time at which they would be full again, in 1/64 ns; a byte costs
+ * `cost` / 2^10 of these, and what would lie more than `depth` ahead of now does not conform.
+ */
+#define BGF_TIME_SHIFT 6
+#define BGF_COST_SHIFT 10
+#define BGF_NO_BUCKET (~0ull) /* a depth that everything fits into */
 
 struct bgf_stats {
 	__u64 packets;
 	__u64 bytes;	     /* UDP payload */
-	__u64 last_seen_ns; /* CLOCK_BOOTTIME */
+	__u64 last_seen_ns;  /* CLOCK_BOOTTIME */
+	__u64 rtp_packets;   /* of flows with BGF_RTP */
+	__u64 rtp_bytes;     /* UDP payload */
+	__u64 rtcp_packets;
+};
+
+/*
+ * What is one for all CPUs: a stream's packets come on one CPU as long as its sender keeps its
+ * port. Sixty-four bytes, and the map starts at a page: one cache line.
+ */
+struct bgf_stream {
+	__u64 sustained_full; /* when the bucket is full again */
+	__u64 peak_full;
+	__u64 last_ns;	    /* of the last RTP packet */
+	__u32 ssrc;	    /* of the last RTP packet, host order */
+	__u32 sequence;	    /* highest, extended by its cycles (RFC 3550 A.1) */
+	__u32 sequence_first;
+	__u32 expected; /* of earlier SSRCs and before restarts */
+	__u32 transit;	/* of the last packet, timestamp units */
+	__u32 jitter;	/* timestamp units, times 16 (RFC 3550 A.8) */
+	__u32 gap_max;	/* in 1024 ns */
+	__u32 ssrc_changes;
+	__u32 restarts;
+	__u32 started; /* there was a packet */
+};
+
+enum bgf_latch_state {
+	BGF_LATCH_OPEN,	   /* the next sender is learned */
+	BGF_LATCH_BUSY,	   /* a CPU is writing */
+	BGF_LATCH_SET,	   /* the sender is known; others are refused */
+	BGF_LATCH_REPLACE, /* the sender is known; the next other one replaces it */
+};
+
+#define BGF_LATCH_STATE 0xffu /* the rest of the word counts the relatches that were asked for */
+
+struct bgf_latch {
+	struct bgf_address address;
+	__u32 word; /* enum bgf_latch_state, and the round above it */
+	__u32 place; /* of the interface where the learned packet came */
+	__u16 port_be;
+	__u8 mac[6]; /* who sent it on that link; all zero when the state came from user space */
 };
 
 struct bgf_nexthop {
 	__u8 macs[12];	/* destination, source: as an Ethernet header begins */
 	__u32 ifindex;
 	__u32 mtu;	/* largest IP packet, bytes; 0: no neighbour known to send to */
-	__u32 pad;
+	__u16 vlan;	/* 0 untagged */
+	__u16 pad;
+};
+
+/* A latch has been set. */
+struct bgf_report {
+	struct bgf_key key;
+	struct bgf_address address;
+	__u64 time_ns;
+	__u32 round;
+	__u16 port_be;
+	__u16 pad;
+};
+
+/* Stands before the bytes of a captured frame. */
+struct bgf_captured {
+	struct bgf_key key;
+	__u64 time_ns;
+	__u32 length;  /* of the whole frame */
+	__u32 ifindex; /* where it came or goes */
+	__u16 vlan;
+	__u16 leaving;
+	__u32 kept; /* bytes of the frame that follow */
 };
 
 /*
@@ -123,16 +237,21 @@ struct bgf_trace {
 	__u32 magic;
 	__u32 outcome;
 	__u32 ifindex; /* where it leaves */
-	__u32 pad;
+	__u32 vlan;
 };
 
-_Static_assert(sizeof(struct bgf_config) == 8, "shared layout");
-_Static_assert(sizeof(struct bgf_interface) == 12, "shared layout");
+_Static_assert(BGF_OUTCOME_COUNT <= BGF_ROW, "a row of counts");
+_Static_assert(sizeof(struct bgf_config) == 16, "shared layout");
+_Static_assert(sizeof(struct bgf_interface) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_address) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_key) == 24, "shared layout");
-_Static_assert(sizeof(struct bgf_pinhole) == 96, "shared layout");
-_Static_assert(sizeof(struct bgf_stats) == 24, "shared layout");
+_Static_assert(sizeof(struct bgf_pinhole) == 184, "shared layout");
+_Static_assert(sizeof(struct bgf_stats) == 48, "shared layout");
+_Static_assert(sizeof(struct bgf_stream) == 64, "shared layout");
+_Static_assert(sizeof(struct bgf_latch) == 32, "shared layout");
 _Static_assert(sizeof(struct bgf_nexthop) == 24, "shared layout");
+_Static_assert(sizeof(struct bgf_report) == 56, "shared layout");
+_Static_assert(sizeof(struct bgf_captured) == 48, "shared layout");
 _Static_assert(sizeof(struct bgf_trace) == 16, "shared layout");
 
 #endif

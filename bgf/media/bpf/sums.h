@@ -3,7 +3,8 @@
 #ifndef BGF_SUMS_H
 #define BGF_SUMS_H
 
-#define SUM_MAX 4096 /* bytes that sum_bytes takes at most: a frame in one page has no more */
+#define SUM_MAX 4096 /* bytes that sum_frame takes at most: a frame in one page has no more */
+#define OFFSET_MAX 128 /* of what is summed */
 
 static __always_inline __u16 fold(__u64 sum)
 {
@@ -35,16 +36,18 @@ static __always_inline __u16 udp_check(__u64 sum)
 }
 
 /*
- * Sum of `length` bytes from `at`, in pieces as large as the helper takes, then smaller ones.
- * Negative when they are not all there, or too many.
+ * Sum of `length` bytes of the frame from its byte `offset`, in pieces as large as the helper takes,
+ * then smaller ones. Negative when they are not all there, or too many.
  */
-static __always_inline __s64 sum_bytes(void *at, void *end, __u32 length)
+APART __s64 sum_frame(struct xdp_md *ctx, __u32 offset, __u32 length)
 {
+	void *at = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__s64 sum = 0;
 	int i;
 
-	if (length > SUM_MAX)
+	if (length > SUM_MAX || offset > OFFSET_MAX)
 		return -1;
+	at += offset;
 #pragma clang loop unroll(disable)
 	for (i = 0; i < SUM_MAX / 512 && length >= 512; i++, at += 512, length -= 512) {
 		if (at + 512 > end)

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause OR Apache-2.0 */
+/* Copies of a pinhole's packets for user space: as they arrive, and as they leave. */
+#ifndef BGF_CAPTURE_H
+#define BGF_CAPTURE_H
+
+/* `to` is where the frame leaves, NULL for one that has arrived. */
+APART int capture(struct xdp_md *ctx, const struct packet *packet,
+		  const struct bgf_pinhole *pinhole, const struct target *to)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct bgf_captured head = {};
+	struct bgf_config *node;
+	__u32 zero = 0;
+	__u64 length;
+
+	/* A hairpin's packet has arrived but once, and leaves but once. */
+	if (!packet || !pinhole || traced(ctx) || (packet->turned && !to))
+		return 0;
+	node = bpf_map_lookup_elem(&config, &zero);
+	if (!node)
+		return 0;
+	/* The compiler would keep but half of a pointer, which the verifier does not allow. */
+	asm volatile("" : "+r"(data), "+r"(end));
+	length = end - data;
+	head.key = pinhole->key;
+	head.time_ns = packet->now_ns;
+	head.length = length;
+	head.kept = length < node->snap ? length : node->snap;
+	head.ifindex = to ? to->ifindex : packet->key.ifindex;
+	head.vlan = to ? to->vlan : packet->key.vlan;
+	head.leaving = to != NULL;
+	/* Nobody listens on this CPU, or too slowly: he counts what he lost himself. */
+	return (int)bpf_perf_event_output(ctx, &captured,
+					  (__u64)head.kept << 32 | BPF_F_CURRENT_CPU, &head,
+					  sizeof(head));
+}
+
+#endif

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause OR Apache-2.0 */
+/* The program's maps, with the sizes of BGF_MAPS unless the loader sets others. */
+#ifndef BGF_MAPS_H
+#define BGF_MAPS_H
+
+#define SIZE(map, entries) SIZE_##map = entries,
+enum { BGF_MAPS(SIZE) };
+#undef SIZE
+
+#define MAP_WITH(name, kind, k, v, flags)                                                          \
+	struct {                                                                                   \
+		__uint(type, kind);                                                                \
+		__uint(max_entries, SIZE_##name);                                                  \
+		__uint(map_flags, flags);                                                          \
+		__type(key, k);                                                                    \
+		__type(value, v);                                                                  \
+	} name SEC(".maps")
+#define MAP(name, kind, k, v) MAP_WITH(name, kind, k, v, 0)
+
+struct group_id {
+	char text[BGF_GROUP_ID_LEN];
+};
+
+MAP(config, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_config);
+MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct group_id);
+MAP(armed, BPF_MAP_TYPE_ARRAY, __u32, __u64);
+MAP(interfaces, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_interface);
+MAP(guarded, BPF_MAP_TYPE_HASH, struct bgf_address, __u32);
+MAP(pinholes, BPF_MAP_TYPE_HASH, struct bgf_key, struct bgf_pinhole);
+MAP(stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct bgf_stats);
+/* What may be mapped into memory starts at a page, so that no stream straddles two cache lines. */
+MAP_WITH(streams, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_stream, BPF_F_MMAPABLE);
+MAP(latches, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_latch);
+MAP(nexthops, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_nexthop);
+MAP(outcomes, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, SIZE_reports);
+} reports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(max_entries, SIZE_captured);
+	__uint(key_size, 4);
+	__uint(value_size, 4);
+} captured SEC(".maps");
+
+#endif

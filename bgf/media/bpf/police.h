@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause OR Apache-2.0 */
+/*
+ * Token buckets: sustained rate with its burst, peak rate with its own (H.248.53 tman).
+ *
+ * Each is one number, the time at which it would be full again (the virtual scheduling form of
+ * ITU-T I.371's algorithm, the same as a token bucket), moved by compare-and-swap: no lock, and
+ * never a byte more than the rate allows on however many CPUs. What is not exact errs that way:
+ * a packet that conforms is refused when other CPUs move its bucket POLICE_TRIES times meanwhile,
+ * or when the peak bucket was charged and the sustained one ran out in that moment.
+ */
+#ifndef BGF_POLICE_H
+#define BGF_POLICE_H
+
+#define POLICE_TRIES 4
+
+static __always_inline bool has_room(__u64 full, __u64 cost, __u64 depth, __u64 now)
+{
+	return (full > now ? full - now : 0) + cost <= depth;
+}
+
+static __always_inline bool take(__u64 *bucket, __u64 cost, __u64 depth, __u64 now)
+{
+	int try;
+
+#pragma clang loop unroll(full)
+	for (try = 0; try < POLICE_TRIES; try++) {
+		__u64 full = *(volatile __u64 *)bucket;
+
+		if (!has_room(full, cost, depth, now))
+			return false;
+		if (likely(__sync_val_compare_and_swap(bucket, full,
+						       (full > now ? full : now) + cost) == full))
+			return true;
+	}
+	return false;
+}
+
+/* `length` is the IP packet's, bytes. A packet that is only traced takes nothing. */
+static __always_inline bool conforms(struct xdp_md *ctx, const struct bgf_pinhole *pinhole,
+				     __u32 length, __u64 now_ns)
+{
+	__u64 now = now_ns << BGF_TIME_SHIFT;
+	__u64 sustained = (length * pinhole->sustained_cost) >> BGF_COST_SHIFT;
+	__u64 peak = (length * pinhole->peak_cost) >> BGF_COST_SHIFT;
+	__u32 slot = pinhole->slot;
+	struct bgf_stream *stream = bpf_map_lookup_elem(&streams, &slot);
+
+	if (!stream)
+		return true;
+	/* Both are asked before either is charged: what one refuses costs the other nothing. What is
+	 * not limited has a depth that everything fits into, and is not charged. */
+	if (!has_room(stream->sustained_full, sustained, pinhole->sustained_depth, now) ||
+	    !has_room(stream->peak_full, peak, pinhole->peak_depth, now))
+		return false;
+	if (unlikely(traced(ctx) != NULL))
+		return true;
+	return (!peak || take(&stream->peak_full, peak, pinhole->peak_depth, now)) &&
+	       (!sustained ||
+		take(&stream->sustained_full, sustained, pinhole->sustained_depth, now));
+}
+
+#endif

@@ -1,0 +1,154 @@
+"""Who has been learned by which flow: latches written and read, followers led, reports told.
+
+Knows: the `latches` map, the ring of reports, which flow follows which. The program learns by
+itself; this only says where it starts from and passes on what it has learned. Knows no next hops.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+
+from bgf.media import _xdp, layout
+from bgf.media.datapath import PeerLearned
+from bgf.media.layout import LatchState
+from bgf.media.maps import Maps
+from bgf.model import Address, Flow, FlowKey, Latch
+
+LOOKS_MAX = 4_096
+"""Latches that one `look` reads; the rest by the next."""
+
+
+class Learning:
+    """`slot_of` says where a flow's pinhole keeps its counts; None when there is none."""
+
+    def __init__(self, maps: Maps, slot_of: Callable[[FlowKey], int | None]) -> None:
+        self._maps = maps
+        self._slot_of = slot_of
+        self._modes: dict[FlowKey, Latch] = {}
+        self._followers: dict[FlowKey, FlowKey] = {}
+        self._leaders: dict[FlowKey, FlowKey] = {}
+        self._untold: dict[FlowKey, None] = {}
+        self._ring: object | None = _xdp.report_ring(maps.fds["reports"])
+        self._found: list[PeerLearned] = []
+
+    # ---- as pinholes come and go ----------------------------------------------------------------
+
+    def adopt(self, key: FlowKey, flags: int, reverse_key: FlowKey) -> None:
+        """A pinhole of an earlier process."""
+        if flags & _xdp.LATCH:
+            self._modes[key] = Latch.LATCH
+            self._await(key)
+        if flags & _xdp.FOLLOW:
+            self._follow(key, reverse_key)
+
+    def settle(self, flows: Iterable[Flow], slots: Mapping[FlowKey, int]) -> None:
+        """Write the latches of these flows before their pinholes are written."""
+        touched = [flow for flow in flows if flow.latch.learns or flow.key in self._modes]
+        if not touched:
+            return
+        where = [layout.U32.pack(slots[flow.key]) for flow in touched]
+        found = self._maps.each("latches", where, layout.LATCH.size)
+        keys, values = [], []
+        for flow, key, raw in zip(touched, where, found, strict=True):
+            old = layout.unpack_latch(raw) if flow.key in self._modes else None
+            new = layout.settle_latch(flow, old) if flow.latch.learns else LatchState()
+            if new != old:
+                keys.append(key)
+                values.append(layout.pack_latch(new))
+        self._maps.update("latches", keys, values)
+
+    def installed(self, flows: Iterable[Flow]) -> list[FlowKey]:
+        """What is installed now; returns whom to lead anew: followers of these flows."""
+        led = []
+        for flow in flows:
+            key = flow.key
+            self._unfollow(key)
+            if flow.latch.learns:
+                self._modes[key] = flow.latch
+                if flow.learned is None:
+                    self._await(key)
+            elif self._modes.pop(key, None) is not None:
+                self._untold.pop(key, None)
+            if flow.follows:
+                self._follow(key, flow.reverse_key)
+            if key in self._followers:
+                led.append(self._followers[key])
+        return led
+
+    def removed(self, keys: Iterable[FlowKey]) -> list[FlowKey]:
+        """These are gone; returns the followers who must not go on after them."""
+        led = []
+        for key in keys:
+            self._unfollow(key)
+            self._modes.pop(key, None)
+            self._untold.pop(key, None)
+            if key in self._followers:
+                led.append(self._followers[key])
+        return led
+
+    def leader_of(self, key: FlowKey) -> FlowKey | None:
+        return self._leaders.get(key)
+
+    def _follow(self, key: FlowKey, leader: FlowKey) -> None:
+        self._leaders[key] = leader
+        self._followers[leader] = key
+
+    def _unfollow(self, key: FlowKey) -> None:
+        leader = self._leaders.pop(key, None)
+        if leader is not None and self._followers.get(leader) == key:
+            del self._followers[leader]
+
+    def relatch(self, key: FlowKey) -> None:
+        slot, mode = self._slot_of(key), self._modes.get(key)
+        if slot is None or mode is None:
+            return
+        where = layout.U32.pack(slot)
+        raw = self._maps.get("latches", where)
+        if raw is not None:
+            state = layout.unlatch(mode, layout.unpack_latch(raw))
+            self._maps.put("latches", where, layout.pack_latch(state))
+            self._await(key)
+
+    # ---- what was learned -----------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Take the reports out of the ring."""
+        while self._ring is not None:
+            records = _xdp.report_drain(self._ring)
+            for record in records:
+                raw_key, host, _, latch_round, port = layout.REPORT.unpack(record)
+                key, _ = layout.unpack_key(raw_key)
+                peer = Address(layout.unpack_address(host), int.from_bytes(port, "big"))
+                self._tell(key, peer, latch_round)
+            if not records:
+                return
+
+    def look(self) -> None:
+        """Read the latches of whom nothing was heard: a full ring loses reports, a map nothing."""
+        asked = list(itertools.islice(self._untold, LOOKS_MAX))
+        for key in asked:  # to the end of the queue
+            del self._untold[key]
+            self._untold[key] = None
+        where = [layout.U32.pack(self._slot_of(key) or 0) for key in asked]
+        for key, raw in zip(
+            asked, self._maps.each("latches", where, layout.LATCH.size), strict=True
+        ):
+            latch: LatchState = layout.unpack_latch(raw)
+            if latch.state == _xdp.LATCH_SET and latch.peer is not None:
+                self._tell(key, latch.peer, latch.round)
+
+    def take(self) -> list[PeerLearned]:
+        found, self._found = self._found, []
+        return found
+
+    def close(self) -> None:
+        self._ring = None
+
+    def _await(self, key: FlowKey) -> None:
+        self._untold.setdefault(key)
+
+    def _tell(self, key: FlowKey, peer: Address, latch_round: int) -> None:
+        if key in self._modes:
+            self._untold.pop(key, None)
+            self._found.append(PeerLearned(key, peer, latch_round))

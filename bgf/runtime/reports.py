@@ -1,0 +1,178 @@
+"""What the packet path reports finds its way to the machine of the group that it is about.
+
+Knows: whose media address a pinhole is at, which calls have silent media. Must not know the
+registry. A report for a group that is not served here yet waits until it is: media moves first,
+and the peer that a pinhole learns in between must not be lost with the next takeover.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Final
+
+from bgf.errors import DatapathError
+from bgf.events import Abandoned, Learned, Notify, Silent
+from bgf.hands import Driver, Outcome
+from bgf.media.datapath import Datapath, MediaSilent, PeerLearned
+from bgf.model import FlowKey
+from bgf.runtime.process import now_ns
+from bgf.runtime.served import Served
+from bgf.runtime.silence import Hanging, Silence
+
+log = logging.getLogger("bgf.reports")
+
+TAKEN_MAX: Final = 128
+"""Reports handed to machines in one go: each is a write that waits for its replicas, and commands
+come in between."""
+WAITING_MAX: Final = 65_536
+"""Per group; past it the oldest give way. The packet path says it again at a restart."""
+CLOSED_MAX: Final = 16
+"""Hanging calls ended in one round."""
+NS_PER_MS: Final = 1_000_000
+
+
+class MediaReports:
+    """One node's. Call `take` when the packet path has something, `deliver` and `look` often."""
+
+    def __init__(
+        self, datapath: Datapath, served: Mapping[str, Served], close_hanging_s: int = 0
+    ) -> None:
+        self._datapath = datapath
+        self._served = served
+        self._close_after_ns = close_hanging_s * 1_000_000_000
+        self._group_of = {
+            address.host: one.group.id for one in served.values() for address in one.group.addresses
+        }
+        self._learned: dict[str, dict[FlowKey, PeerLearned]] = {group: {} for group in served}
+        self._silent: dict[str, deque[MediaSilent]] = {
+            group: deque(maxlen=WAITING_MAX) for group in served
+        }
+        self._silence: dict[str, tuple[Driver, Silence]] = {}
+        self.tally: Counter[str] = Counter()
+
+    def take(self) -> None:
+        """Out of the packet path; the latest word on each pinhole counts."""
+        for report in self._datapath.reports():
+            group = self._group_of.get(report.key.host)
+            if group is None:
+                self.tally["foreign"] += 1
+            elif isinstance(report, MediaSilent):
+                self._silent[group].append(report)
+            else:
+                waiting = self._learned[group]
+                waiting.pop(report.key, None)
+                waiting[report.key] = report
+                if len(waiting) > WAITING_MAX:
+                    del waiting[next(iter(waiting))]
+                    self.tally["given-up"] += 1
+
+    @property
+    def waiting(self) -> int:
+        """Reports of groups that are not served here, or whose state cannot be written now."""
+        return sum(map(len, self._learned.values())) + sum(map(len, self._silent.values()))
+
+    def deliver(self) -> None:
+        """To the machines of the groups that are active here."""
+        for served in self._served.values():
+            driver = served.driver
+            if driver is not None and not (driver.fenced or driver.doubtful):
+                self._deliver_learned(served, driver)
+                self._deliver_silent(served, driver)
+
+    def discard(self, group: str) -> None:
+        """The group is another node's: what its media does here is no news for anybody."""
+        self._learned[group].clear()
+        self._silent[group].clear()
+        self._silence.pop(group, None)
+
+    def _deliver_learned(self, served: Served, driver: Driver) -> None:
+        waiting = self._learned[served.group.id]
+        for key in list(waiting)[:TAKEN_MAX]:
+            report = waiting[key]
+            call_id = driver.gateway.call_of(key)
+            if call_id is None:
+                del waiting[key]
+                self.tally["late"] += 1
+                continue
+            event = Learned(now_ns(), call_id, key, report.peer, report.latch_round)
+            if driver.see(event) not in (Outcome.ANSWERED, Outcome.REFUSED):
+                self.tally["put-off"] += 1
+                return
+            del waiting[key]
+            self.tally["learned"] += 1
+
+    def _deliver_silent(self, served: Served, driver: Driver) -> None:
+        waiting = self._silent[served.group.id]
+        for _ in range(min(TAKEN_MAX, len(waiting))):
+            report = waiting[0]
+            call_id = driver.gateway.call_of(report.key)
+            if call_id is not None:
+                event = Silent(now_ns(), call_id, report.key, report.last_seen_ns)
+                if driver.see(event) not in (Outcome.ANSWERED, Outcome.REFUSED):
+                    return
+                self._silence_of(served, driver).note(call_id, report, now_ns())
+            waiting.popleft()
+
+    # -- hanging calls ---------------------------------------------------------------------
+
+    def look(self) -> None:
+        """End the calls that have hung for longer than is allowed, if any limit is configured.
+
+        Only a group's owner gets here: nobody else has its machine.
+        """
+        if not self._close_after_ns:
+            return
+        for served in self._served.values():
+            driver = served.driver
+            if driver is not None and not (driver.fenced or driver.doubtful):
+                over_ns = now_ns() - self._close_after_ns
+                hanging = self._silence_of(served, driver).hanging()
+                due = [one for one in hanging if one.since_ns <= over_ns]
+                for one in due[:CLOSED_MAX]:
+                    self._close(served, driver, one)
+
+    def hanging(self, served: Served) -> list[Hanging]:
+        """The calls of an active group that hang now; none for another."""
+        driver = served.driver
+        try:
+            return [] if driver is None else self._silence_of(served, driver).all_hanging()
+        except DatapathError:
+            return []
+
+    def _close(self, served: Served, driver: Driver, one: Hanging) -> None:
+        now = now_ns()
+        silent_ms = (now - one.since_ns) // NS_PER_MS
+        if driver.see(Abandoned(now, one.call_id, silent_ms)) is Outcome.ANSWERED:
+            self.tally["closed"] += 1
+            self._silence_of(served, driver).forget(one.call_id)
+            log.warning(
+                "group %s: call %s ended here: no media for %d s",
+                served.group.id, one.call_id, silent_ms // 1_000,
+            )  # fmt: skip
+
+    def _silence_of(self, served: Served, driver: Driver) -> Silence:
+        """Of this machine: another one's knowledge went with it."""
+        known = self._silence.get(served.group.id)
+        if known is None or known[0] is not driver:
+            silence = Silence(driver.gateway.expected_flows, self._datapath.counters)
+            known = self._silence[served.group.id] = (driver, silence)
+        return known[1]
+
+
+class LogNotices:
+    """A control protocol without a message for silent media: one line each, and counts."""
+
+    def __init__(self, group: str, counts: Counter[str]) -> None:
+        self._group = group
+        self._counts = counts
+
+    def notify(self, notice: Notify) -> None:
+        """Never raises."""
+        what = "never started" if notice.never_started else "stopped"
+        self._counts["media-" + what.replace(" ", "-")] += 1
+        log.info(
+            "group %s: call %s: media of stream %d at %s %s",
+            self._group, notice.call_id, notice.stream, notice.key, what,
+        )  # fmt: skip
