@@ -44,7 +44,7 @@ CALLS, CALLS_PER_SECOND = 1_000, 50
 LOAD = Scenario(
     "load",
     "load-caller",
-    (("basic-callee", ""),),
+    (("load-callee", ""),),
     (),
     holds=(),
     values={"TALK_MS": TALK_MS},

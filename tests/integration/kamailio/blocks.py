@@ -19,6 +19,7 @@ _OWN = "[local_ip]:[local_port]"
 _VIA = f"Via: SIP/2.0/[transport] {_OWN};branch=[branch]"
 _FROM = f"From: <sip:caller@{_OWN}>;tag=[pid]caller[call_number]"
 _CONTACT = f"Contact: <sip:agent@{_OWN}>"
+_REQUEST = f"Call-ID: [call_id]\n{_CONTACT}\nMax-Forwards: 70"
 _TAG = "[pid]callee[call_number]-"
 _ROUTED = "[last_Via:]\n[last_Record-Route:]\n[last_From:]\n"
 
@@ -64,13 +65,8 @@ def _kept() -> str:
 _BLOCKS: dict[str, Callable[..., str]] = {
     # The caller's first request; its later ones; CANCEL and the ACK of a refusal, so many
     # messages after the INVITE whose branch they bear.
-    "FIRST": lambda: "\n".join(
-        (_VIA, _FROM, "To: <@TARGET@>", "Call-ID: [call_id]", _CONTACT, "Max-Forwards: 70@ROUTE@")
-    ),
-    "WITHIN": lambda: "\n".join(
-        (_VIA, _FROM, "To: <@TARGET@>[peer_tag_param]", "[routes]", "Call-ID: [call_id]")
-        + (_CONTACT, "Max-Forwards: 70")
-    ),
+    "FIRST": lambda: f"{_VIA}\n{_FROM}\nTo: <@TARGET@>\n{_REQUEST}@ROUTE@",
+    "WITHIN": lambda: f"{_VIA}\n{_FROM}\nTo: <@TARGET@>[peer_tag_param]\n[routes]\n{_REQUEST}",
     "CANCEL": lambda back: (
         f"{_via_of(back)}\n{_FROM}\nTo: <@TARGET@>\nCall-ID: [call_id]\nMax-Forwards: 70@ROUTE@"
     ),
@@ -78,10 +74,7 @@ _BLOCKS: dict[str, Callable[..., str]] = {
         f"{_via_of(back)}\n{_FROM}\n[last_To:]\nCall-ID: [call_id]\nMax-Forwards: 70@ROUTE@"
     ),
     # The callee's own request within the dialog; replies to the first INVITE, at once or later.
-    "BACK": lambda: "\n".join(
-        (_VIA, f"From: [$callee];tag={_TAG}1", "To: [$caller]", "[routes]", "Call-ID: [call_id]")
-        + (_CONTACT, "Max-Forwards: 70")
-    ),
+    "BACK": lambda: f"{_VIA}\nFrom: [$callee];tag={_TAG}1\nTo: [$caller]\n[routes]\n{_REQUEST}",
     "REPLY": lambda tag: (
         f"{_ROUTED}[last_To:];tag={_TAG}{tag}\n[last_Call-ID:]\n[last_CSeq:]\n{_CONTACT}"
     ),

@@ -15,7 +15,7 @@ from bgf.lab.plan import SIP_PORT
 from bgf.lab.sip import uri
 
 OFFER, ANSWER, DELETE = "offer", "answer", "delete"
-TALK_MS = 2_000
+TALK_MS = 1_500
 
 
 class Proxy(enum.StrEnum):

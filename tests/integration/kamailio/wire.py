@@ -1,4 +1,4 @@
-"""The wire between Kamailio and a gateway, with a hand on it: forwards `ng`, counts, pulls a trigger.
+"""The wire between Kamailio and a gateway: forwards `ng`, counts commands, pulls a trigger.
 
 Knows: UDP, cookies, the name of a command. Must not know what a gateway is nor how one is killed.
 A command is counted when its cookie is first seen, so Kamailio's own repetitions count once. The
