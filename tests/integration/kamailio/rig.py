@@ -196,7 +196,8 @@ class Rig:
             argv += ["-i", uri(host), "-mi", host, "-p", str(SIP_PORT)]
             argv += ["-trace_logs", "-log_file", str(said)]
             argv += ["-trace_err", "-error_file", str(errors)]
-            argv += ["-recv_timeout", str(SIPP_TIMEOUT_MS)]
+            # What comes late or twice ends no call; what never comes does.
+            argv += ["-recv_timeout", str(SIPP_TIMEOUT_MS), "-default_behaviors", "all,-abortunexp"]
             process = self.lab.processes.start(
                 name, namespace, argv, cwd=self._dir, environment={"TERM": "xterm"}
             )
