@@ -12,7 +12,7 @@ import enum
 
 import msgspec
 
-from bgf.model import Address, Flow, FlowKey
+from bgf.model import Address, Flow, FlowKey, Ice
 
 SCHEMA = 3
 
@@ -38,6 +38,8 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True):
     address (RFC 3605), None when muxed-only or rejected. `direction` is sendrecv, sendonly,
     recvonly or inactive as stated by the sender. `payload_types` are the RTP formats that it
     names, in its order; `clock_hz` is the clock rate of the first (RFC 3551, `a=rtpmap`).
+    `ice_ufrag` is its ICE user name (RFC 8839 section 5.4), '' when it does no ICE; `dtls` says
+    that it exchanges keys on the media port (`a=fingerprint`, RFC 5763).
     """
 
     kind: str
@@ -48,6 +50,8 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True):
     direction: str = "sendrecv"
     payload_types: tuple[int, ...] = ()
     clock_hz: int = 8_000
+    ice_ufrag: str = ""
+    dtls: bool = False
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
@@ -56,7 +60,8 @@ class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
     `realms` is (towards the sender of this SDP, towards its receiver), empty when not given.
     `family` is the requested IP version towards the receiver of the SDP, 0 when not given.
     `ports` are even RTP ports drawn for this command, RTCP on port + 1; one entry per port pair
-    that `Gateway.demand` asked for, in its order.
+    that `Gateway.demand` asked for, in its order. `entropy` is there when the command may need ICE
+    credentials, which come out of it (`bgf.session_ice`).
     """
 
     now_ns: int
@@ -71,6 +76,7 @@ class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
     realms: tuple[str, ...] = ()
     family: int = 0
     ports: tuple[int, ...] = ()
+    entropy: bytes = b""
 
 
 class Expired(msgspec.Struct, frozen=True, array_like=True, tag="expired"):
@@ -88,6 +94,16 @@ class Learned(msgspec.Struct, frozen=True, array_like=True, tag="learned"):
     key: FlowKey
     peer: Address
     latch_round: int
+
+
+class Nominated(msgspec.Struct, frozen=True, array_like=True, tag="nominated"):
+    """The ICE agent behind the pinhole `key` has chosen to send from `peer` (RFC 8445 section 8):
+    a STUN check with USE-CANDIDATE and the right integrity came from there."""
+
+    now_ns: int
+    call_id: str
+    key: FlowKey
+    peer: Address
 
 
 class Relatch(msgspec.Struct, frozen=True, array_like=True, tag="relatch"):
@@ -118,8 +134,8 @@ class Abandoned(msgspec.Struct, frozen=True, array_like=True, tag="abandoned"):
     silent_ms: int
 
 
-Event = Command | Expired | Learned | Relatch | Silent | Abandoned
-Seen = Learned | Relatch | Silent | Abandoned
+Event = Command | Expired | Learned | Nominated | Relatch | Silent | Abandoned
+Seen = Learned | Nominated | Relatch | Silent | Abandoned
 """What no peer has sent and no deadline brought: the packet path, the operator."""
 
 
@@ -133,17 +149,22 @@ class Result(enum.StrEnum):
 
 
 class MediaRewrite(msgspec.Struct, frozen=True, array_like=True):
-    """What an m-line must say on the far side: our addresses. `rtp.port` 0 keeps it rejected."""
+    """What an m-line must say on the far side: our addresses. `rtp.port` 0 keeps it rejected.
+
+    With `ice` it speaks for an ICE-lite agent with these credentials (RFC 8839).
+    """
 
     rtp: Address
     rtcp: Address | None = None
     rtcp_mux: bool = False
+    ice: Ice | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
     """Answer `cookie`. The codec renders it together with the request's own SDP.
 
-    `flows` is filled for `query`: whose counters the reply must carry.
+    `flows` is filled for `query`: whose counters the reply must carry. `loop_mark` is to stand in
+    the SDP, so that this group knows it should it come here again (`loop-protect`).
     """
 
     cookie: str
@@ -153,6 +174,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
     media: tuple[MediaRewrite, ...] = ()
     flows: tuple[Flow, ...] = ()
     created_ns: int = 0
+    loop_mark: str = ""
 
 
 class PutFlow(msgspec.Struct, frozen=True, array_like=True, tag="put"):

@@ -34,6 +34,7 @@ from bgf.events import (
     Event,
     Expired,
     Learned,
+    Nominated,
     Notify,
     Relatch,
     Reply,
@@ -42,6 +43,7 @@ from bgf.events import (
     Silent,
 )
 from bgf.session_flows import flows
+from bgf.session_ice import ENTROPY_BYTES, wants_entropy
 from bgf.session_offers import STREAMS_MAX, demand
 from bgf.session_values import (
     HALF_OPEN_MAX_MS,
@@ -58,6 +60,7 @@ from bgf.session_values import (
 )
 
 __all__ = [
+    "ENTROPY_BYTES",
     "HALF_OPEN_MAX_MS",
     "NS_PER_MS",
     "REPLY_KEPT_MS",
@@ -74,6 +77,7 @@ __all__ = [
     "apply",
     "demand",
     "flows",
+    "wants_entropy",
 ]
 
 REPLIES_MAX: Final = 16  # per call, within REPLY_KEPT_MS
@@ -87,6 +91,7 @@ class Trigger(enum.StrEnum):
     DELETE = "delete"
     EXPIRED = "expired"
     LEARNED = "learned"
+    NOMINATED = "nominated"
     RELATCH = "relatch"
     SILENT = "silent"
     ABANDONED = "abandoned"
@@ -101,6 +106,7 @@ class Action(enum.StrEnum):
     UNKNOWN = "unknown"
     FORGET = "forget"  # the session leaves the machine
     LEARN = "learn"
+    NOMINATE = "nominate"
     RELATCH = "relatch"
     NOTIFY = "notify"  # nothing changes, somebody is told
     IGNORE = "ignore"
@@ -120,7 +126,7 @@ TABLE: Final[dict[tuple[State, Trigger], tuple[Action, tuple[State, ...]]]] = {
     (S.OFFERED, T.EXPIRED): (A.CLOSE, (S.DELETED,)),
     (S.ESTABLISHED, T.OFFER): (A.OFFER, (S.REOFFERED,)),
     (S.ESTABLISHED, T.ANSWER): (A.ANSWER, (S.ESTABLISHED,)),  # a fork, or 200 after 183
-    (S.ESTABLISHED, T.DELETE): (A.CLOSE, (S.DELETED,)),
+    (S.ESTABLISHED, T.DELETE): (A.CLOSE, (S.DELETED, S.ESTABLISHED)),  # a branch alone: a fork
     (S.ESTABLISHED, T.EXPIRED): (A.IGNORE, (S.ESTABLISHED,)),
     (S.REOFFERED, T.OFFER): (A.OFFER, (S.REOFFERED,)),  # the earlier one was rejected, or glare
     (S.REOFFERED, T.ANSWER): (A.ANSWER, (S.ESTABLISHED, S.REOFFERED)),
@@ -130,6 +136,15 @@ TABLE: Final[dict[tuple[State, Trigger], tuple[Action, tuple[State, ...]]]] = {
     (S.DELETED, T.ANSWER): (A.UNKNOWN, ()),
     (S.DELETED, T.DELETE): (A.GONE, (S.DELETED,)),
     (S.DELETED, T.EXPIRED): (A.FORGET, (S.NEW,)),
+    # The answerer's ICE agent may be done before his answer has come.
+    **{
+        (state, T.NOMINATED): (A.NOMINATE, (state,))
+        for state in (S.OFFERED, S.ESTABLISHED, S.REOFFERED)
+    },
+    **{
+        (state, T.NOMINATED): (A.IGNORE, (state,))
+        for state in (S.NEW, S.DELETED)
+    },
     **{
         (state, trigger): (A.IGNORE, (state,))
         for state in (S.NEW, S.OFFERED, S.DELETED)
@@ -199,6 +214,8 @@ def _see(session: Session | None, event: Seen, site: Site) -> Step:
     action, _ = TABLE[session.state, _TRIGGERS[type(event)]]
     if action is Action.LEARN and isinstance(event, Learned):
         return Step(session_flows.learn(session, event, site.policies))
+    if action is Action.NOMINATE and isinstance(event, Nominated):
+        return Step(session_flows.nominate(session, event, site.policies))
     if action is Action.RELATCH:
         return Step(session_flows.relatch(session, site.policies))
     if action is Action.CLOSE:
@@ -213,6 +230,7 @@ def _see(session: Session | None, event: Seen, site: Site) -> Step:
 
 _TRIGGERS: Final[dict[type[Seen], Trigger]] = {
     Learned: Trigger.LEARNED,
+    Nominated: Trigger.NOMINATED,
     Relatch: Trigger.RELATCH,
     Silent: Trigger.SILENT,
     Abandoned: Trigger.ABANDONED,
@@ -223,6 +241,9 @@ _TRIGGERS: Final[dict[type[Seen], Trigger]] = {
 
 
 def _close(session: Session, command: Command, site: Site) -> tuple[Session, Reply]:
+    alive = session_offers.without_fork(session, command)
+    if alive is not None:
+        return alive, Reply(command.cookie, Result.OK, created_ns=session.created_ns)
     reply = Reply(command.cookie, Result.OK, created_ns=session.created_ns)
     return _tombstone(session, command.now_ns), reply
 

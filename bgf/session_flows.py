@@ -10,6 +10,9 @@ Who may send, from one side, by its mode:
   address which its signalling came from. What goes to that side goes to who was learned, and to
   the described address before (H.248.37; 3GPP TS 23.334 clause 5.4.2). A description with another
   address lets the side learn anew: the sender known so far goes on until another one comes.
+
+A side that does ICE teaches by its checks alone: whom its agent has nominated may send and is sent
+to; until then it is the address that it describes.
 """
 
 from __future__ import annotations
@@ -18,9 +21,17 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from bgf.events import Learned, MediaLine
-from bgf.model import Address, Component, Flow, FlowKey, Gate, Latch, Policer, Rtp, Source
+from bgf.events import Learned, MediaLine, Nominated
+from bgf.model import Address, Component, Flow, FlowKey, Gate, Ice, Latch, Policer, Rtp, Source
 from bgf.policy import DEFAULT_POLICY, Policies, RtpCheck
+from bgf.session_ice import (
+    RTP_PREFIXES,
+    answers_checks,
+    does_ice,
+    is_rtp,
+    muxes_of,
+    nominated_of,
+)
 from bgf.session_values import Session, Stream
 
 UNSPECIFIED: Final = ("0.0.0.0", "::")
@@ -31,7 +42,6 @@ LEARNING: Final = "endpoint-learning="
 NO_LEARNING: Final = (LEARNING + "off", LEARNING + "no-learning")
 TOS: Final = "TOS="
 TOS_MAX: Final = 255  # a whole traffic class byte, of which DSCP is the upper six bits
-RTP_PREFIXES: Final = ("RTP/", "UDP/TLS/RTP/")
 CHECKED_PREFIX: Final = "RTP/"  # DTLS handshakes share the port of the others (RFC 5764 5.1.2)
 
 _NO_POLICIES: Final[Policies] = {}
@@ -51,7 +61,7 @@ def flows(session: Session | None, policies: Policies = _NO_POLICIES) -> dict[Fl
             continue
         for side in (0, 1):
             way = _way(session, stream, side, marked=marked, policies=policies)
-            for component in Component:
+            for component in Component if way.pair else (Component.RTP,):
                 flow = _flow(session, index, side, component, modes=modes, way=way)
                 found[FlowKey(flow.local_in.host, flow.local_in.port)] = flow
     return found
@@ -87,12 +97,35 @@ def learn(session: Session, event: Learned, policies: Policies = _NO_POLICIES) -
         return session
     if flow.learned == event.peer or flow.local_in.family is not event.peer.family:
         return session
-    streams = list(session.streams)
-    stream = streams[flow.stream]
-    side = int(flow.local_in.port not in (stream.ports[0], stream.ports[0] + 1))
+    stream = session.streams[flow.stream]
     learned = list(stream.learned)
-    learned[2 * side + int(flow.component is Component.RTCP)] = event.peer
-    streams[flow.stream] = msgspec.structs.replace(stream, learned=tuple(learned))
+    learned[_place_of(stream, flow)] = event.peer
+    return _with(session, flow.stream, msgspec.structs.replace(stream, learned=tuple(learned)))
+
+
+def nominate(session: Session, event: Nominated, policies: Policies = _NO_POLICIES) -> Session:
+    """The session that knows whom an ICE agent has chosen; the same one when that is no news."""
+    flow = flows(session, policies).get(event.key)
+    if flow is None or flow.ice is None or flow.local_in.family is not event.peer.family:
+        return session
+    stream = session.streams[flow.stream]
+    nominated = list(stream.nominated)
+    place = _place_of(stream, flow)
+    if nominated[place] == event.peer:
+        return session
+    nominated[place] = event.peer
+    return _with(session, flow.stream, msgspec.structs.replace(stream, nominated=tuple(nominated)))
+
+
+def _place_of(stream: Stream, flow: Flow) -> int:
+    """Where `learned` and `nominated` keep what concerns the sender of a flow."""
+    side = int(flow.local_in.port not in (stream.ports[0], stream.ports[0] + 1))
+    return 2 * side + int(flow.component is Component.RTCP)
+
+
+def _with(session: Session, index: int, stream: Stream) -> Session:
+    streams = list(session.streams)
+    streams[index] = stream
     return msgspec.structs.replace(session, streams=tuple(streams))
 
 
@@ -124,16 +157,14 @@ def agreed(stream: Stream, hosts: tuple[str, str], lines: tuple[MediaLine, Media
     return after
 
 
-def muxed(stream: Stream) -> bool:
-    """RFC 5761 section 5.1.1: RTCP shares the RTP port only when both said so."""
-    first, second = stream.lines
-    return first is not None and second is not None and first.rtcp_mux and second.rtcp_mux
-
-
 class _Way(NamedTuple):
-    """What both components of one direction have in common."""
+    """What both components of one direction have in common. `mux` is where it arrives, `far_mux`
+    where it leaves; without `pair` there is no RTCP (UDPTL)."""
 
     mux: bool
+    far_mux: bool
+    pair: bool
+    ice: Ice | None
     wanted: bool
     expected: bool
     policer: Policer | None
@@ -150,8 +181,12 @@ def _way(
     leaving = policies.get(session.realms[1 - side], DEFAULT_POLICY)
     line = ours or theirs
     kind = "" if line is None else line.kind
+    muxes = muxes_of(stream)
     return _Way(
-        muxed(stream),
+        muxes[side],
+        muxes[1 - side],
+        ours is None or theirs is None or is_rtp(ours) or is_rtp(theirs),
+        answers_checks(stream, side),
         ours is not None and theirs is not None and bool(ours.rtp.port and theirs.rtp.port),
         _expected(ours, theirs),
         arriving.rule(kind).policer,
@@ -173,13 +208,19 @@ def _flow(
     """The direction that arrives from `side`: who may send, where it goes, whether it may."""
     stream, far = session.streams[index], 1 - side
     offset = 1 if component is Component.RTCP else 0
-    unused = way.mux and bool(offset)  # RTCP comes with RTP
-    local_out = Address(stream.hosts[far], stream.ports[far] + offset)
-    remote, sender = _party(stream.lines[far], offset), _party(stream.lines[side], offset)
+    out = 0 if way.far_mux else offset
+    unused = way.mux and way.far_mux and bool(offset)  # RTCP comes with RTP, and goes with it
+    # RTCP that goes to its own port on the far side shares our RTP port here, or the other way.
+    local_out = Address(stream.hosts[far], stream.ports[far] + (offset if unused else out))
+    remote, sender = _party(stream, far, out), _party(stream, side, 0 if way.mux else offset)
     if remote is not None and (unused or remote.family is not local_out.family):
         remote = None  # an RTCP address of another family than the RTP's: nowhere to send to
     known = sender or stream.sources[side]
-    latch, source = _sender(session, modes[side], sender, known, observed=session.observed[side])
+    mode = Latch.OFF if does_ice(stream, side) else modes[side]
+    chosen = nominated_of(stream, side, component)
+    latch, source = _sender(session, mode, sender, known, observed=session.observed[side])
+    if chosen is not None and ASYMMETRIC not in session.settings:
+        source = Source(chosen.host, chosen.port)
     admits = known is not None or ASYMMETRIC in session.settings
     is_open = remote is not None and admits and way.wanted
     learned, latch_round = None, 0
@@ -208,12 +249,14 @@ def _flow(
         latch,
         learned,
         latch_round,
-        modes[far] is Latch.LATCH and not unused,
+        modes[far] is Latch.LATCH and not unused and not does_ice(stream, far),
         way.policer,
         way.dscp,
         rtp,
         way.mux and not offset,
         way.inactivity_ms if is_open and not offset and way.expected else 0,
+        None if way.mux and offset else way.ice,
+        way.mux and not offset and not way.far_mux and way.pair,
     )
 
 
@@ -257,6 +300,7 @@ def _rtp(ours: MediaLine | None, theirs: MediaLine | None, check: RtpCheck) -> R
     other = ours or first
     checks = (
         check is not RtpCheck.OFF
+        and not (first.dtls or other.dtls)
         and first.transport.upper().startswith(CHECKED_PREFIX)
         and other.transport.upper().startswith(CHECKED_PREFIX)
     )
@@ -276,11 +320,14 @@ def _expected(ours: MediaLine | None, theirs: MediaLine | None) -> bool:
     )
 
 
-def _party(line: MediaLine | None, offset: int) -> Address | None:
+def _party(stream: Stream, side: int, offset: int) -> Address | None:
     """Where a party receives RTP (0) or RTCP (1), None when it does not or is on hold."""
+    line = stream.lines[side]
     if line is None or not line.rtp.port:
         return None
     address = line.rtcp if offset else line.rtp
+    if line.rtp.host not in UNSPECIFIED:
+        address = nominated_of(stream, side, Component(1 + offset)) or address
     if address is None or address.host in UNSPECIFIED or not address.port:
         return None
     return address

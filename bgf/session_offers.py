@@ -8,14 +8,14 @@ clocks or peers: ports and time arrive inside events.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
-from bgf import session_flows
+from bgf import session_flows, session_ice
 from bgf.errors import Malformed, Misuse, Unsupported
 from bgf.events import Command, MediaLine, MediaRewrite, Reply, Result, Verb
-from bgf.model import Address, Family
+from bgf.model import Address, Family, Ice
 from bgf.session_flows import (
     ASYMMETRIC,
     LEARNING,
@@ -24,13 +24,18 @@ from bgf.session_flows import (
     TOS,
     UNSPECIFIED,
     agreed,
-    muxed,
     relatched,
 )
-from bgf.session_values import Session, Site, State, Stream
+from bgf.session_ice import ICE, MUX
+from bgf.session_values import HALF_OPEN_MAX_MS, NS_PER_MS, Fork, Session, Site, State, Stream
+
+T = TypeVar("T")
 
 STREAMS_MAX: Final = 16  # m-lines of one call
+FORKS_MAX: Final = 8  # answers kept beside the one in force
 SIP_SOURCE: Final = "SIP-source-address"
+LOOP_PROTECT: Final = "loop-protect"
+LOOP_MARK: Final = "loop-mark="  # with the group that has marked the SDP
 
 
 def demand(session: Session | None, command: Command) -> int:
@@ -77,6 +82,7 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
     side = session.side_of(command.from_tag, command.to_tag)
     far = 1 - side
     families = list(session.families)
+    wishes = session_ice.restated(session.wishes[far], command.flags, ICE, MUX)
     streams = list(session.streams)
     drawn = iter(command.ports)
     rewrites = []
@@ -96,10 +102,16 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
                     stream = relatched(stream, far)
             else:
                 ports = _draw(drawn, command)
+            ice = session_ice.offered_ice(stream, far, line, wishes, command)
+            kept = stream.ice if ice is None else _by_side(side, stream.ice[side], ice)
             stream = msgspec.structs.replace(
-                stream, ports=ports, hosts=_by_side(side, near_host, far_host)
+                stream, ports=ports, hosts=_by_side(side, near_host, far_host), ice=kept
             )
-            rewrites.append(_rewrite(stream, far, line.rtcp is not None, line.rtcp_mux))
+            mux = session_ice.offered_mux(stream, far, line, wishes)
+            rtcp = line.rtcp is not None or (line.rtcp_mux and not mux)
+            if MUX + "require" in wishes:
+                rtcp = False
+            rewrites.append(_rewrite(stream, far, rtcp, mux, ice))
         else:
             rewrites.append(_rejected(session, stream, families, far, site))
         if index < len(streams):
@@ -118,6 +130,8 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
         offered=lines,
         streams=tuple(streams),
         observed=_observed(session, side, command),
+        wishes=_by_side(side, session.wishes[side], wishes),
+        forks=session.forks if side == session.offerer else (),
     )
     warning = ""
     if command.realms and command.realms != _by_side(side, *session.realms):
@@ -129,6 +143,7 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
         warning=warning,
         media=tuple(rewrites),
         created_ns=after.created_ns,
+        loop_mark=_loop_mark(session, command),
     )
 
 
@@ -146,6 +161,9 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
             " they must match"
         )
     answerer = 1 - offerer
+    wishes = session_ice.restated(session.wishes[offerer], command.flags, ICE)
+    told = session.wishes[answerer]
+    other_fork = not pending and _is_other_fork(session, answerer, command)
     families = list(session.families)
     streams, rewrites = [], []
     for index, (line, answered) in enumerate(zip(offered, command.media, strict=True)):
@@ -160,12 +178,18 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         hosts = _by_side(offerer, host, stream.hosts[answerer])
         if answered.rtp.port:
             _same_family(answered, hosts[answerer], index)
-        stream = agreed(stream, hosts, lines)
+        ice = session_ice.answered_ice(stream, offerer, line, wishes, command)
+        muxes = session_ice.agreed_muxes(stream, answerer, lines, told)
+        own = None if session_ice.ICE_REMOVED in told else stream.ice[answerer]
+        stream = msgspec.structs.replace(stream, ice=_by_side(offerer, ice, own))
+        stream = _muxed(agreed(stream, hosts, lines), muxes)
+        if other_fork:
+            stream = _without_nominee(stream, answerer)
         streams.append(stream)
         if answered.rtp.port:
-            mux = muxed(stream)
-            rtcp = answered.rtcp is not None and not mux
-            rewrites.append(_rewrite(stream, offerer, rtcp, mux))
+            mux = muxes[offerer]
+            rtcp = not mux and (answered.rtcp is not None or muxes[answerer])
+            rewrites.append(_rewrite(stream, offerer, rtcp, mux, ice))
         else:
             rewrites.append(_rejected(session, stream, families, offerer, site))
     if not pending:
@@ -179,13 +203,90 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         offered=() if pending else session.offered,
         streams=tuple(streams),
         observed=_observed(session, answerer, command),
+        wishes=_by_side(offerer, wishes, told),
+        forks=_forks(session, answerer, command),
     )
     return after, Reply(
-        command.cookie, Result.OK, media=tuple(rewrites), created_ns=session.created_ns
+        command.cookie,
+        Result.OK,
+        media=tuple(rewrites),
+        created_ns=session.created_ns,
+        loop_mark=_loop_mark(session, command),
     )
 
 
-def _by_side(side: int, own: str, other: str) -> tuple[str, str]:
+def without_fork(session: Session, command: Command) -> Session | None:
+    """The call without the branch that a delete names, None when the whole call is meant.
+
+    A proxy deletes each branch of a forked call that fails, by its tag. As long as another branch
+    may still be the one (until HALF_OPEN_MAX_MS after its answer), the call goes on with that one:
+    the latest to answer. The branch that has won is deleted in the same way, at the end of the call.
+    """
+    answerer = 1 - session.offerer
+    fresh_ns = command.now_ns - HALF_OPEN_MAX_MS * NS_PER_MS
+    alive = tuple(fork for fork in session.forks if fork.at_ns > fresh_ns)
+    named = {command.from_tag, command.to_tag} - {"", session.tags[1 - answerer]}
+    if not named or not alive or session.offered:
+        return None
+    others = tuple(fork for fork in alive if fork.tag not in named)
+    if session.tags[answerer] not in named:
+        known = len(others) < len(session.forks)
+        return msgspec.structs.replace(session, forks=others) if known else None
+    if not others:
+        return None
+    best = others[-1]
+    streams = list(session.streams)
+    for index, (stream, line) in enumerate(zip(streams, best.lines, strict=False)):
+        near = stream.lines[1 - answerer]
+        if near is None:
+            continue
+        lines = (near, line) if answerer == 1 else (line, near)
+        muxes = session_ice.agreed_muxes(stream, answerer, lines, session.wishes[answerer])
+        stream = _without_nominee(agreed(stream, stream.hosts, lines), answerer)
+        streams[index] = _muxed(stream, muxes)
+    return msgspec.structs.replace(
+        session,
+        tags=_by_side(answerer, best.tag, session.tags[1 - answerer]),
+        forks=others[:-1],
+        streams=tuple(streams),
+    )
+
+
+def _is_other_fork(session: Session, answerer: int, command: Command) -> bool:
+    tags = _answer_tags(session, answerer, command)
+    return session.tags[answerer] not in ("", tags[answerer])
+
+
+def _forks(session: Session, answerer: int, command: Command) -> tuple[Fork, ...]:
+    """Who else has answered, the latest last: whoever was in force joins, whoever is now leaves."""
+    before, now = session.tags[answerer], _answer_tags(session, answerer, command)[answerer]
+    kept = [fork for fork in session.forks if fork.tag not in (before, now)]
+    described = [stream.lines[answerer] for stream in session.streams]
+    lines = tuple(line for line in described if line is not None)
+    if _is_other_fork(session, answerer, command) and lines and len(lines) == len(described):
+        kept.append(Fork(command.now_ns, before, lines))
+    return tuple(kept[-FORKS_MAX:])
+
+
+def _muxed(stream: Stream, muxes: tuple[bool, bool]) -> Stream:
+    """The stream that knows who has rtcp-mux: None where both descriptions say the same."""
+    plain = msgspec.structs.replace(stream, muxes=None)
+    same = session_ice.muxes_of(plain) == muxes
+    return plain if same else msgspec.structs.replace(stream, muxes=muxes)
+
+
+def _without_nominee(stream: Stream, side: int) -> Stream:
+    """Another agent speaks for the side now: its own checks will say from where."""
+    nominated = list(stream.nominated)
+    nominated[2 * side : 2 * side + 2] = None, None
+    return msgspec.structs.replace(stream, nominated=tuple(nominated))
+
+
+def _loop_mark(session: Session, command: Command) -> str:
+    return session.group if LOOP_PROTECT in command.flags else ""
+
+
+def _by_side(side: int, own: T, other: T) -> tuple[T, T]:
     """(of this side, of the other) <-> (of side 0, of side 1); its own inverse."""
     return (own, other) if side == 0 else (other, own)
 
@@ -256,9 +357,10 @@ def _same_family(line: MediaLine, host: str, index: int) -> None:
         )
 
 
-def _rewrite(stream: Stream, side: int, rtcp: bool, muxed: bool) -> MediaRewrite:
+def _rewrite(stream: Stream, side: int, rtcp: bool, muxed: bool, ice: Ice | None) -> MediaRewrite:
     host, port = stream.hosts[side], stream.ports[side]
-    return MediaRewrite(Address(host, port), Address(host, port + 1) if rtcp else None, muxed)
+    follows = Address(host, port + 1) if rtcp else None
+    return MediaRewrite(Address(host, port), follows, muxed, ice)
 
 
 def _rejected(

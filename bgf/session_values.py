@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from bgf.events import MediaLine, Reply
-from bgf.model import Address, Component, Group
+from bgf.model import Address, Component, Group, Ice
 from bgf.policy import DEFAULT_POLICY, Policies, RealmPolicy
 
 NS_PER_MS: Final = 1_000_000
@@ -51,6 +51,10 @@ class Stream(msgspec.Struct, frozen=True, array_like=True):
     are the descriptions in force, `sources` where each party was last known to send from (a
     description on hold does not say). `rounds` counts how often each side was let learn anew;
     `learned` is what was learned in the latest, as (RTP, RTCP) of side 0, then of side 1.
+
+    `ice` are our credentials where ICE is done, `nominated` whom the parties' agents have chosen to
+    send from, ordered as `learned`. `muxes` says with whom RTCP shares the RTP port where that is
+    not simply what both descriptions say.
     """
 
     ports: tuple[int, int] = (0, 0)
@@ -65,8 +69,25 @@ class Stream(msgspec.Struct, frozen=True, array_like=True):
         None,
     )
 
+    ice: tuple[Ice | None, Ice | None] = (None, None)
+    nominated: tuple[Address | None, Address | None, Address | None, Address | None] = (
+        None,
+        None,
+        None,
+        None,
+    )
+    muxes: tuple[bool, bool] | None = None
+
     def learned_of(self, side: int, component: Component) -> Address | None:
         return self.learned[2 * side + int(component is Component.RTCP)]
+
+
+class Fork(msgspec.Struct, frozen=True, array_like=True):
+    """What another branch of a forked call answered, by its tag, and when (RFC 3261 12.1)."""
+
+    at_ns: int
+    tag: str
+    lines: tuple[MediaLine, ...]
 
 
 class KeptReply(msgspec.Struct, frozen=True, array_like=True):
@@ -89,8 +110,9 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     `changed_ns` is when the last offer or the end arrived. `realms`, `families` (0 unknown) and
     `tags` are by side. `offered` is the description that awaits its answer, by `offerer`.
     `observed` says, by side, that its address is the one that its signalling came from. `rests`
-    are the ports that nobody may have for a while, whoever owns the group then. Fields are only
-    ever appended.
+    are the ports that nobody may have for a while, whoever owns the group then. `wishes` are, by
+    side, what commands have said last of ICE and of rtcp-mux towards it. `forks` have answered the
+    offer too, but their descriptions are not the ones in force. Fields are only ever appended.
     """
 
     group: str
@@ -108,6 +130,8 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     replies: tuple[KeptReply, ...] = ()
     observed: tuple[bool, bool] = (False, False)
     rests: tuple[Rest, ...] = ()
+    wishes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    forks: tuple[Fork, ...] = ()
 
     def side_of(self, from_tag: str, to_tag: str) -> int:
         """Which side speaks. An in-dialog request of side 1 carries the tags swapped."""

@@ -32,9 +32,11 @@ ROOMS: dict[str, set[str]] = {
     "ports": {"model", "errors"},
     "policy": {"model"},
     "session_values": CORE_ROOMS | {"policy"},
-    "session_flows": CORE_ROOMS | {"policy", "session_values"},
-    "session_offers": CORE_ROOMS | {"policy", "session_values", "session_flows"},
-    "session": CORE_ROOMS | {"policy", "session_values", "session_flows", "session_offers"},
+    "session_ice": CORE_ROOMS | {"policy", "session_values"},
+    "session_flows": CORE_ROOMS | {"policy", "session_values", "session_ice"},
+    "session_offers": CORE_ROOMS | {"policy", "session_values", "session_flows", "session_ice"},
+    "session": CORE_ROOMS
+    | {"policy", "session_values", "session_flows", "session_offers", "session_ice"},
     "gateway": CORE_ROOMS | {"policy", "ports", "session"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal"},
@@ -63,6 +65,7 @@ ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 CORES = {
     *("bgf.errors", "bgf.model", "bgf.events", "bgf.ports", "bgf.session", "bgf.gateway"),
     *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.session_offers"),
+    "bgf.session_ice",
     "bgf.quality",
     *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
     *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
