@@ -37,6 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "gateway": CORE_ROOMS | {"policy", "ports", "session"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal"},
+    "explain": CORE_ROOMS | {"session", "session_flows", "journal"},
     "quality": {"model"},
     "control": CORE_ROOMS,
     "media": CORE_ROOMS,
@@ -53,7 +54,7 @@ ROOMS: dict[str, set[str]] = {
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
-    | {"hands", "control", "media", "quality"}
+    | {"hands", "control", "media", "quality", "explain"}
     | {"__init__", "config", "admin", "preflight"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
@@ -62,7 +63,7 @@ ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 CORES = {
     *("bgf.errors", "bgf.model", "bgf.events", "bgf.ports", "bgf.session", "bgf.gateway"),
     *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.quality"),
-    *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
+    *("bgf.explain", "bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
     *("failover.registry", "failover.sbfd", "failover.frames"),
