@@ -33,7 +33,8 @@ ROOMS: dict[str, set[str]] = {
     "policy": {"model"},
     "session_values": CORE_ROOMS | {"policy"},
     "session_flows": CORE_ROOMS | {"policy", "session_values"},
-    "session": CORE_ROOMS | {"policy", "session_values", "session_flows"},
+    "session_offers": CORE_ROOMS | {"policy", "session_values", "session_flows"},
+    "session": CORE_ROOMS | {"policy", "session_values", "session_flows", "session_offers"},
     "gateway": CORE_ROOMS | {"policy", "ports", "session"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal"},
@@ -62,8 +63,10 @@ ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 # Cores: time is an argument, randomness arrives inside events, and somebody else performs.
 CORES = {
     *("bgf.errors", "bgf.model", "bgf.events", "bgf.ports", "bgf.session", "bgf.gateway"),
-    *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.quality"),
-    *("bgf.explain", "bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
+    *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.session_offers"),
+    *("bgf.quality", "bgf.explain"),
+    *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
+    *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
     *("failover.registry", "failover.sbfd", "failover.frames"),
