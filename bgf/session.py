@@ -141,10 +141,7 @@ TABLE: Final[dict[tuple[State, Trigger], tuple[Action, tuple[State, ...]]]] = {
         (state, T.NOMINATED): (A.NOMINATE, (state,))
         for state in (S.OFFERED, S.ESTABLISHED, S.REOFFERED)
     },
-    **{
-        (state, T.NOMINATED): (A.IGNORE, (state,))
-        for state in (S.NEW, S.DELETED)
-    },
+    **{(state, T.NOMINATED): (A.IGNORE, (state,)) for state in (S.NEW, S.DELETED)},
     **{
         (state, trigger): (A.IGNORE, (state,))
         for state in (S.NEW, S.OFFERED, S.DELETED)

@@ -220,7 +220,7 @@ def without_fork(session: Session, command: Command) -> Session | None:
 
     A proxy deletes each branch of a forked call that fails, by its tag. As long as another branch
     may still be the one (until HALF_OPEN_MAX_MS after its answer), the call goes on with that one:
-    the latest to answer. The branch that has won is deleted in the same way, at the end of the call.
+    the latest to answer. The branch that has won is deleted in the same way, at the call's end.
     """
     answerer = 1 - session.offerer
     fresh_ns = command.now_ns - HALF_OPEN_MAX_MS * NS_PER_MS
@@ -242,8 +242,8 @@ def without_fork(session: Session, command: Command) -> Session | None:
             continue
         lines = (near, line) if answerer == 1 else (line, near)
         muxes = session_ice.agreed_muxes(stream, answerer, lines, session.wishes[answerer])
-        stream = _without_nominee(agreed(stream, stream.hosts, lines), answerer)
-        streams[index] = _muxed(stream, muxes)
+        anew = _without_nominee(agreed(stream, stream.hosts, lines), answerer)
+        streams[index] = _muxed(anew, muxes)
     return msgspec.structs.replace(
         session,
         tags=_by_side(answerer, best.tag, session.tags[1 - answerer]),

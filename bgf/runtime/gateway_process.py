@@ -22,7 +22,7 @@ from bgf.control import ng
 from bgf.control.server import Handler, Incoming, NgServer
 from bgf.errors import BgfError, DatapathError, EnvironmentProblem, PeerError, StateError
 from bgf.events import DropFlow, PutFlow, Reply
-from bgf.gateway import Gateway, Limits
+from bgf.gateway import ENTROPY_BITS, Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Recorder
 from bgf.media.xdp import XdpDatapath
@@ -52,7 +52,6 @@ READY_MS = 200
 SERVING_WAIT_S = 60.0
 UNSERVED_MS = 1_000
 NEIGHBOURS_MS = 2_000
-ENTROPY_BITS = 32
 LOOK_MS = 1_000
 DELIVER_MS = 20
 RESTS_MAX = 65_536
@@ -133,6 +132,8 @@ class GatewayProcess:
         for served in self.served.values():
             owner = owners.get(served.group.id, Ownership())
             mine = owner.node == self.node.node.id and not useless
+            if owner.node not in ("", self.node.node.id):
+                served.owned_before = owner.node
             driver, over = served.driver, not mine or owner.epoch != served.epoch
             if driver is not None and (over or driver.fenced or driver.doubtful):
                 self._stand_by(served, owner)
