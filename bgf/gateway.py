@@ -304,6 +304,8 @@ class Gateway:
 
     def _aside(self, command: Command, session: Session | None) -> Reply | None:
         """Replies that no session has a part in: nothing changes, nothing is journaled."""
+        if sessions.has_looped(command, self.group.id):
+            return Reply(command.cookie, Result.OK)
         if command.verb is Verb.PING:
             return Reply(command.cookie, Result.PONG)
         if command.verb is Verb.QUERY:

@@ -44,7 +44,7 @@ from bgf.events import (
 )
 from bgf.session_flows import flows
 from bgf.session_ice import ENTROPY_BYTES, wants_entropy
-from bgf.session_offers import STREAMS_MAX, demand
+from bgf.session_offers import STREAMS_MAX, demand, has_looped
 from bgf.session_values import (
     HALF_OPEN_MAX_MS,
     NS_PER_MS,
@@ -77,6 +77,7 @@ __all__ = [
     "apply",
     "demand",
     "flows",
+    "has_looped",
     "wants_entropy",
 ]
 

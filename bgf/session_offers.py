@@ -34,6 +34,7 @@ T = TypeVar("T")
 STREAMS_MAX: Final = 16  # m-lines of one call
 FORKS_MAX: Final = 8  # answers kept beside the one in force
 SIP_SOURCE: Final = "SIP-source-address"
+REJECT_ICE: Final = "reject-ICE"
 LOOP_PROTECT: Final = "loop-protect"
 LOOP_MARK: Final = "loop-mark="  # with the group that has marked the SDP
 
@@ -83,6 +84,9 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
     far = 1 - side
     families = list(session.families)
     wishes = session_ice.restated(session.wishes[far], command.flags, ICE, MUX)
+    near_wishes = session.wishes[side]
+    if REJECT_ICE in command.flags:
+        near_wishes = session_ice.restated(near_wishes, (session_ice.ICE_REMOVED,), ICE)
     streams = list(session.streams)
     drawn = iter(command.ports)
     rewrites = []
@@ -130,7 +134,7 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
         offered=lines,
         streams=tuple(streams),
         observed=_observed(session, side, command),
-        wishes=_by_side(side, session.wishes[side], wishes),
+        wishes=_by_side(side, near_wishes, wishes),
         forks=session.forks if side == session.offerer else (),
     )
     warning = ""
@@ -280,6 +284,11 @@ def _without_nominee(stream: Stream, side: int) -> Stream:
     nominated = list(stream.nominated)
     nominated[2 * side : 2 * side + 2] = None, None
     return msgspec.structs.replace(stream, nominated=tuple(nominated))
+
+
+def has_looped(command: Command, group: str) -> bool:
+    """Has this group rewritten the SDP before, and is it to leave such alone?"""
+    return LOOP_PROTECT in command.flags and LOOP_MARK + group in command.flags
 
 
 def _loop_mark(session: Session, command: Command) -> str:

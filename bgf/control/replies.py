@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bgf.control.bencode import Encodable
 from bgf.control.frames import DATAGRAM_BYTES_MAX, Codec, NoCookie, frame, split
-from bgf.control.requests import Request, decode
+from bgf.control.requests import LOOP_PROTECT, Request, decode
 from bgf.errors import LoadLimit, Misuse, PeerError
 from bgf.events import Reply, Result, Verb
 from bgf.model import Address, Component, Counters, Flow
@@ -73,7 +73,10 @@ def render(
                 reply.media,
                 replace_origin="replace=origin" in request.flags,
                 rtcp_attribute="no-rtcp-attribute" not in request.flags,
+                loop_mark=reply.loop_mark,
             )
+        elif request.sdp is not None and LOOP_PROTECT in request.flags:
+            body["sdp"] = request.sdp.text  # it has been here before: not touched again
         if request.verb is Verb.QUERY or reply.flows or counters:
             body |= _statistics(request, reply.flows, counters, created_s, tags)
     datagram = frame(request.cookie, request.codec, body)

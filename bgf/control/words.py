@@ -15,6 +15,8 @@ CARRIED = frozenset(
         "fatal",
         "reset",
         "SIP-source-address",
+        "loop-protect",
+        "reject-ICE",
         "no-rtcp-attribute",
     )
 )
@@ -26,7 +28,6 @@ NEUTRAL = frozenset(
         "port-latching",
         "no-port-latching",
         "unidirectional",
-        "loop-protect",
         "allow-transcoding",
         "no-codec-renegotiation",
         "reuse-codecs",
@@ -65,7 +66,6 @@ DECLINED = frozenset(
         "early-media",
         "fragment",
         "trickle-ICE",
-        "reject-ICE",
         "discard-recording",
         "egress",
     )
@@ -97,6 +97,7 @@ HANDLED_KEYS = frozenset(
 NEUTRAL_KEYS = frozenset(
     (
         "sip-message-type",
+        "ICE-lite",
         "user-agent",
         "metadata",
     )
@@ -115,7 +116,6 @@ DECLINED_KEYS = frozenset(
         "ptime-reverse",
         "record-call",
         "repacketize",
-        "ICE-lite",
         "media-echo",
         "generate-RTCP",
         "delay-buffer",
@@ -150,6 +150,11 @@ REPLACED = frozenset(
     )
 )
 """What `replace` may name; session-connection always is, for media must come to us."""
+
+ICE_VALUES = frozenset(("remove", "force", "default", "optional", "force-relay"))
+ICE_WITH_CANDIDATES = frozenset(("optional", "force-relay"))
+"""Values of `ICE` that would have the far end's candidates beside ours."""
+MUX_VALUES = frozenset(("offer", "require", "demux", "accept", "reject"))
 
 _FORWARDS = "forwards each call's media between its two sides only"
 _PLAYS = "plays, records and decodes no media"
