@@ -158,5 +158,6 @@ def agreed_muxes(
     elif MUX + "accept" in wishes or MUX + "demux" in wishes:
         near = True
     else:
-        near = far or line.rtcp is None  # who has no other port for RTCP must have it (RFC 8858)
+        # Who has no other port for RTCP must have it (RFC 8858), who has it and wants it keeps it.
+        near = far or line.rtcp is None or muxes_of(stream)[1 - answerer]
     return (near, far) if answerer == 1 else (far, near)

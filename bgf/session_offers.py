@@ -187,8 +187,9 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         own = None if session_ice.ICE_REMOVED in told else stream.ice[answerer]
         stream = msgspec.structs.replace(stream, ice=_by_side(offerer, ice, own))
         stream = _muxed(agreed(stream, hosts, lines), muxes)
-        if other_fork:
-            stream = _without_nominee(stream, answerer)
+        for party in (0, 1):
+            if (other_fork and party == answerer) or not session_ice.does_ice(stream, party):
+                stream = _without_nominee(stream, party)
         streams.append(stream)
         if answered.rtp.port:
             mux = muxes[offerer]
