@@ -14,6 +14,7 @@ What changes, and why:
 | `a=rtcp-mux` | as agreed with the gateway |
 | ICE lines | removed: a candidate of the far end would lead media around the gateway |
 | at the end of an m-line | ICE lines of the gateway's own, where ICE is done (`sdp_ice`) |
+| `a=altc:`, `a=ccap:`, `a=alt:` | removed: other addresses of the same kind (RFC 6947, RFC 7006) |
 | `a=group:BUNDLE`, `a=bundle-only` | removed: every m-line has a port of its own here |
 | `o=` address | the gateway's, when `replace=origin` asks for it |
 | at the end of the session's lines | `a=x-bgf-loop:` and the group, for `loop-protect` |
@@ -55,6 +56,9 @@ _REMOVED = (
     "a=end-of-candidates",
     "a=group:BUNDLE",
     "a=bundle-only",
+    "a=altc:",
+    "a=ccap:",
+    "a=alt:",
 )
 _FINGERPRINT = "a=fingerprint:"
 LOOP_MARK = "a=x-bgf-loop:"
