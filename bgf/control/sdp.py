@@ -329,7 +329,7 @@ class Sdp:
         """A line that does not go on: ICE of one m-line or of all, or bundling."""
         if section is None:
             self._credentials.read(raw)
-        elif not section.carried:
+        elif section.passes:
             return
         else:
             section.credentials.read(raw)
