@@ -41,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "gateway": CORE_ROOMS | {"policy", "ports", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal"},
+    "explain": CORE_ROOMS | {"session", "session_flows", "journal"},
     "quality": {"model"},
     "pcap": set(),
     "control": CORE_ROOMS | {"quality"},
@@ -58,7 +59,7 @@ ROOMS: dict[str, set[str]] = {
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
-    | {"hands", "control", "media", "quality", "totals", "pcap"}
+    | {"hands", "control", "media", "quality", "totals", "pcap", "explain"}
     | {"__init__", "config", "admin", "preflight"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
@@ -68,7 +69,7 @@ CORES = {
     *("bgf.errors", "bgf.model", "bgf.events", "bgf.ports", "bgf.session", "bgf.gateway"),
     *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.session_offers"),
     *("bgf.session_orders", "bgf.totals"),
-    "bgf.quality",
+    *("bgf.quality", "bgf.explain"),
     *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
     *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
     *("bgf.control.call_report", "bgf.control.statistics"),
