@@ -32,7 +32,7 @@ from bgf.session_ice import (
     muxes_of,
     nominated_of,
 )
-from bgf.session_values import Session, Stream
+from bgf.session_values import Session, Stream, Treatment
 
 UNSPECIFIED: Final = ("0.0.0.0", "::")
 ASYMMETRIC: Final = "asymmetric"
@@ -42,6 +42,9 @@ LEARNING: Final = "endpoint-learning="
 NO_LEARNING: Final = (LEARNING + "off", LEARNING + "no-learning")
 TOS: Final = "TOS="
 TOS_MAX: Final = 255  # a whole traffic class byte, of which DSCP is the upper six bits
+AUDIO: Final = "audio"
+NO_RTP: Final = (72,)  # what has it is RTCP, where both share a port (RFC 5761 section 4)
+ALL_TYPES: Final = range(128)
 CHECKED_PREFIX: Final = "RTP/"  # DTLS handshakes share the port of the others (RFC 5764 5.1.2)
 
 _NO_POLICIES: Final[Policies] = {}
@@ -166,6 +169,7 @@ class _Way(NamedTuple):
     pair: bool
     ice: Ice | None
     wanted: bool
+    passes: tuple[bool, bool]
     expected: bool
     policer: Policer | None
     dscp: int | None
@@ -181,18 +185,22 @@ def _way(
     leaving = policies.get(session.realms[1 - side], DEFAULT_POLICY)
     line = ours or theirs
     kind = "" if line is None else line.kind
-    muxes = muxes_of(stream)
+    muxes, treated = muxes_of(stream), session.orders.treatments[side]
+    silenced = kind == AUDIO and Treatment.SILENCED in treated
+    # Its RTCP comes through the same gate.
+    silent = silenced and all(muxes) and _filterable(ours, theirs)
     return _Way(
         muxes[side],
         muxes[1 - side],
         ours is None or theirs is None or is_rtp(ours) or is_rtp(theirs),
         answers_checks(stream, side),
         ours is not None and theirs is not None and bool(ours.rtp.port and theirs.rtp.port),
+        _passes(treated, silenced and not silent),
         _expected(ours, theirs),
         arriving.rule(kind).policer,
         leaving.rule(kind).dscp if marked is None else marked,
-        _rtp(ours, theirs, arriving.rtp_check),
-        arriving.inactivity_ms,
+        _filtered(_rtp(ours, theirs, arriving.rtp_check), ours, theirs, treated, silent),
+        0 if silent else arriving.inactivity_ms,
     )
 
 
@@ -222,7 +230,7 @@ def _flow(
     if chosen is not None and ASYMMETRIC not in session.settings:
         source = Source(chosen.host, chosen.port)
     admits = known is not None or ASYMMETRIC in session.settings
-    is_open = remote is not None and admits and way.wanted
+    is_open = remote is not None and admits and way.wanted and way.passes[offset]
     learned, latch_round = None, 0
     if latch is Latch.LATCH:
         if unused:
@@ -308,6 +316,38 @@ def _rtp(ours: MediaLine | None, theirs: MediaLine | None, check: RtpCheck) -> R
     if checks and check is RtpCheck.PAYLOAD_TYPES and first.payload_types and other.payload_types:
         types = tuple(sorted({*first.payload_types, *other.payload_types}))
     return Rtp(checks, types, first.clock_hz)
+
+
+def _passes(treated: tuple[Treatment, ...], silenced: bool) -> tuple[bool, bool]:
+    """Do (RTP, RTCP) of a side pass their gates, as ordered?"""
+    blocked = Treatment.BLOCKED in treated
+    return not blocked and not silenced, not blocked
+
+
+def _filterable(ours: MediaLine | None, theirs: MediaLine | None) -> bool:
+    """Handshakes of DTLS are no RTP: what exchanges keys on the media port cannot be filtered."""
+    lines = [line for line in (ours, theirs) if line is not None]
+    return all(line.transport.upper().startswith(CHECKED_PREFIX) for line in lines)
+
+
+def _filtered(
+    rtp: Rtp | None,
+    ours: MediaLine | None,
+    theirs: MediaLine | None,
+    treated: tuple[Treatment, ...],
+    silent: bool,
+) -> Rtp | None:
+    """The payload types that still pass, as ordered."""
+    if rtp is None or not (silent or Treatment.DTMF_BLOCKED in treated):
+        return rtp
+    if silent:
+        return Rtp(True, NO_RTP, rtp.clock_hz)
+    lines = (line for line in (ours, theirs) if line is not None)
+    blocked = {kind for line in lines for kind in line.dtmf_types}
+    if not blocked or not _filterable(ours, theirs):
+        return rtp
+    types = set(rtp.payload_types or ALL_TYPES) - blocked
+    return Rtp(True, tuple(sorted(types)) or NO_RTP, rtp.clock_hz)
 
 
 def _expected(ours: MediaLine | None, theirs: MediaLine | None) -> bool:

@@ -22,6 +22,8 @@ import base64
 import hashlib
 from typing import Final
 
+import msgspec
+
 from bgf.errors import Misuse
 from bgf.events import Command, MediaLine, Verb
 from bgf.model import Address, Component, Ice
@@ -122,6 +124,13 @@ def nominated_of(stream: Stream, side: int, component: Component) -> Address | N
     return stream.nominated[2 * side + int(component is Component.RTCP and not muxed)]
 
 
+def without_nominee(stream: Stream, side: int) -> Stream:
+    """Another agent speaks for the side now: its own checks will say from where."""
+    nominated = list(stream.nominated)
+    nominated[2 * side : 2 * side + 2] = None, None
+    return msgspec.structs.replace(stream, nominated=tuple(nominated))
+
+
 # rtcp-mux.
 
 
@@ -161,3 +170,9 @@ def agreed_muxes(
         # Who has no other port for RTCP must have it (RFC 8858), who has it and wants it keeps it.
         near = far or line.rtcp is None or muxes_of(stream)[1 - answerer]
     return (near, far) if answerer == 1 else (far, near)
+
+
+def with_muxes(stream: Stream, muxes: tuple[bool, bool]) -> Stream:
+    """The stream that knows who has rtcp-mux: None where both descriptions say the same."""
+    plain = msgspec.structs.replace(stream, muxes=None)
+    return plain if muxes_of(plain) == muxes else msgspec.structs.replace(stream, muxes=muxes)

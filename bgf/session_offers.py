@@ -27,12 +27,11 @@ from bgf.session_flows import (
     relatched,
 )
 from bgf.session_ice import ICE, MUX
-from bgf.session_values import HALF_OPEN_MAX_MS, NS_PER_MS, Fork, Session, Site, State, Stream
+from bgf.session_values import Session, Site, State, Stream
 
 T = TypeVar("T")
 
 STREAMS_MAX: Final = 16  # m-lines of one call
-FORKS_MAX: Final = 8  # answers kept beside the one in force
 SIP_SOURCE: Final = "SIP-source-address"
 REJECT_ICE: Final = "reject-ICE"
 LOOP_PROTECT: Final = "loop-protect"
@@ -135,7 +134,6 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
         streams=tuple(streams),
         observed=_observed(session, side, command),
         wishes=_by_side(side, near_wishes, wishes),
-        forks=session.forks if side == session.offerer else (),
     )
     warning = ""
     if command.realms and command.realms != _by_side(side, *session.realms):
@@ -186,10 +184,10 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         muxes = session_ice.agreed_muxes(stream, answerer, lines, told)
         own = None if session_ice.ICE_REMOVED in told else stream.ice[answerer]
         stream = msgspec.structs.replace(stream, ice=_by_side(offerer, ice, own))
-        stream = _muxed(agreed(stream, hosts, lines), muxes)
+        stream = session_ice.with_muxes(agreed(stream, hosts, lines), muxes)
         for party in (0, 1):
             if (other_fork and party == answerer) or not session_ice.does_ice(stream, party):
-                stream = _without_nominee(stream, party)
+                stream = session_ice.without_nominee(stream, party)
         streams.append(stream)
         if answered.rtp.port:
             mux = muxes[offerer]
@@ -209,7 +207,6 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         streams=tuple(streams),
         observed=_observed(session, answerer, command),
         wishes=_by_side(offerer, wishes, told),
-        forks=_forks(session, answerer, command),
     )
     return after, Reply(
         command.cookie,
@@ -220,71 +217,9 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
     )
 
 
-def without_fork(session: Session, command: Command) -> Session | None:
-    """The call without the branch that a delete names, None when the whole call is meant.
-
-    A proxy deletes each branch of a forked call that fails, by its tag. As long as another branch
-    may still be the one (until HALF_OPEN_MAX_MS after its answer), the call goes on with that one:
-    the latest to answer. The branch that has won is deleted in the same way, at the call's end.
-    """
-    answerer = 1 - session.offerer
-    fresh_ns = command.now_ns - HALF_OPEN_MAX_MS * NS_PER_MS
-    alive = tuple(fork for fork in session.forks if fork.at_ns > fresh_ns)
-    named = {command.from_tag, command.to_tag} - {"", session.tags[1 - answerer]}
-    if not named or not alive or session.offered:
-        return None
-    others = tuple(fork for fork in alive if fork.tag not in named)
-    if session.tags[answerer] not in named:
-        known = len(others) < len(session.forks)
-        return msgspec.structs.replace(session, forks=others) if known else None
-    if not others:
-        return None
-    best = others[-1]
-    streams = list(session.streams)
-    for index, (stream, line) in enumerate(zip(streams, best.lines, strict=False)):
-        near = stream.lines[1 - answerer]
-        if near is None:
-            continue
-        lines = (near, line) if answerer == 1 else (line, near)
-        muxes = session_ice.agreed_muxes(stream, answerer, lines, session.wishes[answerer])
-        anew = _without_nominee(agreed(stream, stream.hosts, lines), answerer)
-        streams[index] = _muxed(anew, muxes)
-    return msgspec.structs.replace(
-        session,
-        tags=_by_side(answerer, best.tag, session.tags[1 - answerer]),
-        forks=others[:-1],
-        streams=tuple(streams),
-    )
-
-
 def _is_other_fork(session: Session, answerer: int, command: Command) -> bool:
     tags = _answer_tags(session, answerer, command)
     return session.tags[answerer] not in ("", tags[answerer])
-
-
-def _forks(session: Session, answerer: int, command: Command) -> tuple[Fork, ...]:
-    """Who else has answered, the latest last: whoever was in force joins, whoever is now leaves."""
-    before, now = session.tags[answerer], _answer_tags(session, answerer, command)[answerer]
-    kept = [fork for fork in session.forks if fork.tag not in (before, now)]
-    described = [stream.lines[answerer] for stream in session.streams]
-    lines = tuple(line for line in described if line is not None)
-    if _is_other_fork(session, answerer, command) and lines and len(lines) == len(described):
-        kept.append(Fork(command.now_ns, before, lines))
-    return tuple(kept[-FORKS_MAX:])
-
-
-def _muxed(stream: Stream, muxes: tuple[bool, bool]) -> Stream:
-    """The stream that knows who has rtcp-mux: None where both descriptions say the same."""
-    plain = msgspec.structs.replace(stream, muxes=None)
-    same = session_ice.muxes_of(plain) == muxes
-    return plain if same else msgspec.structs.replace(stream, muxes=muxes)
-
-
-def _without_nominee(stream: Stream, side: int) -> Stream:
-    """Another agent speaks for the side now: its own checks will say from where."""
-    nominated = list(stream.nominated)
-    nominated[2 * side : 2 * side + 2] = None, None
-    return msgspec.structs.replace(stream, nominated=tuple(nominated))
 
 
 def has_looped(command: Command, group: str) -> bool:

@@ -71,6 +71,7 @@ _INITIALS = frozenset(
     )
 )
 _RTPMAP = "a=rtpmap:"
+_TELEPHONE_EVENT = "telephone-event/"  # RFC 4733
 _STATIC_CLOCKS_HZ = {6: 16_000, 10: 44_100, 11: 44_100, 14: 90_000, 16: 11_025, 17: 22_050}
 _STATIC_VIDEO = range(25, 35)
 _CLOCK_HZ = {"video": 90_000}
@@ -177,6 +178,7 @@ class _Section:
         "credentials",
         "direction",
         "dtls",
+        "dtmf_types",
         "host",
         "kind",
         "last",
@@ -229,6 +231,7 @@ class _Section:
             if word.isascii() and word.isdigit() and len(word) <= 3 and int(word) <= 127
         )
         self.clock_hz = _clock_hz(self.kind, self.payload_types)
+        self.dtmf_types: tuple[int, ...] = ()
 
     @property
     def passes(self) -> bool:
@@ -360,6 +363,9 @@ class Sdp:
             # a=rtpmap:96 AMR-WB/16000/1, of the first format alone (RFC 8866 section 6.6)
             number, _, encoding = line[len(_RTPMAP) :].partition(" ")
             clock = encoding.split("/", 2)[1:2]
+            if encoding.lower().startswith(_TELEPHONE_EVENT):
+                known = (kind for kind in section.payload_types if str(kind) == number)
+                section.dtmf_types = (*section.dtmf_types, *known)
             if number == str(section.payload_types[0]) and clock and clock[0].isascii():
                 digits = clock[0].strip()
                 if digits.isdigit() and len(digits) <= _CLOCK_DIGITS_MAX and int(digits):
@@ -399,6 +405,7 @@ class Sdp:
                     direction=direction,
                     payload_types=section.payload_types,
                     clock_hz=section.clock_hz,
+                    dtmf_types=section.dtmf_types,
                     ice_ufrag=self._ice_ufrag(section, number, notes) if port else "",
                     dtls=section.dtls or self._dtls,
                 )

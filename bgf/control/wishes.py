@@ -80,6 +80,8 @@ class Wishes:
     def _word(self, word: str) -> None:
         if word in words.CARRIED:
             self._flag(word)
+        elif word == words.RECORD_CALL:
+            self._flag(f"{word}=on")
         elif word in words.NEUTRAL:
             pass
         elif "=" in word:
@@ -118,6 +120,8 @@ class Wishes:
         elif key == "rtcp-mux" and value not in words.MUX_VALUES:
             self._declined.append(f"rtcp-mux={value}")
         elif key in words.CARRIED_KEYS:
+            if key == "address":
+                value = self._host(key, value) or value
             if key == "TOS" and not (len(value) <= 3 and value.isdigit() and int(value) <= 255):
                 self._remarks.append(f"TOS {show(value)} is not in 0..255, and is ignored")
             else:
