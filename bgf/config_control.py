@@ -39,7 +39,7 @@ class Listen:
 class ControlSection:
     """Who commands this node's groups, and when new calls are refused.
 
-    `default_realms` are used when an offer does not say: (towards its sender, towards its receiver).
+    `default_realms` are those of an offer that does not say: (towards its sender, its receiver).
     `peers` are the prefixes that may command, canonical; empty when the file does not say: see
     `peers_of`. `rate_per_peer` is frames a second of one host, `new_calls_per_s` those of a group;
     0: no limit. `sessions_max` is of a group. `memory_max_mb` is of the process, 0: three quarters
@@ -56,7 +56,9 @@ class ControlSection:
     lag_max_ms: int = LAG_MS
 
 
-def parse_control(table: Table, media_realm: Callable[[Table, str, object], None]) -> ControlSection:
+def parse_control(
+    table: Table, media_realm: Callable[[Table, str, object], None]
+) -> ControlSection:
     """`media_realm` refuses a name that is no realm with media. Raises ConfigError."""
     table.only(
         *("default_realms", "listen", "peers", "rate_per_peer", "sessions_max"),
@@ -143,5 +145,7 @@ def dump_control(control: ControlSection) -> Iterator[str]:
     yield f"memory_max_mb = {control.memory_max_mb}"
     yield f"lag_max_ms = {control.lag_max_ms}"
     ports = [f"udp = {'true' if listen.udp else 'false'}"]
-    ports += [f"{name} = {port}" for name, port in (("tcp", listen.tcp), ("http", listen.http)) if port]
+    ports += [
+        f"{name} = {port}" for name, port in (("tcp", listen.tcp), ("http", listen.http)) if port
+    ]
     yield f"listen = {{ {', '.join(ports)} }}"

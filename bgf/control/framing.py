@@ -97,14 +97,14 @@ class Stream:
     def _end(self) -> int:
         """Length of the frame at the beginning, 0 while it is not all there."""
         if self._scan is None:
-            if self._in[:1] in (b"\r", b"\n"):
+            if bytes(self._in[:1]) in (b"\r", b"\n"):
                 del self._in[: len(self._in) - len(self._in.lstrip(b"\r\n"))]
             space = self._in.find(b" ", 0, ng.COOKIE_BYTES_MAX + 1)
             if space < 0:
                 if len(self._in) > ng.COOKIE_BYTES_MAX:
                     raise ng.NoCookie(f"no cookie in the first {ng.COOKIE_BYTES_MAX} bytes")
                 return 0
-            lead = self._in[space + 1 : space + 2]
+            lead = bytes(self._in[space + 1 : space + 2])
             if not lead:
                 return 0
             if lead not in (b"d", b"{"):
@@ -132,7 +132,7 @@ class _Bencode:
     def end(self, data: bytearray) -> int:
         """The offset behind it, 0 while it is not there. Raises BadBencode."""
         while self.at < len(data):
-            lead = data[self.at : self.at + 1]
+            lead = bytes(data[self.at : self.at + 1])
             if lead in (b"d", b"l"):
                 self._depth += 1
                 self.at += 1
@@ -151,10 +151,10 @@ class _Bencode:
                 if not digits:
                     return 0
                 if not digits.isdigit():
-                    raise BadBencode(f"the length of a string has something else than digits: {digits!r}")
+                    raise BadBencode(f"a string's length is no number: {digits!r}")
                 self.at += int(digits)
             else:
-                raise BadBencode(f"a byte that begins no value: {bytes(lead)!r}")
+                raise BadBencode(f"a byte that begins no value: {lead!r}")
         return 0
 
     def _skip(self, data: bytearray, stop: bytes, most: int) -> bytes:

@@ -1,7 +1,7 @@
-"""New calls wait behind everything else, for a bounded time, and are refused before they wait longer.
+"""New calls wait behind everything else for a bounded time; where it would be longer, not at all.
 
-Knows: which requests would begin a call (somebody else says which calls there are), a queue, and what
-a new call costs. Time is an argument. Must not know what serving one means.
+Knows: which requests would begin a call (somebody else says which calls there are), a queue, and
+what a new call costs. Time is an argument. Must not know what serving one means.
 
 A command for a call whose offer waits here waits behind it: a CANCEL's delete must not overtake the
 offer that it cancels.

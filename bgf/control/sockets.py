@@ -86,7 +86,9 @@ def open_tcp(address: Address, access: Access) -> socket.socket:
 
 def dropped(opened: socket.socket) -> int:
     """How many packets the kernel has dropped at this socket; a running 32-bit total."""
-    return int(_MEMINFO.unpack(opened.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[_MEMINFO_DROPS])
+    return int(
+        _MEMINFO.unpack(opened.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[_MEMINFO_DROPS]
+    )
 
 
 def _bound(
@@ -130,7 +132,7 @@ def _problem(address: Address, error: OSError, *, tcp: bool) -> EnvironmentProbl
 
 
 def _attach(opened: socket.socket, option: int, program: bytes) -> None:
-    """struct sock_fprog: a length in instructions and a pointer, which the kernel follows at once."""
+    """struct sock_fprog: a length in instructions and a pointer, which is followed at once."""
     held = ctypes.create_string_buffer(program, len(program))
     value = struct.pack("@HP", len(program) // _FILTER_BYTES, ctypes.addressof(held))
     opened.setsockopt(socket.SOL_SOCKET, option, value)

@@ -1,8 +1,8 @@
 """`ng` over HTTP and WebSocket: bytes of a connection -> frames, and replies -> bytes. No sockets.
 
 Knows: `POST /ng` with the type application/x-rtpengine-ng, `GET /ping`, and the WebSocket
-subprotocol ng.rtpengine.com, as rtpengine has them (its manual on HTTP and WebSocket). h11 (RFC 9112)
-and wsproto (RFC 6455) read and write the protocols. Must not know what a frame says.
+subprotocol ng.rtpengine.com, as rtpengine has them (its manual on HTTP and WebSocket). h11
+(RFC 9112) and wsproto (RFC 6455) read and write the protocols. Must not know what a frame says.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Web:
     def _request(self, request: h11.Request) -> list[bytes]:
         headers = {bytes(name): bytes(value) for name, value in request.headers}
         path = request.target.decode("latin-1").partition("?")[0]
-        method = request.method
+        method, kind = request.method, headers.get(b"content-type", b"").partition(b";")[0]
         if headers.get(b"upgrade", b"").lower() == b"websocket":
             return self._upgrade(request, headers)
         if path == PING_PATH:
@@ -134,7 +134,7 @@ class Web:
             self._refuse(404, f"{NG_PATH} and {PING_PATH} are here")
         elif method != b"POST":
             self._refuse(405, f"POST is what {NG_PATH} knows")
-        elif headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != NG_TYPE.encode():
+        elif kind.strip().lower() != NG_TYPE.encode():
             self._refuse(415, f"the content type must be {NG_TYPE}")
         elif int(headers.get(b"content-length", b"0")) > FRAME_BYTES_MAX:
             self._refuse(413, f"a frame has at most {FRAME_BYTES_MAX} bytes")
