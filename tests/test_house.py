@@ -34,10 +34,12 @@ ROOMS: dict[str, set[str]] = {
     "rate": set(),
     "session_values": CORE_ROOMS | {"policy"},
     "session_flows": CORE_ROOMS | {"policy", "session_values"},
-    "session": CORE_ROOMS | {"policy", "session_values", "session_flows"},
+    "session_offers": CORE_ROOMS | {"policy", "session_values", "session_flows"},
+    "session": CORE_ROOMS | {"policy", "session_values", "session_flows", "session_offers"},
     "gateway": CORE_ROOMS | {"policy", "ports", "rate", "session"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal"},
+    "explain": CORE_ROOMS | {"session", "session_flows", "journal"},
     "quality": {"model"},
     "control": CORE_ROOMS | {"rate"},
     "media": CORE_ROOMS,
@@ -56,7 +58,7 @@ ROOMS: dict[str, set[str]] = {
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
-    | {"hands", "control", "media", "quality"}
+    | {"hands", "control", "media", "quality", "explain"}
     | {"__init__", "config", "admin", "preflight"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
@@ -66,8 +68,10 @@ CORES = {
     *("bgf.errors", "bgf.model", "bgf.events", "bgf.ports", "bgf.session", "bgf.gateway"),
     *("bgf.rate", "bgf.control.framing", "bgf.control.web", "bgf.control.access"),
     "bgf.control.newcalls",
-    *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.quality"),
+    *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.session_offers"),
+    *("bgf.quality", "bgf.explain"),
     *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
+    *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
     *("failover.registry", "failover.sbfd", "failover.frames"),
