@@ -69,10 +69,11 @@ class NewCalls:
             if reason:
                 return reason
             if waiting >= WAITING_MAX:
-                return f"queue: {waiting} new calls wait already: use another node"
+                return f"waiting_max: {waiting} new calls wait already: use another node"
             lag_ns = waiting * self._cost_ns
             if lag_ns > self._lag_max_ns:
-                return f"lag: {waiting} new calls wait for {lag_ns / 1e6:.0f} ms: use another node"
+                lag_ms = round(lag_ns / 1e6)
+                return f"lag_max_ms: {waiting} new calls wait {lag_ms} ms: use another node"
         elif waiting >= 2 * WAITING_MAX:
             return Ask.SERVE
         self._queue.append((incoming, now_ns, not behind))
@@ -92,7 +93,7 @@ class NewCalls:
             del self._calls[call_id]
         if new and now_ns - since_ns > self._lag_max_ns and not self._known(call_id):
             late_ms = (now_ns - since_ns) / 1e6
-            return incoming, f"lag: control is {late_ms:.0f} ms late: use another node"
+            return incoming, f"lag_max_ms: control is {late_ms:.0f} ms late: use another node"
         return incoming, ""
 
     def took(self, cost_ns: int) -> None:

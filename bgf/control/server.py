@@ -38,7 +38,8 @@ NEW_SLICE_MS: Final = 5
 """How long new calls are served before the sockets are looked at again: the others come first."""
 LOOK_S: Final = 1.0
 """How often strangers are counted; nobody is woken by them."""
-STRANGERS_READ_MAX: Final = 8
+STRANGERS_READ_MAX: Final = 64
+"""Datagrams of strangers read per look: more than their queue holds, so that all are counted."""
 STRANGERS_TOLD_S: Final = 60.0
 _RECEIVE_BYTES = ng.DATAGRAM_BYTES_MAX + 1
 

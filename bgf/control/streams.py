@@ -61,7 +61,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._alive_s = time.monotonic()
-        self._held.extend(self._wire.receive(data))
+        frames = self._wire.receive(data)
+        if frames:
+            self._begun_s = 0.0  # what is half there now has just begun
+        self._held.extend(frames)
         self._after()
         if self._turn is None:
             self._work()
@@ -101,7 +104,7 @@ class Connection(asyncio.Protocol):
     def sweep(self, now_s: float) -> None:
         if now_s - self._alive_s > IDLE_S:
             self._abort("idle")
-        elif self._begun_s and now_s - self._begun_s > PARTIAL_S:
+        elif self._begun_s and not self._held and now_s - self._begun_s > PARTIAL_S:
             self._abort("slow-sender")
 
     def _settle(self, waiting: list[bytes]) -> None:

@@ -27,6 +27,9 @@ NG_TYPE: Final = "application/x-rtpengine-ng"
 SUBPROTOCOL: Final = "ng.rtpengine.com"
 
 
+_BROKEN = (CloseReason.PROTOCOL_ERROR, CloseReason.INVALID_FRAME_PAYLOAD_DATA)
+
+
 class Web:
     """`framing.Wire` of an HTTP connection, which may become a WebSocket."""
 
@@ -200,8 +203,9 @@ class Web:
                 elif isinstance(event, events.Ping):
                     self._say(socket, event.response())
                 elif isinstance(event, events.CloseConnection):
+                    # Also how wsproto reports bytes that are no WebSocket frame.
                     self._say(socket, event.response())
-                    self._end()
+                    self._end("bad-websocket" if event.code in _BROKEN else "")
                     break
         except RemoteProtocolError as error:
             self._say(socket, events.CloseConnection(CloseReason.PROTOCOL_ERROR, str(error)[:100]))
