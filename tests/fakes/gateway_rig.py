@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from bgf.control import ng
+from bgf.control.client import decode_reply, encode_request
+from bgf.errors import PeerError
 from bgf.events import Command, Event, Seen
 from bgf.gateway import Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, Pinholes
 from bgf.journal import Mode, Recorder
 from bgf.model import Group
 from bgf.policy import Policies
-from tests.fakes.calls import GROUP, POLICIES, REALMS
+from tests.fakes.calls import GROUP, NS_PER_S, POLICIES, REALMS
 from tests.fakes.flows import Replies
 from tests.fakes.journal import NodeFlows, NodeJournal, Shared
 
@@ -61,3 +65,34 @@ class Node:
 
     def entries(self, call_id: str) -> Sequence[bytes]:
         return self.shared.journals.get(call_id, ())
+
+
+class Control:
+    """A node's control socket without a socket: a frame in, its answer or None out."""
+
+    def __init__(self, node: Node, now_ns: int = NS_PER_S) -> None:
+        self.node = node
+        self.now_ns = now_ns
+        self.asked = 0
+        self.outcomes: list[Outcome] = []
+
+    def send(self, datagram: bytes) -> bytes | None:
+        """As `bgf.runtime` does it: decode, drive, render."""
+        try:
+            _, request = ng.decode(datagram)
+            self.asked += 1
+            before = len(self.node.replies.sent)
+            outcome = self.node.driver.handle(request.command(self.now_ns), self.asked * 7919)
+            self.outcomes.append(outcome)
+            if len(self.node.replies.sent) == before:
+                return None
+            return ng.render(request, self.node.replies.last)
+        except PeerError as error:
+            return ng.refuse(datagram, error)
+
+    def ask(self, cookie: str = "", **fields: Any) -> dict[str, Any]:
+        """A request by its keys (`_` for `-`); raises AssertionError when nobody answers."""
+        body = {key.replace("_", "-"): value for key, value in fields.items()}
+        reply = self.send(encode_request(cookie or f"k_{self.asked}", body))
+        assert reply is not None, "no answer"
+        return dict(decode_reply(reply)[1])
