@@ -74,7 +74,9 @@ CORES = {
     *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
-    *("failover.registry", "failover.sbfd", "failover.frames"),
+    *("failover.registry", "failover.sbfd", "failover.frames", "failover.actions"),
+    *("failover.evidence", "failover.placement", "failover.reasons", "failover.flapping"),
+    *("failover.strain", "failover.history"),
     *("statestore.membership", "statestore.member_records", "statestore.places"),
 }
 NOT_IN_CORES = {
