@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import types
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from bgf import session as sessions
+from bgf import session_orders
 from bgf.errors import Misuse
 from bgf.events import (
     Command,
@@ -37,6 +39,7 @@ from bgf.policy import Policies
 from bgf.ports import PortPool
 from bgf.rate import Rate
 from bgf.session import Session, Site, State
+from bgf.totals import Totals
 
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -97,6 +100,9 @@ class Gateway:
         self._tombstones = 0
         self._new_calls = Rate(self.limits.new_calls_per_s)  # of this owner: no state of the calls
         self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
+        self._copied: dict[str, Session] = {}
+        self.copied_version = 0
+        self.totals = Totals()
         self._adopted: dict[str, set[FlowKey]] = {}  # calls known by their flows only
         self._adopted_keys: dict[FlowKey, str] = {}
         self._heard_ns = 0  # the latest time in what was restored, by whose clock ever
@@ -170,6 +176,7 @@ class Gateway:
         self._set(plan.call_id, plan.before, plan.after, plan.event.now_ns)
         if isinstance(plan.event, Command) and _begins(plan.before) and not _begins(plan.after):
             self._new_calls.take(plan.event.now_ns)
+        self.totals.count(plan.event, plan.before, plan.after)
 
     def next_deadline(self) -> int | None:
         """When an Expired event is due, CLOCK_BOOTTIME ns; None when nothing waits."""
@@ -304,7 +311,12 @@ class Gateway:
         if command.verb is Verb.PING:
             return Reply(command.cookie, Result.PONG)
         if command.verb is Verb.QUERY:
-            return self._query(command, session)
+            return self._query(command)
+        if command.verb is Verb.LIST:
+            calls = self.calls(session_orders.list_length(command))
+            return Reply(command.cookie, Result.OK, calls=calls)
+        if command.verb is Verb.STATISTICS:
+            return Reply(command.cookie, Result.OK)  # what there is to tell, counters know
         if command.verb is Verb.OFFER and _begins(session):
             repeated = session is not None and session.kept_reply(command.cookie) is not None
             limit = "" if repeated else self._limit_reached(command.now_ns)
@@ -312,16 +324,36 @@ class Gateway:
                 return Reply(command.cookie, Result.LOAD_LIMIT, limit)
         return None
 
-    def _query(self, command: Command, session: Session | None) -> Reply:
-        if session is None or session.state is State.DELETED:
+    def _query(self, command: Command) -> Reply:
+        known = self.describe(command.call_id, command.cookie)
+        if known is None:
             reason = f"call {command.call_id[:64]} is not here: nothing to query"
             return Reply(command.cookie, Result.ERROR, reason)
+        return known
+
+    def describe(self, call_id: str, cookie: str = "") -> Reply | None:
+        """What a query of a call is answered; None for one that is not here, or no longer."""
+        session = self._sessions.get(call_id)
+        if session is None or session.state is State.DELETED:
+            return None
         return Reply(
-            command.cookie,
+            cookie,
             Result.OK,
             flows=tuple(self._flows(session).values()),
             created_ns=session.created_ns,
+            report=session_orders.report(session),
         )
+
+    def calls(self, limit: int) -> tuple[str, ...]:
+        """At most `limit` of the calls that live, restored or not."""
+        live = (key for key, one in self._sessions.items() if one.state is not State.DELETED)
+        return tuple(itertools.islice(itertools.chain(live, self._adopted), limit))
+
+    @property
+    def copied(self) -> Mapping[str, Session]:
+        """The calls whose media is to be recorded or forwarded, by Call-ID. A read-only live
+        view; `copied_version` changes when any of them does."""
+        return types.MappingProxyType(self._copied)
 
     def _limit_reached(self, now_ns: int) -> str:
         """`name of the limit: why`, '' when none is. Calls not restored yet count as well."""
@@ -354,6 +386,12 @@ class Gateway:
         for port in sorted(held - wanted):
             self._pool.release(port, call_id, now_ns)
         self._tombstones += _is_tombstone(after) - _is_tombstone(before)
+        if after is not None and after.orders.copied:
+            self._copied[call_id] = after
+            self.copied_version += 1
+        elif call_id in self._copied:
+            del self._copied[call_id]
+            self.copied_version += 1
         if after is None:
             self._sessions.pop(call_id, None)
             return

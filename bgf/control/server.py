@@ -56,6 +56,11 @@ class Incoming(NamedTuple):
     datagram: bytes
     peer: Peer
 
+    @property
+    def host(self) -> str:
+        """Whose command it is."""
+        return self.peer.host if isinstance(self.peer, Connection) else str(self.peer[0])
+
 
 Handler = Callable[[Incoming], bytes | None]
 """Gives the reply at once, or None to send it later. May raise PeerError: it is answered."""

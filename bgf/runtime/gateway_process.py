@@ -34,6 +34,7 @@ from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.feed import Changes, FlowFeed
 from bgf.runtime.gateway_admin import GatewayAdmin
 from bgf.runtime.load import Load
+from bgf.runtime.measures import Measures
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.readiness import Readiness, ReadyMark
 from bgf.runtime.reconcile import Found, reconcile
@@ -88,6 +89,7 @@ class GatewayProcess:
         self.served = {group.id: Served(group) for group in node.groups}
         self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
         self.captures = Captures(datapath)
+        self.measures = Measures(datapath, self.served, self._elsewhere)
         self.found = Found()
         self.load = Load(node.control.memory_max_mb)
         self.limits = Limits(
@@ -387,8 +389,9 @@ class GatewayProcess:
         """Raises PeerError."""
         answer: list[bytes] = []
         served.asked = (incoming, answer)
+        self.measures.before(driver.gateway, incoming.request)
         try:
-            command = incoming.request.command(now_ns())
+            command = incoming.request.command(now_ns(), int(time.time()))
             outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
         finally:
             served.asked = None
@@ -396,6 +399,14 @@ class GatewayProcess:
         if outcome in (Outcome.FENCED, Outcome.FAILED):
             log.error("group %s: %s", served.group.id, driver.failures[-1:])
         return answer[0] if answer else None
+
+    def _elsewhere(self) -> int:
+        """Calls of groups that other nodes serve, by their pinholes here."""
+        return sum(
+            len({flow.session for flow in self.feed.flows(served.group.id).values()})
+            for served in self.served.values()
+            if served.driver is None
+        )
 
     def timers(self) -> None:
         self.load.measure()
@@ -438,10 +449,10 @@ class _Replier:
         server = self._served.server
         if reply.result is Result.LOAD_LIMIT and server is not None:
             server.counts[f"shed-{reply.reason.partition(':')[0]}"] += 1
-        counters = self._process.datapath.counters([flow.key for flow in reply.flows])
-        age_s = (now_ns() - reply.created_ns) / 1e9 if reply.created_ns else 0.0
-        created_s = int(time.time() - age_s)
-        answer.append(ng.render(incoming.request, reply, counters, created_s=created_s))
+        measures, request = self._process.measures, incoming.request
+        reply, measured = measures.of(request, reply)
+        answer.append(ng.render(request, reply, measured))
+        measures.after(request, incoming.host, reply)
 
 
 def _group_of(change: Any) -> str:
