@@ -40,6 +40,8 @@ struct packing {
 	PyObject *free;	    /* list of slots, taken from its end */
 	PyObject *groups;   /* dict: id -> index */
 	PyObject *realms;   /* dict: realm -> (ifindex, vlan, dict: far host -> next hop) */
+	PyObject *rows;	    /* dict: host -> (row, ifindex, vlan) */
+	PyObject *add_row;  /* (realm, host) -> the same, for those that `rows` lack */
 	PyObject *hosts;    /* dict: host -> 16 bytes */
 	PyObject *pack_host;
 	PyObject *guarded;  /* set of hosts */
@@ -50,6 +52,7 @@ struct packing {
 	PyObject *idents;   /* ours. list */
 	struct bgf_pinhole *pinholes;
 	uint32_t *slots;
+	uint32_t *cells; /* of ports */
 	Py_ssize_t taken;
 	Py_ssize_t short_of; /* flows that found no slot */
 	/* Many flows share one object: what was made of the last is made once. All of them live as
@@ -176,7 +179,10 @@ static int pack_source(struct packing *all, PyObject *object, struct bgf_pinhole
 			bits += head;
 		}
 		pinhole->flags |= BGF_SOURCE_HOST;
-		mask_bits(&pinhole->source_mask, (unsigned int)bits);
+		if (prefix != Py_None) {
+			pinhole->flags |= BGF_SOURCE_PREFIX;
+			mask_bits(&pinhole->source_mask, (unsigned int)bits);
+		}
 	} else if (prefix != Py_None) {
 		goto out;
 	}
@@ -329,6 +335,31 @@ static int wire(struct packing *all, PyObject *realm, __u32 *ifindex, __u16 *vla
 	return 0;
 }
 
+/* The cell of an address and a port: 0, 1 for an address of another realm, -1 with an error. */
+static int cell(struct packing *all, PyObject *realm, PyObject *host,
+		const struct bgf_key *key, uint32_t *cell)
+{
+	PyObject *found = PyDict_GetItemWithError(all->rows, host), *made = NULL;
+	unsigned long long row, ifindex, vlan;
+	int err = -1;
+
+	if (!found && !PyErr_Occurred())
+		found = made = PyObject_CallFunctionObjArgs(all->add_row, realm, host, NULL);
+	if (!found)
+		return -1;
+	if (PyTuple_Check(found) && PyTuple_Size(found) == 3 &&
+	    !number(PyTuple_GetItem(found, 0), UINT16_MAX, &row) &&
+	    !number(PyTuple_GetItem(found, 1), UINT32_MAX, &ifindex) &&
+	    !number(PyTuple_GetItem(found, 2), UINT16_MAX, &vlan)) {
+		*cell = (uint32_t)row << 16 | __builtin_bswap16(key->port_be);
+		err = ifindex != key->ifindex || vlan != key->vlan;
+	} else {
+		PyErr_SetString(PyExc_TypeError, "a row is (row, ifindex, vlan)");
+	}
+	Py_XDECREF(made);
+	return err;
+}
+
 /* Returns -1 with a Python error, 0 otherwise; `short_of` counts those that found none. */
 static int take_slot(struct packing *all, PyObject *ident, uint32_t *slot)
 {
@@ -384,7 +415,7 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 	unsigned long long group, gate, latch, inactivity;
 	PyObject *near, *far, *remote = NULL, *found, *hops, *unused, *ident;
 	char raw[IDENT_BYTES];
-	int odd = 0, follows = flow[FOLLOWS] == Py_True, contains;
+	int odd = 0, follows = flow[FOLLOWS] == Py_True, contains, elsewhere;
 
 	memset(pinhole, 0, sizeof(*pinhole));
 	found = PyDict_GetItemWithError(all->groups, flow[GROUP]);
@@ -404,6 +435,9 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 		PyErr_Clear();
 		return 1;
 	}
+	elsewhere = cell(all, flow[REALM_IN], near, &pinhole->key, &all->cells[position]);
+	if (elsewhere)
+		return elsewhere;
 	pinhole->group = (__u32)group;
 	pinhole->peer_slot = NO_SLOT;
 	/* A gate can only be open towards somebody, be it one who will only be learned. */
@@ -436,33 +470,21 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 	contains = odd ? 1 : PySequence_Contains(all->odd, ident);
 	Py_DECREF(ident);
 	if (contains < 0 || (contains && note_special(all, position) < 0) ||
-	    take_slot(all, ident, &pinhole->slot) < 0 || PyErr_Occurred())
+	    take_slot(all, ident, &all->slots[position]) < 0 || PyErr_Occurred())
 		return -1;
-	all->slots[position] = pinhole->slot;
 	return 0;
 }
 
 static PyObject *all_made(struct packing *all, Py_ssize_t count)
 {
-	PyObject *keys = PyBytes_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(struct bgf_key));
-	PyObject *values =
-		PyByteArray_FromStringAndSize((char *)all->pinholes,
-					      count * (Py_ssize_t)sizeof(struct bgf_pinhole));
-	PyObject *slots = PyBytes_FromStringAndSize((char *)all->slots,
-						    count * (Py_ssize_t)sizeof(uint32_t));
-	struct bgf_key *key;
-	Py_ssize_t i;
+	Py_ssize_t words = count * (Py_ssize_t)sizeof(uint32_t);
 
-	if (!keys || !values || !slots) {
-		Py_XDECREF(keys);
-		Py_XDECREF(values);
-		Py_XDECREF(slots);
-		return NULL;
-	}
-	key = (struct bgf_key *)PyBytes_AsString(keys);
-	for (i = 0; i < count; i++)
-		key[i] = all->pinholes[i].key;
-	return Py_BuildValue("NNNOOOn", keys, values, slots, all->idents, all->fresh, all->special, all->short_of);
+	return Py_BuildValue("Ny#y#OOOn",
+			     PyByteArray_FromStringAndSize(
+				     (char *)all->pinholes,
+				     count * (Py_ssize_t)sizeof(struct bgf_pinhole)),
+			     (char *)all->slots, words, (char *)all->cells, words, all->idents,
+			     all->fresh, all->special, all->short_of);
 }
 
 static PyObject *py_pack_flows(PyObject *self, PyObject *args)
@@ -472,10 +494,11 @@ static PyObject *py_pack_flows(PyObject *self, PyObject *args)
 	Py_ssize_t count, i, field;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "O!O!O!O!O!O!OOOO", &PyList_Type, &flows, &PyDict_Type,
+	if (!PyArg_ParseTuple(args, "O!O!O!O!O!O!O!OOOOO", &PyList_Type, &flows, &PyDict_Type,
 			      &all.known, &PyList_Type, &all.free, &PyDict_Type, &all.groups,
-			      &PyDict_Type, &all.realms, &PyDict_Type, &all.hosts, &all.pack_host,
-			      &all.guarded, &all.odd, &all.add_hop))
+			      &PyDict_Type, &all.realms, &PyDict_Type, &all.rows, &PyDict_Type,
+			      &all.hosts, &all.pack_host, &all.guarded, &all.odd, &all.add_hop,
+			      &all.add_row))
 		return NULL;
 	count = PyList_Size(flows);
 	msgspec = PyImport_ImportModule("msgspec.structs");
@@ -487,7 +510,8 @@ static PyObject *py_pack_flows(PyObject *self, PyObject *args)
 	all.idents = PyList_New(0);
 	all.pinholes = calloc((size_t)count + 1, sizeof(*all.pinholes));
 	all.slots = calloc((size_t)count + 1, sizeof(*all.slots));
-	if (!all.pinholes || !all.slots)
+	all.cells = calloc((size_t)count + 1, sizeof(*all.cells));
+	if (!all.pinholes || !all.slots || !all.cells)
 		PyErr_NoMemory();
 	if (PyErr_Occurred())
 		goto out;
@@ -517,6 +541,7 @@ out:
 	Py_XDECREF(all.idents);
 	free(all.pinholes);
 	free(all.slots);
+	free(all.cells);
 	return result;
 }
 

@@ -1,13 +1,12 @@
 """The table of pinholes: which flow has which slot and next hop, and many written at once.
 
-Knows: the maps `pinholes`, `stats`, `streams`; next hops by their index; flows only as far as
-packing goes, which is done in C. A slot is not given away again before all others were, and is
-cleared then: what a packet on its way still writes into it, nobody reads.
+Knows: the maps `ports`, `pinholes`, `stats`, `streams`, `latches` as memory; next hops by their
+index; flows only as far as packing goes, which is done in C. A slot is not given away again before
+all others were, and is cleared then: what a packet on its way still writes into it, nobody reads.
 """
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from array import array
 from collections import deque
@@ -20,6 +19,7 @@ from bgf.media.datapath import objection
 from bgf.media.layout import Pinhole
 from bgf.media.maps import Maps
 from bgf.media.neighbours import NextHops
+from bgf.media.places import Places
 from bgf.media.realms import Realms
 from bgf.model import Flow, FlowKey
 
@@ -33,12 +33,15 @@ class Plan(NamedTuple):
     """Pinholes ready to be written. `special` are positions of flows that need a second look."""
 
     flows: list[Flow]
-    keys: bytes
     values: bytearray
-    slots: memoryview
+    slots: bytes
+    cells: bytes
     idents: list[bytes]
     fresh: dict[bytes, int]
     special: list[int]
+
+    def slot(self, at: int) -> int:
+        return int(layout.U32.unpack_from(self.slots, at * layout.U32.size)[0])
 
     def patch(self, at: int, offset: int, value: int) -> None:
         """Change one field of a pinhole that is yet to be written."""
@@ -59,23 +62,26 @@ class Pinholes:
         maps: Maps,
         realms: Realms,
         hops: NextHops,
+        places: Places,
+        *,
         groups: Mapping[str, int],
         guarded: Set[str],
     ) -> None:
         self._maps = maps
         self._realms = realms
         self._hops = hops
+        self._places = places
         self._groups = dict(groups)
         self._guarded = guarded
-        self.capacity = min(maps.capacity(name) for name in ("pinholes", "stats"))
+        self._cpus = _xdp.possible_cpus()
+        self.capacity = maps.capacity("pinholes")
         self._known: dict[bytes, int] = {}
+        self._cells = memoryview(array("I", bytes(4 * self.capacity)))
         self._free: list[int] = []
         self._used: deque[int] = deque()
-        self._keys = bytearray(self.capacity * layout.KEY.size)
         self._next = memoryview(array("I", bytes(4 * self.capacity)))
         self._uses = memoryview(array("I", bytes(4 * maps.capacity("nexthops"))))
         self._hosts: dict[str, bytes] = {}
-        self._stats_bytes = layout.STATS.size * _xdp.possible_cpus()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -83,28 +89,45 @@ class Pinholes:
     def slot_of(self, key: FlowKey) -> int | None:
         return self._known.get(layout.ident(key))
 
+    def keys(self) -> set[FlowKey]:
+        """The pinholes that the packet path can find, by its own account."""
+        _, slots = _xdp.scan_ports(self._maps.mapped("ports"))
+        return {layout.unpack_pinhole(raw).key for raw in self._rows(slots)}
+
+    def read(self, keys: Iterable[FlowKey]) -> dict[FlowKey, bytes]:
+        """struct bgf_pinhole of those that stand, without the version."""
+        there = [(key, slot) for key in keys if (slot := self.slot_of(key)) is not None]
+        rows = self._rows(_pack([slot for _, slot in there]))
+        found = {
+            key: layout.without_version(raw) for (key, _), raw in zip(there, rows, strict=True)
+        }
+        return {key: raw for key, raw in found.items() if layout.unpack_pinhole(raw).key == key}
+
     # ---- start ----------------------------------------------------------------------------------
 
     def learn(self) -> list[Pinhole]:
-        """Take over what an earlier process installed; what can match no more is removed."""
+        """Take over what an earlier process installed; what can match no more is closed."""
         groups = set(self._groups.values())
-        kept, stale, values = [], [], bytearray()
-        for key, raw in self._maps.dump("pinholes", layout.KEY.size):
-            pinhole = layout.unpack_pinhole(raw)
+        cells, slots = _xdp.scan_ports(self._maps.mapped("ports"))
+        found = [layout.unpack_pinhole(raw) for raw in self._rows(slots)]
+        kept, stale = [], []
+        for pinhole, cell, slot in zip(found, _unpack(cells), _unpack(slots), strict=True):
             if pinhole.wire not in self._realms.wires or pinhole.group not in groups:
-                stale.append(key)
+                stale.append((cell, slot))
                 continue
             if pinhole.nexthop and pinhole.remote:
                 hop = self._maps.get("nexthops", layout.U32.pack(pinhole.nexthop))
                 if hop:
                     self._hops.adopt(pinhole.remote, pinhole.nexthop, hop)
             kept.append(pinhole)
-            values += raw
-            self._known[layout.ident(pinhole.key)] = pinhole.slot
-        self._maps.delete("pinholes", stale)
-        _xdp.book_pinholes(values, self._keys, self._next, self._uses)
-        taken = {pinhole.slot for pinhole in kept}
-        self._used.extend(slot for slot in range(self.capacity) if slot not in taken)
+            self._known[layout.ident(pinhole.key)] = slot
+            self._cells[slot] = cell
+        self._close([slot for _, slot in stale], [cell for cell, _ in stale])
+        taken = list(self._known.values())
+        values = b"".join(self._rows(_pack(taken)))
+        _xdp.book_pinholes(values, _pack(taken), self._next, self._uses)
+        there = set(taken)
+        self._used.extend(slot for slot in range(self.capacity) if slot not in there)
         self._hops.resolve_adopted()
         return kept
 
@@ -133,10 +156,13 @@ class Pinholes:
                 return added[-1]
             return 0
 
+        def add_row(realm: str, host: str) -> tuple[int, int, int]:
+            return self._places.add(host, self._realms.wire(realm))
+
         try:
-            keys, values, slots, idents, fresh, special, short = _xdp.pack_flows(
-                flows, self._known, self._free, self._groups, wires, self._hosts,
-                self._host, self._guarded, odd, add_hop,
+            values, slots, cells, idents, fresh, special, short = _xdp.pack_flows(
+                flows, self._known, self._free, self._groups, wires, self._places.rows,
+                self._hosts, self._host, self._guarded, odd, add_hop, add_row,
             )  # fmt: skip
             if short:
                 raise DatapathError(
@@ -150,38 +176,27 @@ class Pinholes:
         except DatapathError:
             self._hops.drop(added)
             raise
-        return Plan(flows, keys, values, memoryview(slots).cast("I"), idents, fresh, special)
+        return Plan(flows, values, slots, cells, idents, fresh, special)
 
     def commit(self, plan: Plan) -> None:
-        """Write them, and book what that changes. Raises OSError; all of them are closed then,
-        the replaced ones, too: which of them stand is not known."""
+        """Write them, and book what that changes."""
         if plan.fresh:
             del self._free[-len(plan.fresh) :]
         self._known.update(plan.fresh)
-        try:
-            self._maps.update_packed("pinholes", plan.keys, plan.values, len(plan.flows))
-        except OSError:
-            self._book(plan.values)
-            with contextlib.suppress(OSError):
-                self.remove([flow.key for flow in plan.flows])
-            raise
-        self._book(plan.values)
-
-    def _book(self, values: bytearray) -> None:
-        stale, idle = _xdp.book_pinholes(values, self._keys, self._next, self._uses)
-        with contextlib.suppress(OSError):
-            self._maps.delete("pinholes", stale)
+        for slot, cell in zip(_unpack(plan.slots), _unpack(plan.cells), strict=True):
+            self._cells[slot] = cell
+        pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
+        _xdp.write_pinholes(pinholes, ports, plan.values, plan.slots, plan.cells)
+        idle = _xdp.book_pinholes(plan.values, plan.slots, self._next, self._uses)
         self._hops.drop(index for index in idle if not self._uses[index])
 
     def remove(self, keys: Iterable[FlowKey]) -> None:
         """Close what is open of these."""
-        idents = dict.fromkeys(map(layout.ident, keys))
-        slots = [self._known.pop(ident) for ident in idents if ident in self._known]
-        size = layout.KEY.size
-        raw = [bytes(self._keys[slot * size : (slot + 1) * size]) for slot in slots]
+        known = self._known
+        slots = [slot for key in keys if (slot := known.pop(layout.ident(key), -1)) >= 0]
+        self._close(slots, [self._cells[slot] for slot in slots])
         idle = []
         for slot in slots:
-            self._keys[slot * size : (slot + 1) * size] = bytes(size)
             hop = self._next[slot]
             self._next[slot] = 0
             if hop:
@@ -189,49 +204,58 @@ class Pinholes:
                 if not self._uses[hop]:
                     idle.append(hop)
         self._used.extend(slots)
-        self._maps.delete("pinholes", raw)
         self._hops.drop(idle)
 
     def change(self, keys: Iterable[FlowKey], how: Callable[[FlowKey, bytes], bytes]) -> None:
         """Write pinholes that stand anew, with something changed."""
-        size = layout.KEY.size
-        found = [(key, self.slot_of(key)) for key in keys]
-        there = [
-            (key, bytes(self._keys[s * size : (s + 1) * size])) for key, s in found if s is not None
-        ]
-        read = [(key, raw, self._maps.get("pinholes", raw)) for key, raw in there]
-        changed = [(raw, how(key, value)) for key, raw, value in read if value]
-        self._maps.update("pinholes", [raw for raw, _ in changed], [value for _, value in changed])
+        found = self.read(keys)
+        slots = [slot for key in found if (slot := self.slot_of(key)) is not None]
+        _xdp.write_pinholes(
+            self._maps.mapped("pinholes"),
+            self._maps.mapped("ports"),
+            b"".join(how(key, raw) for key, raw in found.items()),
+            _pack(slots),
+            _pack([self._cells[slot] for slot in slots]),
+        )
 
     # ---- counts ---------------------------------------------------------------------------------
 
     def seen(self, keys: Sequence[FlowKey]) -> list[layout.Seen | None]:
         """What was counted, in the order of `keys`; None for unknown ones."""
         slots = [self.slot_of(key) for key in keys]
-        where = b"".join([layout.U32.pack(slot) for slot in slots if slot is not None])
-        raw = _xdp.map_lookup_each(self._maps.fds["stats"], where)
-        rows = map(
-            layout.Seen._make, layout.STATS.iter_unpack(_xdp.sum_stats(raw, _xdp.possible_cpus()))
-        )
+        where = _pack([slot for slot in slots if slot is not None])
+        summed = _xdp.sum_stats(self._maps.mapped("stats"), where, self._cpus)
+        rows = map(layout.Seen._make, layout.STATS.iter_unpack(summed))
         return [None if slot is None else next(rows) for slot in slots]
 
     def streams(self, keys: Sequence[FlowKey]) -> list[bytes]:
         """struct bgf_stream of those that are there, in their order."""
         slots = [slot for key in keys if (slot := self.slot_of(key)) is not None]
-        return self._maps.each("streams", [layout.U32.pack(s) for s in slots], layout.STREAM.size)
+        size = layout.STREAM.size
+        raw = _xdp.take_rows(self._maps.mapped("streams"), _pack(slots), size)
+        return [raw[at : at + size] for at in range(0, len(raw), size)]
 
     # ---- inside ---------------------------------------------------------------------------------
+
+    def _rows(self, slots: bytes) -> list[bytes]:
+        size = _xdp.SIZEOF_PINHOLE
+        raw = _xdp.take_rows(self._maps.mapped("pinholes"), slots, size)
+        return [raw[at : at + size] for at in range(0, len(raw), size)]
+
+    def _close(self, slots: Sequence[int], cells: Sequence[int]) -> None:
+        pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
+        _xdp.close_pinholes(pinholes, ports, _pack(slots), _pack(cells))
 
     def _reuse(self, count: int) -> None:
         """Clear slots that were used, the longest unused first, and put them behind the free."""
         slots = [self._used.popleft() for _ in range(min(count, len(self._used)))]
-        where = struct.pack(f"={len(slots)}I", *slots)
+        where = _pack(slots)
         for name, size in (
-            ("stats", self._stats_bytes),
+            ("stats", layout.STATS.size * self._cpus),
             ("streams", layout.STREAM.size),
             ("latches", layout.LATCH.size),
         ):
-            self._maps.update_packed(name, where, bytes(len(slots) * size), len(slots))
+            _xdp.clear_rows(self._maps.mapped(name), where, size)
         self._free = [*reversed(slots), *self._free]
 
     def _host(self, host: str) -> bytes:
@@ -244,4 +268,15 @@ class Pinholes:
             self._realms.wire(realm)
         if flow.group not in self._groups:
             raise DatapathError(f"group '{flow.group}' is not configured on this node")
+        row = self._places.rows.get(flow.local_in.host)
+        if row and row[1:] != tuple(self._realms.wire(flow.realm_in)):
+            return f"{flow.local_in.host} is an address of another realm"
         return objection(flow) or "its addresses, ports or numbers are out of range"
+
+
+def _pack(indices: Sequence[int]) -> bytes:
+    return struct.pack(f"={len(indices)}I", *indices)
+
+
+def _unpack(raw: bytes) -> Sequence[int]:
+    return memoryview(raw).cast("I")

@@ -26,7 +26,8 @@ MAPS = (
     "groups",
     "armed",
     "interfaces",
-    "guarded",
+    "addresses",
+    "ports",
     "pinholes",
     "stats",
     "streams",
@@ -124,7 +125,7 @@ def _has_our_sizes(fds: Mapping[str, int]) -> bool:
 
 def _is_our_build(program: int) -> bool:
     """Is the running program this version's? The kernel's tag is over the instructions alone."""
-    ours = _xdp.load_bgf(pinholes=1, stats=1, streams=1, latches=1, nexthops=1)
+    ours = _xdp.load_bgf(ports=1, pinholes=1, stats=1, streams=1, latches=1, nexthops=1)
     try:
         return _xdp.prog_info(ours[PROGRAM])["tag"] == _xdp.prog_info(program)["tag"]
     finally:
@@ -165,7 +166,7 @@ def open_set(pin_dir: Path, sizes: Mapping[str, int]) -> tuple[dict[str, int], b
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        config = layout.CONFIG.pack(_xdp.LAYOUT, 0, 0)
+        config = layout.CONFIG.pack(_xdp.LAYOUT, 0, 0, 1)
         _xdp.map_update(fds["config"], layout.U32.pack(0), config)
         for name, fd in fds.items():
             _xdp.obj_pin(fd, unfinished / name)

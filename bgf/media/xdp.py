@@ -26,6 +26,7 @@ from bgf.media.neighbours import NextHops
 from bgf.media.netlink import Link, Netlink, Wire
 from bgf.media.pinholes import Pinholes, Plan
 from bgf.media.pins import ArmedMap, Attachment
+from bgf.media.places import Places
 from bgf.media.realms import Realms
 from bgf.media.silence import SilenceWatch
 from bgf.model import Address, Counters, Flow, FlowKey, Group, RtpStatistics
@@ -35,6 +36,8 @@ __all__ = ["ENTRIES_PER_CALL", "ArmedMap", "Attachment", "XdpDatapath"]
 PINHOLES_MAX_DEFAULT = 65_536
 GROUPS_MAX = 256
 GUARDED_MAX = 1_024
+ROWS_MIN, ROWS_SPARE = 15, 8
+"""Of ports, 256 KiB each: for how many addresses there is room at least, and beyond those known."""
 SNAP_BYTES_MAX = 16_384
 CLOCK_HZ_DEFAULT = 8_000
 
@@ -53,6 +56,12 @@ def _kernel(doing: str) -> Iterator[None]:
 
 def _now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _ports_rows(groups: Sequence[Group]) -> int:
+    """Rows of ports: one for each address, with room for some more, and one for nobody."""
+    addresses = {address.host for group in groups for address in group.addresses}
+    return 1 + max(ROWS_MIN, len(addresses) + ROWS_SPARE)
 
 
 class XdpDatapath:
@@ -84,9 +93,9 @@ class XdpDatapath:
             {
                 "groups": GROUPS_MAX,
                 "armed": GROUPS_MAX,
-                "guarded": GUARDED_MAX,
+                "ports": _ports_rows(groups),
                 "pinholes": pinholes_max,
-                "stats": pinholes_max,
+                "stats": pinholes_max * _xdp.possible_cpus(),
                 "streams": pinholes_max,
                 "latches": pinholes_max,
                 "nexthops": pinholes_max + 1,
@@ -114,7 +123,7 @@ class XdpDatapath:
         special = {plan.idents[at]: plan.flows[at] for at in plan.special}  # of two the later
         with _kernel(f"installing {len(plan.flows)} pinholes"):
             if special:
-                slots = {plan.flows[at].key: plan.slots[at] for at in plan.special}
+                slots = {plan.flows[at].key: plan.slot(at) for at in plan.special}
                 self._learn_by.settle((plan.flows[at] for at in plan.special), slots)
                 self._finish(plan)
             table.commit(plan)
@@ -141,9 +150,7 @@ class XdpDatapath:
             self._maps.put("armed", layout.U32.pack(index), layout.U64.pack(deadline_ns))
 
     def keys(self) -> set[FlowKey]:
-        with _kernel("listing the pinholes"):
-            dump = self._maps.dump("pinholes", layout.KEY.size)
-            return {layout.unpack_key(key)[0] for key, _ in dump}
+        return self._table.keys()
 
     def counters(self, keys: Sequence[FlowKey]) -> list[Counters]:
         """See Datapath. `bytes` are of UDP payload."""
@@ -248,7 +255,8 @@ class XdpDatapath:
             known = [flow for flow in flows if self._table.slot_of(flow.key) is not None]
             plan = self._table.plan(known, self._odd, add_hops=False)
             self._finish(plan, captured=False)
-            return compare(flows, plan, self._maps)
+            there = self._table.read(flow.key for flow in known)
+            return compare(flows, plan, there, self._learn_by.latch)
 
     # ---- for the process that runs it -----------------------------------------------------------
 
@@ -364,9 +372,15 @@ class XdpDatapath:
         self._realms = Realms(self._realm_names, self._maps, self._pin_dir, self._next_hops)
         self._write_config(0)
         self._groups = self._write_groups(groups)
-        addresses = {a.host: self._groups[group.id] for group in groups for a in group.addresses}
+        wires = {a.host: self._realms.wire(a.realm) for group in groups for a in group.addresses}
+        places = Places(self._maps)
         self._table = Pinholes(
-            self._maps, self._realms, self._next_hops, self._groups, frozenset(addresses)
+            self._maps,
+            self._realms,
+            self._next_hops,
+            places,
+            groups=self._groups,
+            guarded=frozenset(wires),
         )
         if self._table.capacity != pinholes_max:
             _log.warning(
@@ -376,16 +390,13 @@ class XdpDatapath:
                 pinholes_max,
             )
         self._learning = Learning(self._maps, self._table.slot_of)
-        self._maps.make_exactly(
-            "guarded",
-            len(layout.pack_address("::")),
-            {layout.pack_address(host): layout.U32.pack(at) for host, at in addresses.items()},
-        )
-        self._realms.write()
+        in_use = []
         if self.reopened:
-            self._learn()
+            in_use = self._learn()
         else:
             self._table.begin()
+        places.guard(wires, in_use)
+        self._realms.write()
         self._realms.attach(attach)
 
     def _write_groups(self, groups: Sequence[Group]) -> dict[str, int]:
@@ -407,16 +418,18 @@ class XdpDatapath:
                 )
         return known
 
-    def _learn(self) -> None:
-        """What an earlier process installed; captures of its end here."""
-        marked = []
+    def _learn(self) -> list[str]:
+        """What an earlier process installed, and its local hosts; captures of its end here."""
+        marked, hosts = [], set()
         for pinhole in self._table.learn():
+            hosts.add(pinhole.key.host)
             if pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW):
                 self._learn_by.adopt(pinhole.key, pinhole.flags, pinhole.reverse_key)
                 self._odd.add(layout.ident(pinhole.key))
             if pinhole.flags & _xdp.CAPTURED:
                 marked.append(pinhole.key)
         self._mark(marked, False)
+        return sorted(hosts)
 
     @property
     def _hops(self) -> NextHops:
@@ -502,7 +515,9 @@ class XdpDatapath:
         self._capture = None
 
     def _write_config(self, snap_bytes: int) -> None:
-        value = layout.CONFIG.pack(_xdp.LAYOUT, self._discriminator, snap_bytes)
+        value = layout.CONFIG.pack(
+            _xdp.LAYOUT, self._discriminator, snap_bytes, _xdp.possible_cpus()
+        )
         self._maps.put("config", layout.U32.pack(0), value)
 
     def _link_changed(self, link: Link) -> None:
