@@ -445,6 +445,7 @@ static int fill(PyObject *module)
 		{"PROBES", BGF_PROBES},
 		{"ROW", BGF_ROW},
 		{"SIZEOF_CONFIG", sizeof(struct bgf_config)},
+		{"SIZEOF_CPU", sizeof(struct bgf_cpu)},
 		{"SIZEOF_INTERFACE", sizeof(struct bgf_interface)},
 		{"SIZEOF_PLACE", sizeof(struct bgf_place)},
 		{"SIZEOF_KEY", sizeof(struct bgf_key)},

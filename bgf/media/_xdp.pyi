@@ -46,6 +46,7 @@ INTERFACE_PLACES: int
 PROBES: int
 ROW: int
 SIZEOF_CONFIG: int
+SIZEOF_CPU: int
 SIZEOF_INTERFACE: int
 SIZEOF_PLACE: int
 SIZEOF_KEY: int
@@ -124,7 +125,9 @@ def scan_ports(ports: _Map) -> tuple[bytes, bytes]:
     """(cells, slots) of every port that leads somewhere."""
 
 def take_rows(rows: _Map, indices: _Bytes, row_bytes: int) -> bytes: ...
-def clear_rows(rows: _Map, indices: _Bytes, row_bytes: int) -> None: ...
+def clear_rows(rows: _Map, indices: _Bytes, row_bytes: int, parts: int = 1) -> None:
+    """Zero these rows in each of the equal parts of the map."""
+
 def book_pinholes(values: _Bytes, slots: _Bytes, hops: memoryview, uses: memoryview) -> list[int]:
     """Make (next hop by slot, uses by next hop) those of what has been written.
 

@@ -191,19 +191,23 @@ static PyObject *py_clear_rows(PyObject *self, PyObject *args)
 {
 	PyObject *result = NULL;
 	Py_buffer rows, indices;
-	Py_ssize_t i, row_bytes;
+	Py_ssize_t i, row_bytes, parts = 1, part;
 	const uint32_t *index;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "w*y*n", &rows, &indices, &row_bytes))
+	if (!PyArg_ParseTuple(args, "w*y*n|n", &rows, &indices, &row_bytes, &parts))
 		return NULL;
 	index = indices.buf;
-	if (row_bytes <= 0)
+	if (row_bytes <= 0 || parts <= 0)
 		PyErr_SetString(PyExc_ValueError, "rows have a size");
-	else if (!within(&indices, &rows, (size_t)row_bytes))
+	else if (!within(&indices, &rows, (size_t)(row_bytes * parts)))
 		result = Py_NewRef(Py_None);
-	for (i = 0; result && i < indices.len / (Py_ssize_t)sizeof(*index); i++)
-		memset((char *)rows.buf + index[i] * (size_t)row_bytes, 0, (size_t)row_bytes);
+	for (part = 0; result && part < parts; part++) {
+		char *first = (char *)rows.buf + part * (rows.len / parts);
+
+		for (i = 0; i < indices.len / (Py_ssize_t)sizeof(*index); i++)
+			memset(first + index[i] * (size_t)row_bytes, 0, (size_t)row_bytes);
+	}
 	PyBuffer_Release(&rows);
 	PyBuffer_Release(&indices);
 	return result;
@@ -267,6 +271,7 @@ static PyObject *py_sum_stats(PyObject *self, PyObject *args)
 	PyObject *summed = NULL;
 	struct bgf_stats *total;
 	unsigned int cpus, cpu;
+	size_t each;
 	const uint32_t *slot;
 	Py_ssize_t i, count;
 
@@ -282,11 +287,11 @@ static PyObject *py_sum_stats(PyObject *self, PyObject *args)
 	if (summed) {
 		total = (struct bgf_stats *)PyBytes_AsString(summed);
 		memset(total, 0, (size_t)count * sizeof(*total));
+		each = (size_t)stats.len / sizeof(*total) / cpus;
 		for (i = 0; i < count; i++, total++) {
-			const struct bgf_stats *one =
-				(const struct bgf_stats *)stats.buf + (size_t)slot[i] * cpus;
+			const struct bgf_stats *one = (const struct bgf_stats *)stats.buf + slot[i];
 
-			for (cpu = 0; cpu < cpus; cpu++, one++) {
+			for (cpu = 0; cpu < cpus; cpu++, one += each) {
 				total->packets += one->packets;
 				total->bytes += one->bytes;
 				if (one->last_seen_ns > total->last_seen_ns)

@@ -30,12 +30,13 @@ ADDRESS_CACHE_ENTRIES = 65_536
 NO_SLOT = 0xFFFFFFFF
 ROUNDS = 1 << 24  # of a latch that the map can tell apart
 
-CONFIG = struct.Struct("=IIII")
+CONFIG = struct.Struct("=III")
 INTERFACE = struct.Struct("=II6sH")
 _PLACE = struct.Struct("=16sIHBBIxxxx")
 KEY = struct.Struct("=16sIHH")
 _PINHOLE = struct.Struct("=IIII2s2sHHHBBI16s16s16sQQQQQQ16sIHxxIxxxx24sxxxxxxxx")
 FLAGS_AT, PEER_AT = 4, 152  # in a pinhole
+STATS_FIRST_AT = 28  # in struct bgf_cpu
 STATS = struct.Struct("=QQQQQQ16x")
 STREAM = struct.Struct("=QQQIIIIIIIIII")
 LATCH = struct.Struct("=16sII2s6s")

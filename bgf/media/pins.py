@@ -23,6 +23,7 @@ from bgf.media import _xdp, layout
 KERNEL_MIN = (5, 15)
 MAPS = (
     "config",
+    "cpus",
     "groups",
     "armed",
     "interfaces",
@@ -166,7 +167,7 @@ def open_set(pin_dir: Path, sizes: Mapping[str, int]) -> tuple[dict[str, int], b
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        config = layout.CONFIG.pack(_xdp.LAYOUT, 0, 0, 1)
+        config = layout.CONFIG.pack(_xdp.LAYOUT, 0, 0)
         _xdp.map_update(fds["config"], layout.U32.pack(0), config)
         for name, fd in fds.items():
             _xdp.obj_pin(fd, unfinished / name)

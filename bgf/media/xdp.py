@@ -91,6 +91,7 @@ class XdpDatapath:
         fds, self.reopened = pins.open_set(
             self._pin_dir,
             {
+                "cpus": _xdp.possible_cpus(),
                 "groups": GROUPS_MAX,
                 "armed": GROUPS_MAX,
                 "ports": _ports_rows(groups),
@@ -515,9 +516,7 @@ class XdpDatapath:
         self._capture = None
 
     def _write_config(self, snap_bytes: int) -> None:
-        value = layout.CONFIG.pack(
-            _xdp.LAYOUT, self._discriminator, snap_bytes, _xdp.possible_cpus()
-        )
+        value = layout.CONFIG.pack(_xdp.LAYOUT, self._discriminator, snap_bytes)
         self._maps.put("config", layout.U32.pack(0), value)
 
     def _link_changed(self, link: Link) -> None:

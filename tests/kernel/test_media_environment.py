@@ -117,7 +117,7 @@ def test_pins_of_another_layout(lab: PacketLab) -> None:
     pin_dir = lab.bpffs / "node"
     opened(lab, pin_dir).close()
     config = _xdp.obj_get(pin_dir / "set" / "config")
-    _xdp.map_update(config, layout.U32.pack(0), layout.CONFIG.pack(_xdp.LAYOUT + 1, 0, 0, 1))
+    _xdp.map_update(config, layout.U32.pack(0), layout.CONFIG.pack(_xdp.LAYOUT + 1, 0, 0))
     os.close(config)
     text = attempt(lab, pin_dir)
     assert f"layout {_xdp.LAYOUT + 1}" in text

@@ -25,6 +25,7 @@
 
 #include "bgf.h"
 #include "maps.h"
+#include "clock.h"
 #include "packet.h"
 #include "sums.h"
 #include "parse.h"

@@ -16,13 +16,14 @@
 /* Maps by name, in the order of the object file. The last column is the default size in entries. */
 #define BGF_MAPS(X)                                                                                \
 	X(config, 1)      /* array: struct bgf_config */                                           \
+	X(cpus, 1024)     /* array: CPU -> struct bgf_cpu */                                       \
 	X(groups, 256)    /* array: group index -> its id, for those who open the pins */          \
 	X(armed, 256)     /* array: group index -> deadline, CLOCK_BOOTTIME ns; 0 never */         \
 	X(interfaces, 256) /* array: struct bgf_interface, see BGF_PROBES */                       \
 	X(addresses, 8192) /* array: struct bgf_place, see BGF_ADDRESS_PROBES */                  \
 	X(ports, 16)	  /* array: row -> struct bgf_ports */                                      \
 	X(pinholes, 65536) /* array: slot -> struct bgf_pinhole */                                 \
-	X(stats, 65536)   /* array: slot x CPUs + CPU -> struct bgf_stats */                       \
+	X(stats, 65536)   /* array: CPU x slots + slot -> struct bgf_stats */                      \
 	X(streams, 65536) /* array: slot -> struct bgf_stream */                                   \
 	X(latches, 65536) /* array: slot -> struct bgf_latch */                                    \
 	X(nexthops, 16384) /* array: index -> struct bgf_nexthop; 0 is never valid */              \
@@ -63,7 +64,18 @@ struct bgf_config {
 	__u32 layout;	     /* BGF_LAYOUT of who filled the maps */
 	__u32 discriminator; /* S-BFD, this node's; 0 reflects nothing */
 	__u32 snap;	     /* bytes of a frame that a capture keeps */
-	__u32 cpus;	     /* possible ones: rows of `stats` for each slot */
+};
+
+/* What a CPU keeps for itself: its clock (clock.h), and where its part of `stats` begins, which user
+ * space writes. A cache line. */
+struct bgf_cpu {
+	__u64 tick; /* in which the clock was read last */
+	__u64 boot_ns;
+	__u32 packets; /* of this tick */
+	__u32 every;   /* so many of them go by one reading */
+	__u32 left;    /* of these */
+	__u32 stats_first;
+	__u64 pad[4];
 };
 
 /*
@@ -277,7 +289,8 @@ struct bgf_trace {
 };
 
 _Static_assert(BGF_OUTCOME_COUNT <= BGF_ROW, "a row of counts");
-_Static_assert(sizeof(struct bgf_config) == 16, "shared layout");
+_Static_assert(sizeof(struct bgf_config) == 12, "shared layout");
+_Static_assert(sizeof(struct bgf_cpu) == 64, "shared layout");
 _Static_assert(sizeof(struct bgf_interface) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_address) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_place) == 32, "shared layout");

@@ -28,6 +28,7 @@ MAP(interfaces, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_interface);
 MAP(addresses, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_place);
 /* What may be mapped into memory starts at a page, so that nothing straddles two cache lines; and
  * user space writes and reads it without a system call for each entry. */
+MAP_WITH(cpus, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_cpu, BPF_F_MMAPABLE);
 MAP_WITH(ports, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_ports, BPF_F_MMAPABLE);
 MAP_WITH(pinholes, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_pinhole, BPF_F_MMAPABLE);
 MAP_WITH(stats, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_stats, BPF_F_MMAPABLE);

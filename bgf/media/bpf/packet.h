@@ -48,9 +48,11 @@ struct packet {
 	__u8 pad;
 	__u32 slot; /* of its pinhole */
 	__u32 version; /* of its pinhole, as it was when it was found */
+	__u32 stats_first; /* of this CPU */
+	__u32 pad2;
 };
 
-_Static_assert(sizeof(struct packet) == 72, "no holes");
+_Static_assert(sizeof(struct packet) == 80, "no holes");
 
 static __always_inline struct bgf_trace *traced(struct xdp_md *ctx)
 {

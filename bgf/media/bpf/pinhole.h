@@ -33,7 +33,7 @@ static __always_inline bool is_armed(const struct bgf_pinhole *pinhole, __u64 no
 	__u32 index = pinhole->group;
 	__u64 *deadline = bpf_map_lookup_elem(&armed, &index);
 
-	return deadline && now < *deadline;
+	return deadline && is_before(now, *deadline);
 }
 
 static __always_inline __u32 judge(struct xdp_md *ctx, const struct packet *packet,
@@ -121,14 +121,10 @@ APART int aim_back(const struct bgf_pinhole *pinhole, struct target *to)
 static __always_inline void account(const struct packet *packet, const struct bgf_pinhole *pinhole,
 				    const struct rtp *rtp)
 {
-	__u32 bytes = packet->udp_length - sizeof(struct udphdr), zero = 0, row;
-	struct bgf_config *node = bpf_map_lookup_elem(&config, &zero);
-	struct bgf_stats *stat;
+	__u32 bytes = packet->udp_length - sizeof(struct udphdr);
+	__u32 row = packet->stats_first + packet->slot;
+	struct bgf_stats *stat = bpf_map_lookup_elem(&stats, &row);
 
-	if (!node)
-		return;
-	row = packet->slot * node->cpus + bpf_get_smp_processor_id();
-	stat = bpf_map_lookup_elem(&stats, &row);
 	if (unlikely(!stat))
 		return;
 	stat->packets++;
@@ -248,15 +244,21 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet,
 {
 	struct bgf_pinhole *pinhole =
 		find_pinhole(place, &packet->key, &packet->slot, &packet->version);
-	__u32 outcome, index, flags;
+	__u32 outcome, index, flags, cpu;
 	struct target to = {};
 	struct bgf_nexthop *next;
 	struct rtp rtp = {};
+	struct bgf_cpu *own;
 	int action, back = 1;
 
 	if (!pinhole)
 		return 0;
-	packet->now_ns = bpf_ktime_get_boot_ns();
+	cpu = bpf_get_smp_processor_id();
+	own = bpf_map_lookup_elem(&cpus, &cpu);
+	if (unlikely(!own)) /* no clock, no lease */
+		return refuse(ctx, packet, BGF_DISARMED);
+	packet->stats_first = own->stats_first;
+	packet->now_ns = clock_now(own);
 	flags = pinhole->flags;
 	if (unlikely(flags & BGF_CAPTURED))
 		capture(ctx, packet, NULL);
