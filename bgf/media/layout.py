@@ -36,7 +36,7 @@ _PLACE = struct.Struct("=16sIHBBIxxxx")
 KEY = struct.Struct("=16sIHH")
 _PINHOLE = struct.Struct("=IIII2s2sHHHBBI16s16s16sQQQQQQ16sIHxxIxxxx24sxxxxxxxx")
 FLAGS_AT, PEER_AT = 4, 152  # in a pinhole
-STATS_FIRST_AT = 28  # in struct bgf_cpu
+STATS_FIRST_AT = 24  # in struct bgf_cpu
 STATS = struct.Struct("=QQQQQQ16x")
 STREAM = struct.Struct("=QQQIIIIIIIIII")
 LATCH = struct.Struct("=16sII2s6s")

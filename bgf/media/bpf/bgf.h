@@ -71,11 +71,10 @@ struct bgf_config {
 struct bgf_cpu {
 	__u64 tick; /* in which the clock was read last */
 	__u64 boot_ns;
-	__u32 packets; /* of this tick */
-	__u32 every;   /* so many of them go by one reading */
-	__u32 left;    /* of these */
+	__u32 packets; /* of this tick, those of the last reading included */
+	__u32 left;    /* that go by the last reading, one more than that */
 	__u32 stats_first;
-	__u64 pad[4];
+	__u32 pad[9];
 };
 
 /*
