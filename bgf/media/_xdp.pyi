@@ -6,13 +6,14 @@ possible CPUs' values one behind the other, each rounded up to 8 bytes.
 """
 
 import mmap
-from collections.abc import Callable, Container, Set
+from collections.abc import Callable, Set
 from os import PathLike
 
-from bgf.model import Flow
+from bgf.model import Flow, FlowKey
 
 _Bytes = bytes | bytearray | memoryview
 _Map = mmap.mmap | bytearray
+_Array = mmap.mmap | memoryview | bytearray
 _Path = str | bytes | PathLike[str]
 
 LAYOUT: int
@@ -93,7 +94,7 @@ def map_delete_batch(fd: int, keys: _Bytes, count: int) -> int:
 
 def pack_flows(
     flows: list[Flow],
-    known: dict[bytes, int],
+    index: _Array,
     free: list[int],
     groups: dict[str, int],
     realms: dict[str, tuple[int, int, dict[str, int]]],
@@ -101,17 +102,17 @@ def pack_flows(
     hosts: dict[str, bytes],
     pack_host: Callable[[str], bytes],
     guarded: Set[str],
-    odd: Container[bytes],
+    odd: bytearray,
     add_hop: Callable[[str, str], int],
     add_row: Callable[[str, str], tuple[int, int, int]],
-) -> tuple[bytearray, bytes, bytes, list[bytes], dict[bytes, int], list[int], int]:
-    """Pinholes for flows: (values, slots, cells, idents, fresh, special, short).
+) -> tuple[bytearray, bytes, bytes, int, list[int], int]:
+    """Pinholes for flows: (values, slots, cells, fresh, special, short).
 
-    An ident is address and port, 18 bytes. `known` has idents and slots; new ones get slots from
-    the end of `free`, in `fresh`, and `short` counts those that found none. `realms` are (ifindex,
-    vlan, next hop by far host), `rows` (row, ifindex, vlan) of local hosts; `add_hop` and
-    `add_row` are asked for what is not there, by realm and host. `special` are positions of flows
-    that need more than packing, or whose ident is in `odd`. Peer slots and captures are not set.
+    `index` has slots, plus 1, by cell (row << 16 | port). New flows get slots from the end of
+    `free`; `fresh` counts them, `short` those that found none. `realms` are (ifindex, vlan, next
+    hop by far host), `rows` (row, ifindex, vlan) of local hosts; `add_hop` and `add_row` are asked
+    for what is not there, by realm and host. `special` are positions of flows that need more than
+    packing, or whose slot is marked in `odd`. Peer slots and captures are not set.
     ValueError(position) for a flow that cannot be.
     """
 
@@ -128,11 +129,23 @@ def take_rows(rows: _Map, indices: _Bytes, row_bytes: int) -> bytes: ...
 def clear_rows(rows: _Map, indices: _Bytes, row_bytes: int, parts: int = 1) -> None:
     """Zero these rows in each of the equal parts of the map."""
 
-def book_pinholes(values: _Bytes, slots: _Bytes, hops: memoryview, uses: memoryview) -> list[int]:
-    """Make (next hop by slot, uses by next hop) those of what has been written.
+def book_pinholes(
+    index: _Array, hops: _Array, uses: _Array, values: _Bytes, slots: _Bytes, cells: _Bytes
+) -> list[int]:
+    """Make (slot + 1 by cell, next hop by slot, uses by next hop) those of what has been written.
 
     Returns next hops that were without a use at some time.
     """
+
+def unbook_pinholes(
+    index: _Array, hops: _Array, uses: _Array, slots: _Bytes, cells: _Bytes
+) -> tuple[bytes, bytes, list[int]]:
+    """Forget what is booked of these: (slots, cells) of those that were, and idle next hops."""
+
+def locate_pinholes(
+    keys: list[FlowKey], rows: dict[str, tuple[int, int, int]], index: _Array
+) -> tuple[bytes, bytes]:
+    """(slots, cells) in the order of the keys; 0xffffffff and 0 for those that are not booked."""
 
 def sum_stats(stats: _Map, slots: _Bytes, cpus: int) -> bytes:
     """struct bgf_stats of each slot, all its CPUs together."""

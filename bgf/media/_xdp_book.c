@@ -213,55 +213,173 @@ static PyObject *py_clear_rows(PyObject *self, PyObject *args)
 	return result;
 }
 
-/*
- * Books what has been written: each slot's next hop becomes the new one, the next hops' uses are
- * counted. Returns next hops that are without a use at some time: look again.
- */
-static PyObject *py_book_pinholes(PyObject *self, PyObject *args)
+/* What is booked: slot + 1 by cell, next hop by slot, how many pinholes use a next hop. */
+struct book {
+	Py_buffer index, hops, uses;
+	PyObject *idle; /* next hops that were without a use at some time: look again */
+};
+
+static void close_book(struct book *book)
 {
-	Py_buffer values, slots, hops, uses;
-	const struct bgf_pinhole *pinhole;
-	PyObject *idle = NULL;
-	const uint32_t *slot;
-	uint32_t *hop, *use;
-	Py_ssize_t i;
+	PyBuffer_Release(&book->index);
+	PyBuffer_Release(&book->hops);
+	PyBuffer_Release(&book->uses);
+}
+
+/* The next hop of a slot becomes this one. 0, or -1 with a Python error. */
+static int book_hop(struct book *book, uint32_t slot, uint32_t next)
+{
+	uint32_t *old = (uint32_t *)book->hops.buf + slot, *use = book->uses.buf;
+	size_t count = (size_t)book->uses.len / sizeof(*use);
+	PyObject *index;
 	int err = 0;
 
+	if (next >= count || *old >= count) {
+		PyErr_SetString(PyExc_ValueError, "a next hop is out of range");
+		return -1;
+	}
+	use[next]++;
+	if (*old && --use[*old] == 0) {
+		index = PyLong_FromUnsignedLong(*old);
+		err = index ? PyList_Append(book->idle, index) : -1;
+		Py_XDECREF(index);
+	}
+	*old = next;
+	return err;
+}
+
+/* Books what has been written. Returns idle next hops. */
+static PyObject *py_book_pinholes(PyObject *self, PyObject *args)
+{
+	struct book book = {.idle = NULL};
+	const struct bgf_pinhole *pinhole;
+	Py_buffer values, slots, cells;
+	const uint32_t *slot, *cell;
+	uint32_t *index;
+	Py_ssize_t i;
+
 	(void)self;
-	if (!PyArg_ParseTuple(args, "y*y*w*w*", &values, &slots, &hops, &uses))
+	if (!PyArg_ParseTuple(args, "w*w*w*y*y*y*", &book.index, &book.hops, &book.uses, &values,
+			      &slots, &cells))
 		return NULL;
 	pinhole = values.buf;
 	slot = slots.buf;
-	hop = hops.buf;
-	use = uses.buf;
-	if (values.len / (Py_ssize_t)sizeof(*pinhole) != slots.len / (Py_ssize_t)sizeof(*slot))
-		PyErr_SetString(PyExc_ValueError, "not as many pinholes as slots");
-	else if (!within(&slots, &hops, sizeof(*hop)))
-		idle = PyList_New(0);
-	for (i = 0; idle && !err && i < slots.len / (Py_ssize_t)sizeof(*slot); i++, pinhole++) {
-		uint32_t *old = &hop[slot[i]], next = pinhole->nexthop;
-		PyObject *index;
-
-		if (next >= (size_t)uses.len / sizeof(*use) || *old >= (size_t)uses.len / sizeof(*use)) {
-			PyErr_SetString(PyExc_ValueError, "a next hop is out of range");
-			err = -1;
-			break;
-		}
-		use[next]++;
-		if (*old && --use[*old] == 0) {
-			index = PyLong_FromUnsignedLong(*old);
-			err = index ? PyList_Append(idle, index) : -1;
-			Py_XDECREF(index);
-		}
-		*old = next;
+	cell = cells.buf;
+	index = book.index.buf;
+	if (values.len / (Py_ssize_t)sizeof(*pinhole) != slots.len / (Py_ssize_t)sizeof(*slot) ||
+	    cells.len != slots.len)
+		PyErr_SetString(PyExc_ValueError, "not as many pinholes as slots and cells");
+	else if (!within(&slots, &book.hops, sizeof(*slot)) &&
+		 !within(&cells, &book.index, sizeof(*index)))
+		book.idle = PyList_New(0);
+	for (i = 0; book.idle && i < slots.len / (Py_ssize_t)sizeof(*slot); i++) {
+		index[cell[i]] = slot[i] + 1;
+		if (book_hop(&book, slot[i], pinhole[i].nexthop))
+			Py_CLEAR(book.idle);
 	}
-	if (err)
-		Py_CLEAR(idle);
+	close_book(&book);
 	PyBuffer_Release(&values);
 	PyBuffer_Release(&slots);
-	PyBuffer_Release(&hops);
-	PyBuffer_Release(&uses);
-	return idle;
+	PyBuffer_Release(&cells);
+	return book.idle;
+}
+
+/* Forgets what is booked of these; others are passed over. Returns (slots, cells, idle next hops). */
+static PyObject *py_unbook_pinholes(PyObject *self, PyObject *args)
+{
+	struct book book = {.idle = NULL};
+	PyObject *gone = NULL, *from = NULL, *result = NULL;
+	Py_ssize_t i, count, taken = 0;
+	const uint32_t *slot, *cell;
+	Py_buffer slots, cells;
+	uint32_t *index;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "w*w*w*y*y*", &book.index, &book.hops, &book.uses, &slots, &cells))
+		return NULL;
+	slot = slots.buf;
+	cell = cells.buf;
+	index = book.index.buf;
+	count = slots.len / (Py_ssize_t)sizeof(*slot);
+	if (cells.len != slots.len) {
+		PyErr_SetString(PyExc_ValueError, "not as many slots as cells");
+		goto out;
+	}
+	if (within(&cells, &book.index, sizeof(*index)))
+		goto out;
+	gone = PyBytes_FromStringAndSize(NULL, slots.len);
+	from = PyBytes_FromStringAndSize(NULL, slots.len);
+	book.idle = PyList_New(0);
+	if (!gone || !from || !book.idle)
+		goto out;
+	for (i = 0; i < count; i++) {
+		if (slot[i] >= (size_t)book.hops.len / sizeof(*slot) || index[cell[i]] != slot[i] + 1)
+			continue;
+		index[cell[i]] = 0;
+		if (book_hop(&book, slot[i], 0))
+			goto out;
+		((uint32_t *)PyBytes_AsString(gone))[taken] = slot[i];
+		((uint32_t *)PyBytes_AsString(from))[taken++] = cell[i];
+	}
+	taken *= (Py_ssize_t)sizeof(*slot);
+	result = Py_BuildValue("y#y#O", PyBytes_AsString(gone), taken, PyBytes_AsString(from), taken,
+			       book.idle);
+out:
+	Py_XDECREF(gone);
+	Py_XDECREF(from);
+	Py_XDECREF(book.idle);
+	close_book(&book);
+	PyBuffer_Release(&slots);
+	PyBuffer_Release(&cells);
+	return result;
+}
+
+/* Where the pinholes with these (host, port) are: (slots, cells); NO_SLOT and 0 where none is. */
+static PyObject *py_locate_pinholes(PyObject *self, PyObject *args)
+{
+	PyObject *keys, *rows, *slots = NULL, *cells = NULL, *result = NULL;
+	uint32_t *slot, *cell;
+	const uint32_t *index;
+	Py_ssize_t i, count;
+	Py_buffer booked;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "O!O!y*", &PyList_Type, &keys, &PyDict_Type, &rows, &booked))
+		return NULL;
+	index = booked.buf;
+	count = PyList_Size(keys);
+	slots = PyBytes_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(*slot));
+	cells = PyBytes_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(*cell));
+	if (!slots || !cells)
+		goto out;
+	slot = (uint32_t *)PyBytes_AsString(slots);
+	cell = (uint32_t *)PyBytes_AsString(cells);
+	for (i = 0; i < count; i++) {
+		PyObject *key = PyList_GetItem(keys, i), *row = NULL;
+		unsigned long first = 0, port = 0;
+
+		if (!PyTuple_Check(key) || PyTuple_Size(key) != 2) {
+			PyErr_SetString(PyExc_TypeError, "a key is (host, port)");
+			goto out;
+		}
+		row = PyDict_GetItemWithError(rows, PyTuple_GetItem(key, 0));
+		if (row) {
+			first = PyLong_AsUnsignedLong(PyTuple_GetItem(row, 0));
+			port = PyLong_AsUnsignedLong(PyTuple_GetItem(key, 1));
+		}
+		if (PyErr_Occurred())
+			goto out;
+		cell[i] = row && port <= UINT16_MAX && first <= UINT16_MAX ? first << 16 | port : 0;
+		if (cell[i] >= (size_t)booked.len / sizeof(*index))
+			cell[i] = 0;
+		slot[i] = index[cell[i]] - 1; /* NO_SLOT where it is 0 */
+	}
+	result = Py_BuildValue("OO", slots, cells);
+out:
+	Py_XDECREF(slots);
+	Py_XDECREF(cells);
+	PyBuffer_Release(&booked);
+	return result;
 }
 
 /* struct bgf_stats of each slot, all its CPUs together: sums, and the latest time. */
@@ -314,6 +432,8 @@ PyMethodDef xdp_book_methods[] = {
 	{"take_rows", py_take_rows, METH_VARARGS, NULL},
 	{"clear_rows", py_clear_rows, METH_VARARGS, NULL},
 	{"book_pinholes", py_book_pinholes, METH_VARARGS, NULL},
+	{"unbook_pinholes", py_unbook_pinholes, METH_VARARGS, NULL},
+	{"locate_pinholes", py_locate_pinholes, METH_VARARGS, NULL},
 	{"sum_stats", py_sum_stats, METH_VARARGS, NULL},
 	{NULL, NULL, 0, NULL},
 };

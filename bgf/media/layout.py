@@ -144,11 +144,6 @@ def is_open(flow: Flow) -> bool:
     return flow.gate is Gate.OPEN and (flow.remote is not None or flow.follows)
 
 
-def ident(key: FlowKey) -> bytes:
-    """What a pinhole is known by: address and port as they stand on the wire."""
-    return pack_address(key.host) + key.port.to_bytes(2, "big")
-
-
 def without_version(raw: bytes) -> bytes:
     """A pinhole as it is packed: what it says, not how often it was written."""
     return bytes(U32.size) + raw[U32.size :]

@@ -7,6 +7,7 @@ all others were, and is cleared then: what a packet on its way still writes into
 
 from __future__ import annotations
 
+import mmap
 import struct
 from array import array
 from collections import deque
@@ -36,8 +37,7 @@ class Plan(NamedTuple):
     values: bytearray
     slots: bytes
     cells: bytes
-    idents: list[bytes]
-    fresh: dict[bytes, int]
+    fresh: int
     special: list[int]
 
     def slot(self, at: int) -> int:
@@ -75,8 +75,12 @@ class Pinholes:
         self._guarded = guarded
         self._cpus = _xdp.possible_cpus()
         self.capacity = maps.capacity("pinholes")
-        self._known: dict[bytes, int] = {}
-        self._cells = memoryview(array("I", bytes(4 * self.capacity)))
+        self.odd = bytearray(self.capacity)
+        """By slot: 1 for flows that need more than packing, now or when they go."""
+        self._count = 0
+        # The same as in the map, but of what was ever written: row << 16 | port -> slot + 1.
+        self._index = mmap.mmap(-1, len(maps.mapped("ports")))
+        self._cells = memoryview(self._index).cast("I")
         self._free: list[int] = []
         self._used: deque[int] = deque()
         self._next = memoryview(array("I", bytes(4 * self.capacity)))
@@ -87,23 +91,28 @@ class Pinholes:
             layout.U32.pack_into(maps.mapped("cpus"), at, cpu * self.capacity)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return self._count
 
     def slot_of(self, key: FlowKey) -> int | None:
-        return self._known.get(layout.ident(key))
+        row = self._places.rows.get(key.host)
+        found = self._cells[row[0] << 16 | key.port] if row else 0
+        return found - 1 if found else None
+
+    def slots_of(self, keys: Sequence[FlowKey]) -> Sequence[int]:
+        """In the order of the keys, NO_SLOT for unknown ones."""
+        return _unpack(self._locate(keys)[0])
 
     def keys(self) -> set[FlowKey]:
         """The pinholes that the packet path can find, by its own account."""
-        _, slots = _xdp.scan_ports(self._maps.mapped("ports"))
-        return {layout.unpack_pinhole(raw).key for raw in self._rows(slots)}
+        cells, _ = _xdp.scan_ports(self._maps.mapped("ports"))
+        hosts = {row: host for host, (row, *_) in self._places.rows.items()}
+        return {FlowKey(hosts[cell >> 16], cell & 0xFFFF) for cell in _unpack(cells)}
 
     def read(self, keys: Iterable[FlowKey]) -> dict[FlowKey, bytes]:
         """struct bgf_pinhole of those that stand, without the version."""
-        there = [(key, slot) for key in keys if (slot := self.slot_of(key)) is not None]
-        rows = self._rows(_pack([slot for _, slot in there]))
-        found = {
-            key: layout.without_version(raw) for (key, _), raw in zip(there, rows, strict=True)
-        }
+        there = [key for key in keys if self.slot_of(key) is not None]
+        rows = self._rows(self._locate(there)[0])
+        found = {key: layout.without_version(raw) for key, raw in zip(there, rows, strict=True)}
         return {key: raw for key, raw in found.items() if layout.unpack_pinhole(raw).key == key}
 
     # ---- start ----------------------------------------------------------------------------------
@@ -113,9 +122,15 @@ class Pinholes:
         groups = set(self._groups.values())
         cells, slots = _xdp.scan_ports(self._maps.mapped("ports"))
         found = [layout.unpack_pinhole(raw) for raw in self._rows(slots)]
-        kept, stale = [], []
+        kept, taken, where, stale = [], [], [], []
         for pinhole, cell, slot in zip(found, _unpack(cells), _unpack(slots), strict=True):
-            if pinhole.wire not in self._realms.wires or pinhole.group not in groups:
+            row = self._places.rows.get(pinhole.key.host)
+            if (
+                pinhole.wire not in self._realms.wires
+                or pinhole.group not in groups
+                or row is None
+                or cell != row[0] << 16 | pinhole.key.port
+            ):
                 stale.append((cell, slot))
                 continue
             if pinhole.nexthop and pinhole.remote:
@@ -123,12 +138,13 @@ class Pinholes:
                 if hop:
                     self._hops.adopt(pinhole.remote, pinhole.nexthop, hop)
             kept.append(pinhole)
-            self._known[layout.ident(pinhole.key)] = slot
-            self._cells[slot] = cell
-        self._close([slot for _, slot in stale], [cell for cell, _ in stale])
-        taken = list(self._known.values())
+            taken.append(slot)
+            self.odd[slot] = bool(pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW))
+            where.append(cell)
+        self._close(_pack([slot for _, slot in stale]), _pack([cell for cell, _ in stale]))
         values = b"".join(self._rows(_pack(taken)))
-        _xdp.book_pinholes(values, _pack(taken), self._next, self._uses)
+        self._book(values, _pack(taken), _pack(where))
+        self._count = len(kept)
         there = set(taken)
         self._used.extend(slot for slot in range(self.capacity) if slot not in there)
         self._hops.resolve_adopted()
@@ -140,10 +156,10 @@ class Pinholes:
 
     # ---- installing -----------------------------------------------------------------------------
 
-    def plan(self, flows: Sequence[Flow], odd: Set[bytes], add_hops: bool = True) -> Plan:
+    def plan(self, flows: Sequence[Flow], add_hops: bool = True) -> Plan:
         """Give each flow its place. Raises DatapathError naming a flow that cannot be, or the
-        table's size; nothing has happened then. Positions with an ident in `odd` are special.
-        Without `add_hops` far ends that are new have next hop 0."""
+        table's size; nothing has happened then. Positions of flows that are `odd`, or will be,
+        are special. Without `add_hops` far ends that are new have next hop 0."""
         flows = list(flows)
         if len(flows) > len(self._free):
             self._reuse(max(len(flows) - len(self._free), REUSED_MIN))
@@ -163,13 +179,13 @@ class Pinholes:
             return self._places.add(host, self._realms.wire(realm))
 
         try:
-            values, slots, cells, idents, fresh, special, short = _xdp.pack_flows(
-                flows, self._known, self._free, self._groups, wires, self._places.rows,
-                self._hosts, self._host, self._guarded, odd, add_hop, add_row,
+            values, slots, cells, fresh, special, short = _xdp.pack_flows(
+                flows, self._cells, self._free, self._groups, wires, self._places.rows,
+                self._hosts, self._host, self._guarded, self.odd, add_hop, add_row,
             )  # fmt: skip
             if short:
                 raise DatapathError(
-                    f"{len(self._known) + len(fresh) + short} pinholes: the table holds "
+                    f"{self._count + fresh + short} pinholes: the table holds "
                     f"{self.capacity}; raise pinholes_max in [media]"
                 )
         except ValueError as error:
@@ -179,61 +195,54 @@ class Pinholes:
         except DatapathError:
             self._hops.drop(added)
             raise
-        return Plan(flows, values, slots, cells, idents, fresh, special)
+        return Plan(flows, values, slots, cells, fresh, special)
 
     def commit(self, plan: Plan) -> None:
         """Write them, and book what that changes."""
         if plan.fresh:
-            del self._free[-len(plan.fresh) :]
-        self._known.update(plan.fresh)
-        for slot, cell in zip(_unpack(plan.slots), _unpack(plan.cells), strict=True):
-            self._cells[slot] = cell
+            del self._free[-plan.fresh :]
+        self._count += plan.fresh
         pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
         _xdp.write_pinholes(pinholes, ports, plan.values, plan.slots, plan.cells)
-        idle = _xdp.book_pinholes(plan.values, plan.slots, self._next, self._uses)
-        self._hops.drop(index for index in idle if not self._uses[index])
+        self._book(plan.values, plan.slots, plan.cells)
 
-    def remove(self, keys: Iterable[FlowKey]) -> None:
-        """Close what is open of these."""
-        known = self._known
-        slots = [slot for key in keys if (slot := known.pop(layout.ident(key), -1)) >= 0]
-        self._close(slots, [self._cells[slot] for slot in slots])
-        idle = []
-        for slot in slots:
-            hop = self._next[slot]
-            self._next[slot] = 0
-            if hop:
-                self._uses[hop] -= 1
-                if not self._uses[hop]:
-                    idle.append(hop)
-        self._used.extend(slots)
-        self._hops.drop(idle)
+    def remove(self, keys: Sequence[FlowKey]) -> list[FlowKey]:
+        """Close what is open of these. Returns those that were odd."""
+        slots, cells = self._locate(keys)
+        odd: list[FlowKey] = []
+        if 1 in self.odd:
+            for key, slot in zip(keys, _unpack(slots), strict=True):
+                if slot != layout.NO_SLOT and self.odd[slot]:
+                    self.odd[slot] = 0
+                    odd.append(key)
+        slots, cells, idle = _xdp.unbook_pinholes(self._cells, self._next, self._uses, slots, cells)
+        self._close(slots, cells)
+        gone = _unpack(slots)
+        self._count -= len(gone)
+        self._used.extend(gone)
+        self._hops.drop(index for index in idle if not self._uses[index])
+        return odd
 
     def change(self, keys: Iterable[FlowKey], how: Callable[[FlowKey, bytes], bytes]) -> None:
         """Write pinholes that stand anew, with something changed."""
         found = self.read(keys)
-        slots = [slot for key in found if (slot := self.slot_of(key)) is not None]
-        _xdp.write_pinholes(
-            self._maps.mapped("pinholes"),
-            self._maps.mapped("ports"),
-            b"".join(how(key, raw) for key, raw in found.items()),
-            _pack(slots),
-            _pack([self._cells[slot] for slot in slots]),
-        )
+        values = b"".join(how(key, raw) for key, raw in found.items())
+        pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
+        _xdp.write_pinholes(pinholes, ports, values, *self._locate(list(found)))
 
     # ---- counts ---------------------------------------------------------------------------------
 
     def seen(self, keys: Sequence[FlowKey]) -> list[layout.Seen | None]:
         """What was counted, in the order of `keys`; None for unknown ones."""
-        slots = [self.slot_of(key) for key in keys]
-        where = _pack([slot for slot in slots if slot is not None])
+        slots = self.slots_of(keys)
+        where = _pack([slot for slot in slots if slot != layout.NO_SLOT])
         summed = _xdp.sum_stats(self._maps.mapped("stats"), where, self._cpus)
         rows = map(layout.Seen._make, layout.STATS.iter_unpack(summed))
-        return [None if slot is None else next(rows) for slot in slots]
+        return [None if slot == layout.NO_SLOT else next(rows) for slot in slots]
 
     def streams(self, keys: Sequence[FlowKey]) -> list[bytes]:
         """struct bgf_stream of those that are there, in their order."""
-        slots = [slot for key in keys if (slot := self.slot_of(key)) is not None]
+        slots = [slot for slot in self.slots_of(keys) if slot != layout.NO_SLOT]
         size = layout.STREAM.size
         raw = _xdp.take_rows(self._maps.mapped("streams"), _pack(slots), size)
         return [raw[at : at + size] for at in range(0, len(raw), size)]
@@ -245,9 +254,17 @@ class Pinholes:
         raw = _xdp.take_rows(self._maps.mapped("pinholes"), slots, size)
         return [raw[at : at + size] for at in range(0, len(raw), size)]
 
-    def _close(self, slots: Sequence[int], cells: Sequence[int]) -> None:
+    def _locate(self, keys: Sequence[FlowKey]) -> tuple[bytes, bytes]:
+        """Slots and cells in the order of the keys, NO_SLOT for unknown ones."""
+        return _xdp.locate_pinholes(list(keys), self._places.rows, self._cells)
+
+    def _book(self, values: bytes | bytearray, slots: bytes, cells: bytes) -> None:
+        idle = _xdp.book_pinholes(self._cells, self._next, self._uses, values, slots, cells)
+        self._hops.drop(index for index in idle if not self._uses[index])
+
+    def _close(self, slots: bytes, cells: bytes) -> None:
         pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
-        _xdp.close_pinholes(pinholes, ports, _pack(slots), _pack(cells))
+        _xdp.close_pinholes(pinholes, ports, slots, cells)
 
     def _reuse(self, count: int) -> None:
         """Clear slots that were used, the longest unused first, and put them behind the free."""

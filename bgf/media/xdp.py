@@ -120,8 +120,8 @@ class XdpDatapath:
     def install(self, flows: Sequence[Flow]) -> None:
         """See Datapath. DatapathError names the flow and the reason; nothing is installed then."""
         table = self._table
-        plan = table.plan(flows, self._odd)
-        special = {plan.idents[at]: plan.flows[at] for at in plan.special}  # of two the later
+        plan = table.plan(flows)
+        special = {plan.flows[at].key: plan.flows[at] for at in plan.special}  # of two the later
         with _kernel(f"installing {len(plan.flows)} pinholes"):
             if special:
                 slots = {plan.flows[at].key: plan.slot(at) for at in plan.special}
@@ -133,14 +133,12 @@ class XdpDatapath:
                 self._lead(self._learn_by.installed(special.values()))
 
     def remove(self, keys: Iterable[FlowKey]) -> None:
-        gone = set(keys)
-        odd = [key for key in gone if layout.ident(key) in self._odd] if self._odd else []
+        gone = list(keys)
         with _kernel(f"removing {len(gone)} pinholes"):
-            self._table.remove(gone)
+            odd = self._table.remove(gone)
             # Before a slot is another's: who follows its latch must not follow the new one's.
             self._lead(self._learn_by.removed(odd))
         for key in odd:
-            self._odd.discard(layout.ident(key))
             self._silence.forget(key)
             self._clocks.pop(key, None)
             self._captured.discard(key)
@@ -245,7 +243,8 @@ class XdpDatapath:
                 self._maps.fds["captured"], self._realms.name_of, self._end_capture
             )
             self._captured.update(key for key in keys if self._table.slot_of(key) is not None)
-            self._odd.update(map(layout.ident, self._captured))
+            for slot in self._table.slots_of(list(self._captured)):
+                self._table.odd[slot] = 1
             self._mark(self._captured, True)
         return self._capture
 
@@ -254,7 +253,7 @@ class XdpDatapath:
         with _kernel("comparing the maps"):
             flows = list(flows)
             known = [flow for flow in flows if self._table.slot_of(flow.key) is not None]
-            plan = self._table.plan(known, self._odd, add_hops=False)
+            plan = self._table.plan(known, add_hops=False)
             self._finish(plan, captured=False)
             there = self._table.read(flow.key for flow in known)
             return compare(flows, plan, there, self._learn_by.latch)
@@ -360,7 +359,6 @@ class XdpDatapath:
         self._armed_since: dict[str, int] = {}
         self._clocks: dict[FlowKey, int] = {}
         self._captured: set[FlowKey] = set()
-        self._odd: set[bytes] = set()  # idents of flows that packing alone does not finish
         self._next_hops = NextHops(
             self._realm_names.values(),
             self._write_next_hops,
@@ -426,7 +424,6 @@ class XdpDatapath:
             hosts.add(pinhole.key.host)
             if pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW):
                 self._learn_by.adopt(pinhole.key, pinhole.flags, pinhole.reverse_key)
-                self._odd.add(layout.ident(pinhole.key))
             if pinhole.flags & _xdp.CAPTURED:
                 marked.append(pinhole.key)
         self._mark(marked, False)
@@ -452,21 +449,26 @@ class XdpDatapath:
 
     def _finish(self, plan: Plan, captured: bool = True) -> None:
         """What packing leaves open in the pinholes: whom to follow, whom to capture."""
+        planned: dict[FlowKey, int] | None = None
         for at in plan.special:
             flow = plan.flows[at]
             if flow.follows:
-                known = self._table.slot_of(flow.reverse_key)
-                leader = plan.fresh.get(layout.ident(flow.reverse_key), known)
+                leader = self._table.slot_of(flow.reverse_key)
+                if leader is None:
+                    if planned is None:
+                        planned = {one.key: plan.slot(n) for n, one in enumerate(plan.flows)}
+                    leader = planned.get(flow.reverse_key)
                 if leader is not None:
                     plan.patch(at, layout.PEER_AT, leader)
             if captured and flow.key in self._captured:
                 flags = plan.field(at, layout.FLAGS_AT) | _xdp.CAPTURED
                 plan.patch(at, layout.FLAGS_AT, flags)
 
-    def _watch(self, special: Mapping[bytes, Flow]) -> None:
+    def _watch(self, special: Mapping[FlowKey, Flow]) -> None:
         now_ns = _now_ns()
-        for ident, flow in special.items():
-            key = flow.key
+        for (key, flow), slot in zip(
+            special.items(), self._table.slots_of(list(special)), strict=True
+        ):
             limit_ms = flow.inactivity_ms if layout.is_open(flow) else 0
             self._silence.watch(key, flow.group, limit_ms, now_ns)
             hz = flow.rtp.clock_hz if flow.rtp else CLOCK_HZ_DEFAULT
@@ -475,10 +477,7 @@ class XdpDatapath:
             else:
                 self._clocks[key] = hz
             odd = flow.latch.learns or flow.follows or flow.inactivity_ms or key in self._clocks
-            if odd or key in self._captured:
-                self._odd.add(ident)
-            else:
-                self._odd.discard(ident)
+            self._table.odd[slot] = bool(odd or key in self._captured)
 
     def _silent(self) -> list[Report]:
         if not self._silence:

@@ -70,20 +70,22 @@ ROW = 11
 
 def pack(
     flows: list[Flow],
-    known: dict[bytes, int] | None = None,
+    index: bytearray | None = None,
     free: Sequence[int] = (7,),
-    odd: Set[bytes] = frozenset(),
+    odd: Set[int] = frozenset(),
     guarded: Set[str] = frozenset(),
-) -> tuple[bytearray, bytes, bytes, list[bytes], dict[bytes, int], list[int], int]:
+) -> tuple[bytearray, bytes, bytes, int, list[int], int]:
+    marks = bytearray(n in odd for n in range(64))
+    index = bytearray((ROW + 1) << 18) if index is None else index
     return _xdp.pack_flows(
-        flows, known or {}, list(free), {"g1": 5}, REALMS, {}, {}, layout.pack_address, guarded,
-        odd, lambda realm, host: 6, lambda realm, host: (ROW, *REALMS[realm][:2]),
+        flows, index, list(free), {"g1": 5}, REALMS, {}, {}, layout.pack_address, guarded,
+        marks, lambda realm, host: 6, lambda realm, host: (ROW, *REALMS[realm][:2]),
     )  # fmt: skip
 
 
 def packed(flow: Flow) -> bytes:
-    values, slots, cells, idents, _, _, short = pack([flow])
-    assert (idents, short) == ([layout.ident(flow.key)], 0)
+    values, slots, cells, fresh, _, short = pack([flow])
+    assert (fresh, short) == (1, 0)
     assert struct.unpack("=II", slots + cells) == (7, ROW << 16 | flow.key.port)
     return bytes(values)
 
@@ -153,16 +155,22 @@ def test_slots_are_kept_and_new_ones_come_from_the_end() -> None:
     flows = [
         msgspec.structs.replace(PLAIN, local_in=Address("10.0.0.1", port)) for port in (1, 2, 3, 2)
     ]
-    first = layout.ident(flows[0].key)
-    values, slots, _, idents, fresh, special, short = pack(flows, {first: 40}, [10, 11, 12])
+    index = bytearray((ROW + 1) << 18)
+    struct.pack_into("=I", index, 4 * (ROW << 16 | 1), 41)
+    before = bytes(index)
+    values, slots, _, fresh, special, short = pack(flows, index, [10, 11, 12])
     assert struct.unpack("=4I", slots) == (40, 12, 11, 12)
-    assert fresh == {idents[1]: 12, idents[2]: 11}
-    assert (special, short) == ([], 0)
+    assert (fresh, special, short) == (2, [], 0)
+    assert index == before  # nothing is booked by planning
     size = _xdp.SIZEOF_PINHOLE
     found = [layout.unpack_pinhole(bytes(values[n * size : (n + 1) * size])) for n in range(4)]
     assert [pinhole.key for pinhole in found] == [flow.key for flow in flows]
-    assert pack(flows, {first: 40}, [])[-1] == 3
-    assert pack(flows, odd={idents[2]})[-2] == [2]
+    assert pack(flows, index, [])[-1] == 3
+    assert pack(flows, index, [10, 11, 12], odd={11})[-2] == [2]
+    broken = msgspec.structs.replace(PLAIN, dscp=64)
+    with pytest.raises(ValueError, match=r"^3$"):
+        pack([*flows[:3], broken], index, [10, 11, 12])
+    assert index == before
 
 
 def test_what_needs_a_second_look_is_named() -> None:
@@ -172,7 +180,7 @@ def test_what_needs_a_second_look_is_named() -> None:
         {"policer": Policer(1), "dscp": 1, "rtcp_mux": True},
     ]  # fmt: skip
     flows = [msgspec.structs.replace(PLAIN, **change) for change in changes]
-    assert pack(flows)[5] == [1, 3, 4, 6]
+    assert pack(flows)[4] == [1, 3, 4, 6]
 
 
 def test_an_address_of_ours_is_marked() -> None:
@@ -184,8 +192,9 @@ def test_an_address_of_ours_is_marked() -> None:
 def test_an_address_of_another_realm_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^0$"):
         _xdp.pack_flows(
-            [PLAIN], {}, [7], {"g1": 5}, REALMS, {"10.0.0.1": (ROW, *REALMS["b"][:2])}, {},
-            layout.pack_address, set(), set(), lambda realm, host: 6, lambda realm, host: (0, 0, 0),
+            [PLAIN], bytearray(8), [7], {"g1": 5}, REALMS, {"10.0.0.1": (ROW, *REALMS["b"][:2])},
+            {}, layout.pack_address, set(), bytearray(), lambda realm, host: 6,
+            lambda realm, host: (0, 0, 0),
         )  # fmt: skip
 
 
@@ -387,6 +396,32 @@ def test_pinholes_in_memory_are_found_whole_or_not_at_all() -> None:
         _xdp.write_pinholes(pinholes, ports, values[:size], struct.pack("=I", 4), cells[:4])
     with pytest.raises(ValueError, match="not as many"):
         _xdp.write_pinholes(pinholes, ports, values, slots[:4], cells[:4])
+
+
+def test_what_is_booked_is_found_until_it_is_forgotten() -> None:
+    flows = [
+        msgspec.structs.replace(PLAIN, local_in=Address("10.0.0.1", port)) for port in (1, 2, 3)
+    ]
+    keys, nobody = [flow.key for flow in flows], FlowKey("10.0.0.2", 1)
+    index, hops, uses = bytearray((ROW + 1) << 18), bytearray(4 * 8), bytearray(4 * 8)
+    rows = {"10.0.0.1": (ROW, 3, 4)}
+    values, slots, cells, *_ = pack(flows, index, [0, 3, 2])
+    assert _xdp.locate_pinholes([keys[0]], rows, index) == (b"\xff" * 4, cells[:4])
+    assert _xdp.book_pinholes(index, hops, uses, values, slots, cells) == []
+    assert _xdp.book_pinholes(index, hops, uses, values, slots, cells) == []
+    assert struct.unpack_from("=8I", uses)[6] == 3
+    assert _xdp.locate_pinholes([*keys, nobody], rows, index) == (
+        slots + b"\xff" * 4, cells + bytes(4),
+    )  # fmt: skip
+    twice = (slots + slots[:4] + b"\xff" * 4, cells + cells[:4] + bytes(4))
+    assert _xdp.unbook_pinholes(index, hops, uses, *twice) == (slots, cells, [6])
+    assert not any(index)
+    assert not any(hops)
+    assert struct.unpack_from("=8I", uses)[6] == 0
+    with pytest.raises(ValueError, match="next hop is out of range"):
+        _xdp.book_pinholes(index, hops, uses[:8], values, slots, cells)
+    with pytest.raises(ValueError, match="an index is out of range"):
+        _xdp.book_pinholes(index, hops[:8], uses, values, slots, cells)
 
 
 @given(st.sets(HOSTS, max_size=40))
