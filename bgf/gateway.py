@@ -37,6 +37,7 @@ from bgf.events import (
 from bgf.model import Flow, FlowKey, Group
 from bgf.policy import Policies
 from bgf.ports import PortPool
+from bgf.rate import Rate
 from bgf.session import Session, Site, State
 from bgf.totals import Totals
 
@@ -45,11 +46,12 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 class Limits(msgspec.Struct, frozen=True):
     """Bounds of one group. A pair of a deleted call rests for `quarantine_ms`: what its party
-    still sends must not reach the next call."""
+    still sends must not reach the next call. `new_calls_per_s` 0: no limit."""
 
     sessions_max: int = 20_000
     tombstones_max: int = 200_000
     quarantine_ms: int = 5_000
+    new_calls_per_s: int = 0
 
 
 class Plan(NamedTuple):
@@ -96,6 +98,7 @@ class Gateway:
         self._pool = PortPool(*group.ports, self.limits.quarantine_ms)
         self._sessions: dict[str, Session] = {}
         self._tombstones = 0
+        self._new_calls = Rate(self.limits.new_calls_per_s)  # of this owner: no state of the calls
         self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
         self._copied: dict[str, Session] = {}
         self.copied_version = 0
@@ -171,6 +174,8 @@ class Gateway:
         if self._sessions.get(plan.call_id) is not plan.before:
             raise Misuse(f"call {plan.call_id}: the plan is stale, plan again")
         self._set(plan.call_id, plan.before, plan.after, plan.event.now_ns)
+        if isinstance(plan.event, Command) and _begins(plan.before) and not _begins(plan.after):
+            self._new_calls.take(plan.event.now_ns)
         self.totals.count(plan.event, plan.before, plan.after)
 
     def next_deadline(self) -> int | None:
@@ -312,9 +317,9 @@ class Gateway:
             return Reply(command.cookie, Result.OK, calls=calls)
         if command.verb is Verb.STATISTICS:
             return Reply(command.cookie, Result.OK)  # what there is to tell, counters know
-        if command.verb is Verb.OFFER and (session is None or session.state is State.DELETED):
+        if command.verb is Verb.OFFER and _begins(session):
             repeated = session is not None and session.kept_reply(command.cookie) is not None
-            limit = "" if repeated else self._limit_reached()
+            limit = "" if repeated else self._limit_reached(command.now_ns)
             if limit:
                 return Reply(command.cookie, Result.LOAD_LIMIT, limit)
         return None
@@ -350,12 +355,17 @@ class Gateway:
         view; `copied_version` changes when any of them does."""
         return types.MappingProxyType(self._copied)
 
-    def _limit_reached(self) -> str:
-        calls, ends = len(self._sessions) - self._tombstones, self._tombstones
-        if calls >= self.limits.sessions_max:
-            return f"group {self.group.id} has {calls} calls, sessions_max: use another group"
-        if ends >= self.limits.tombstones_max:
-            return f"group {self.group.id} has {ends} ended calls, tombstones_max: slow down"
+    def _limit_reached(self, now_ns: int) -> str:
+        """`name of the limit: why`, '' when none is. Calls not restored yet count as well."""
+        limits, group, ends = self.limits, self.group.id, self._tombstones
+        calls = len(self._sessions) - ends + len(self._adopted)
+        if calls >= limits.sessions_max:
+            return f"sessions_max: group {group} has {calls} calls: use another group"
+        if ends >= limits.tombstones_max:
+            return f"tombstones_max: group {group} has {ends} ended calls: slow down"
+        if not self._new_calls.allows(now_ns):
+            rate = limits.new_calls_per_s
+            return f"new_calls_per_s: group {group} takes {rate} new calls a second: slow down"
         return ""
 
     def _check_ports(self, call_id: str, before: Session | None, after: Session | None) -> None:
@@ -406,6 +416,11 @@ def _difference(
 
 def _pair(key: FlowKey) -> int:
     return key.port - key.port % 2
+
+
+def _begins(session: Session | None) -> bool:
+    """Would an offer begin a call where this is?"""
+    return session is None or session.state is State.DELETED
 
 
 def _is_tombstone(session: Session | None) -> bool:

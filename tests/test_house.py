@@ -31,6 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "events": {"model", "errors"},
     "ports": {"model", "errors"},
     "policy": {"model"},
+    "rate": set(),
     "session_values": CORE_ROOMS | {"policy"},
     "session_flows": CORE_ROOMS | {"policy", "session_values"},
     "session_offers": CORE_ROOMS | {"policy", "session_values", "session_flows"},
@@ -38,20 +39,21 @@ ROOMS: dict[str, set[str]] = {
     "totals": CORE_ROOMS | {"session"},
     "session": CORE_ROOMS
     | {"policy", "session_values", "session_flows", "session_offers", "session_orders"},
-    "gateway": CORE_ROOMS | {"policy", "ports", "session", "session_orders", "totals"},
+    "gateway": CORE_ROOMS | {"policy", "ports", "rate", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal"},
     "explain": CORE_ROOMS | {"session", "session_flows", "journal"},
     "quality": {"model"},
     "pcap": set(),
-    "control": CORE_ROOMS | {"quality"},
+    "control": CORE_ROOMS | {"quality", "rate"},
     "media": CORE_ROOMS,
     "toml_table": {"errors"},
     "config_state": {"model", "errors", "toml_table"},
     "config_media": {"model", "errors", "toml_table", "policy"},
     "config_recording": {"model", "errors", "toml_table"},
+    "config_control": {"model", "errors", "toml_table"},
     "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"}
-    | {"config_recording"},
+    | {"config_control", "config_recording"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
@@ -69,6 +71,8 @@ ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 # Cores: time is an argument, randomness arrives inside events, and somebody else performs.
 CORES = {
     *("bgf.errors", "bgf.model", "bgf.events", "bgf.ports", "bgf.session", "bgf.gateway"),
+    *("bgf.rate", "bgf.control.framing", "bgf.control.web", "bgf.control.access"),
+    "bgf.control.newcalls",
     *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.session_offers"),
     *("bgf.session_orders", "bgf.totals"),
     *("bgf.quality", "bgf.explain"),

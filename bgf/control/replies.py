@@ -36,7 +36,10 @@ def refuse(datagram: bytes, error: PeerError) -> bytes | None:
             limited = decode(datagram)[1].load_limit
         except PeerError:
             limited = False
-    return frame(cookie, codec, _failure(error.reason, load_limit=limited))
+    reason = error.reason
+    if isinstance(error, LoadLimit) and not limited:
+        reason = PARALLEL_LIMIT
+    return frame(cookie, codec, _failure(reason, load_limit=limited))
 
 
 def _failure(reason: str, *, load_limit: bool) -> dict[str, Encodable]:
