@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from bgf import session_ice
 from bgf.errors import UnknownCall
 from bgf.events import CallReport, Command, MediaLine, Party, Verb
 from bgf.session_flows import agreed
@@ -26,6 +27,7 @@ from bgf.session_values import (
     Recording,
     Session,
     State,
+    Stream,
     Treatment,
 )
 
@@ -239,9 +241,7 @@ def _without(session: Session, meant: str, command: Command) -> Session | None:
     left = _ordered(session, msgspec.structs.replace(session.orders, ends_ns=ends_ns))
     if back is not None:
         streams = tuple(
-            agreed(stream, stream.hosts, (first, line))
-            if (first := stream.lines[0]) is not None and stream.ports[0]
-            else stream
+            _again(session, stream, line) if stream.ports[0] else stream
             for stream, line in zip(session.streams, _padded(back.lines, session), strict=True)
         )
         return msgspec.structs.replace(
@@ -266,6 +266,16 @@ def _without(session: Session, meant: str, command: Command) -> Session | None:
             for stream in session.streams
         ),
     )
+
+
+def _again(session: Session, stream: Stream, line: MediaLine) -> Stream:
+    """The stream with another callee's description in force."""
+    first = stream.lines[0]
+    if first is None:
+        return stream
+    muxes = session_ice.agreed_muxes(stream, 1, (first, line), session.wishes[1])
+    before = agreed(stream, stream.hosts, (first, line))
+    return session_ice.with_muxes(session_ice.without_nominee(before, 1), muxes)
 
 
 def _padded(lines: tuple[MediaLine, ...], session: Session) -> tuple[MediaLine, ...]:

@@ -24,7 +24,7 @@ from bgf.control.newcalls import NewCalls
 from bgf.control.server import Handler, Incoming, NgServer, Ports
 from bgf.errors import BgfError, DatapathError, EnvironmentProblem, StateError
 from bgf.events import DropFlow, PutFlow, Reply, Result
-from bgf.gateway import Gateway, Limits
+from bgf.gateway import ENTROPY_BITS, Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Recorder
 from bgf.media.xdp import XdpDatapath
@@ -58,7 +58,6 @@ READY_MS = 200
 SERVING_WAIT_S = 60.0
 UNSERVED_MS = 1_000
 NEIGHBOURS_MS = 2_000
-ENTROPY_BITS = 32
 LOOK_MS = 1_000
 DELIVER_MS = 20
 COPY_MS = 20
