@@ -36,7 +36,7 @@ POLL_S = 0.02
 HEARD_PACKETS = 10
 STREAM_PACKETS = 5
 FLOWS_MAX = 8_192
-SIPP_TIMEOUT_MS = 30_000
+SIPP_TIMEOUT_MS = 12_000
 """For each message that an agent waits for: beyond Kamailio's five tries of a second."""
 QUIET: Callable[[str], None] = lambda _line: None  # noqa: E731
 
