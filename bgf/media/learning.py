@@ -60,7 +60,7 @@ class Learning:
 
     def installed(self, flows: Iterable[Flow]) -> list[FlowKey]:
         """What is installed now; returns whom to lead anew: followers of these flows."""
-        led = []
+        led: list[FlowKey] = []
         for flow in flows:
             key = flow.key
             self._unfollow(key)
@@ -77,7 +77,7 @@ class Learning:
 
     def removed(self, keys: Iterable[FlowKey]) -> list[FlowKey]:
         """These are gone; returns the followers who must not go on after them."""
-        led = []
+        led: list[FlowKey] = []
         for key in keys:
             self._unfollow(key)
             self._modes.pop(key, None)
@@ -98,6 +98,10 @@ class Learning:
             self._followers[leader].remove(key)
             if not self._followers[leader]:
                 del self._followers[leader]
+
+    def latch(self, slot: int) -> bytes:
+        """struct bgf_latch of a slot."""
+        return self._maps.get("latches", layout.U32.pack(slot)) or bytes(layout.LATCH.size)
 
     def relatch(self, key: FlowKey) -> None:
         slot, mode = self._slot_of(key), self._modes.get(key)
