@@ -77,12 +77,13 @@ static int number(PyObject *object, unsigned long long max, unsigned long long *
 	return *value <= max ? 0 : -1;
 }
 
-/* The fields of a struct as a tuple of our own; NULL without a Python error for what is none. */
+/* The fields of a struct as a tuple of our own, later ones than we know included; NULL without a
+ * Python error for what is none. */
 static PyObject *fields(struct packing *all, PyObject *object, Py_ssize_t count)
 {
 	PyObject *tuple = PyObject_CallFunctionObjArgs(all->astuple, object, NULL);
 
-	if (tuple && PyTuple_Check(tuple) && PyTuple_Size(tuple) == count)
+	if (tuple && PyTuple_Check(tuple) && PyTuple_Size(tuple) >= count)
 		return tuple;
 	PyErr_Clear();
 	Py_XDECREF(tuple);
