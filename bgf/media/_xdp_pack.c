@@ -27,7 +27,7 @@
 enum flow_field {
 	GROUP, SESSION, STREAM, COMPONENT, REALM_IN, LOCAL_IN, REALM_OUT, LOCAL_OUT, REMOTE, SOURCE,
 	GATE, LATCH, LEARNED, LATCH_ROUND, FOLLOWS, POLICER, DSCP, RTP, RTCP_MUX, INACTIVITY_MS,
-	FLOW_FIELDS
+	ICE, DEMUX, FLOW_FIELDS
 };
 
 /* Everything that one call works with. Objects are the caller's unless marked. */
@@ -472,6 +472,10 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 		pinhole->flags |= BGF_LATCH;
 	if (follows)
 		pinhole->flags |= remote ? BGF_FOLLOW : BGF_FOLLOW | BGF_NO_REMOTE;
+	if (flow[ICE] != Py_None)
+		pinhole->flags |= BGF_CHECKS;
+	if (flow[DEMUX] == Py_True)
+		pinhole->flags |= BGF_DEMUX;
 	pinhole->sum_out = sum(pinhole);
 	if (remote) {
 		if (next_hop(all, hops, flow[REALM_OUT], remote, &pinhole->nexthop) < 0)
