@@ -45,7 +45,9 @@ ROOMS: dict[str, set[str]] = {
     "toml_table": {"errors"},
     "config_state": {"model", "errors", "toml_table"},
     "config_media": {"model", "errors", "toml_table", "policy"},
-    "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"},
+    "config_failover": {"errors", "toml_table"},
+    "config": {"model", "errors", "toml_table", "policy"}
+    | {"config_state", "config_media", "config_failover"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
