@@ -29,6 +29,7 @@ from bgf.ctl.cli import (
     show,
     warn,
 )
+from bgf.ctl.failover_commands import drain, ready, switchover, undrain, why
 from bgf.ctl.lab_commands import drill, lab, rtpload
 from bgf.ctl.media_commands import capture, relatch
 from bgf.ctl.nodes_option import on_nodes
@@ -179,7 +180,20 @@ def trace(
     return OK if any(a.value is not None for a in answers) else FAILED
 
 
-for _command in (sessions, capture, relatch, state, lab, drill, rtpload):
+for _command in (
+    sessions,
+    capture,
+    relatch,
+    state,
+    lab,
+    drill,
+    rtpload,
+    switchover,
+    drain,
+    undrain,
+    ready,
+    why,
+):
     bgfctl.add_command(_command)
 
 
