@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bgf.config_control import ControlSection, Listen, dump_control, parse_control, peers_of
 from bgf.config_failover import (
     DEFAULT_PROFILE,
     KEYS,
@@ -33,6 +34,12 @@ from bgf.config_media import (
     parse_media,
     parse_policy,
 )
+from bgf.config_recording import (
+    NO_RECORDING,
+    RecordingSection,
+    dump_recording,
+    parse_recording,
+)
 from bgf.config_state import PATH_RULE, StateCluster, StateSection, dump_state, parse_state
 from bgf.errors import ConfigError
 from bgf.model import PORT_MAX, Address, Group, RealmAddress
@@ -44,16 +51,19 @@ __all__ = [
     "ControlSection",
     "FailoverSection",
     "FailoverTimers",
+    "Listen",
     "MediaSection",
     "NodeConfig",
     "NodeSection",
     "Peer",
     "Realm",
+    "RecordingSection",
     "StateCluster",
     "StateSection",
     "dump",
     "load",
     "parse",
+    "peers_of",
 ]
 
 FILE_BYTES_MAX: Final = 1 << 20
@@ -103,13 +113,6 @@ class Realm:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlSection:
-    """Realms used when an offer does not say: (towards its sender, towards its receiver)."""
-
-    default_realms: tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Peer:
     """Another node. `paths` maps a realm to the fixed address probed there."""
 
@@ -138,6 +141,7 @@ class NodeConfig:
     groups: tuple[Group, ...]
     control: ControlSection
     failover: FailoverSection
+    recording: RecordingSection = NO_RECORDING
 
     def group(self, group_id: str) -> Group | None:
         """The group of that id, None when there is none."""
@@ -213,12 +217,14 @@ def _directory(table: Table, key: str) -> Path:
 
 
 def _node_config(root: Table) -> NodeConfig:
-    root.only("node", "state", "media", "realms", "groups", "control", "failover")
+    root.only("node", "state", "media", "realms", "groups", "control", "failover", "recording")
     node = _node(root.table("node"))
     state = parse_state(root.table("state"))
     media = parse_media(root.table("media"))
     realms = _realms(root.table("realms"))
-    control = _control(root.table("control"), realms)
+    control = parse_control(
+        root.table("control"), lambda table, key, name: _check_media_realm(table, key, name, realms)
+    )
     failover = _failover(root.table("failover", required=False), node, realms)
     nodes = (node.id, *(peer.id for peer in failover.peers))
     tables = root.tables("groups", GROUPS_MAX, required=True)
@@ -231,7 +237,8 @@ def _node_config(root: Table) -> NodeConfig:
         root.table("media").fail(
             "pinholes_max", media.pinholes_max, f"the groups' port ranges need {needed}"
         )
-    return NodeConfig(node, state, media, realms, groups, control, failover)
+    recording = parse_recording(root.table("recording", required=False), realms)
+    return NodeConfig(node, state, media, realms, groups, control, failover, recording)
 
 
 def _node(table: Table) -> NodeSection:
@@ -296,17 +303,6 @@ def _realms(table: Table) -> dict[str, Realm]:
 
 def _is_interface(value: str) -> bool:
     return bool(_INTERFACE.fullmatch(value)) and value.isprintable() and value not in (".", "..")
-
-
-def _control(table: Table, realms: Mapping[str, Realm]) -> ControlSection:
-    table.only("default_realms")
-    allowed = "a list of two realms that carry media: towards the sender, towards the receiver"
-    value = table.get("default_realms", None, allowed)
-    if not isinstance(value, list) or len(value) != 2:
-        table.fail("default_realms", value, f"must be {allowed}")
-    for name in value:
-        _check_media_realm(table, "default_realms", name, realms)
-    return ControlSection((value[0], value[1]))
 
 
 def _check_media_realm(table: Table, key: str, name: object, realms: Mapping[str, Realm]) -> None:
@@ -551,10 +547,8 @@ def dump(config: NodeConfig) -> str:
             f"ports = [{group.ports[0]}, {group.ports[1]}]",
             f"addresses = {_addresses_toml(group)}",
         ]
-    names = ", ".join(quote(name) for name in config.control.default_realms)
     lines += [
-        "[control]",
-        f"default_realms = [{names}]",
+        *dump_control(config.control),
         "[failover]",
         *dump_timers(failover.profile, failover.timers),
     ]
@@ -562,6 +556,7 @@ def dump(config: NodeConfig) -> str:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
+    lines += dump_recording(config.recording)
     return "\n".join(lines) + "\n"
 
 

@@ -65,7 +65,7 @@ class Seen:
 def silent_since(evidence: Evidence, before: Mapping[str, int]) -> dict[str, int]:
     """Since when each member has been silent on all paths that anybody can judge."""
     found = {}
-    for node in evidence.view.members:
+    for node in evidence.view.members.keys() & evidence.suspected:
         silent, heard = _paths(evidence, node)
         if silent and not heard:
             found[node] = before.get(node, evidence.now_ns)
@@ -85,6 +85,8 @@ def conditions(evidence: Evidence, seen: Seen, lease_ns: int, me: str = "") -> d
 def _condition(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Condition | None:
     member = evidence.view.members[node]
     live = node in evidence.live
+    if live and node not in evidence.suspected and not member.health and not member.strain:
+        return None
     silent, heard = _paths(evidence, node)
     if live and (confessed := evidence.confessed(node)):
         return Condition(
