@@ -20,8 +20,9 @@ from bgf.lab.nodes import Timers
 from bgf.lab.plan import CONTROL_PORT, PORTS
 from bgf.lab.sip import missing_packages
 from bgf.model import Address
-from tests.integration.kamailio.rig import Rig, Rigs
+from tests.integration.kamailio.rig import Rig, Rigs, wait_for
 from tests.integration.kamailio.scenarios import (
+    ANSWER,
     DELETE,
     OFFER,
     SCENARIOS,
@@ -39,7 +40,8 @@ pytestmark = [
     pytest.mark.timeout(240),
 ]
 
-FLOWS_PER_CALL = 4
+SESSIONS_MAX = 250
+PAIRS_PER_LINE, LINES_MAX = 2, 16
 CALLS, CALLS_PER_SECOND = 1_000, 50
 LOAD = Scenario(
     "load",
@@ -63,7 +65,7 @@ def rigs() -> Iterator[Rigs]:
     # Nobody is killed here: a machine that stalls for a moment must not look like a death.
     pid = os.getpid()
     timers = Timers(50, 6, lease_ms=2_000)
-    with Rigs(Path(f"/run/bgf-test-k{pid}"), f"k{pid % 10_000}-", timers) as made:
+    with Rigs(Path(f"/run/bgf-test-k{pid}"), f"k{pid % 10_000}-", timers, SESSIONS_MAX) as made:
         yield made
 
 
@@ -107,8 +109,10 @@ def test_a_thousand_calls(rig: Rig, proxy: Proxy, way: Way) -> None:
     calls = CALLS if proxy is Proxy.PLAIN else CALLS // 5
     began_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     rig.play_many(LOAD.of(way), proxy, calls, CALLS_PER_SECOND)
-    assert rig.streams(way.caller, began_ns) == calls
-    assert rig.streams(way.callee, began_ns) == calls
+    begun = {one.request["call-id"] for one in rig.wire.passed() if one.command == OFFER}
+    assert len(begun) == calls
+    assert rig.mute(way.caller, ANSWER, began_ns) == set()
+    assert rig.mute(way.callee, OFFER, began_ns) == set()
 
 
 def test_two_groups_share_the_calls(rig: Rig) -> None:
@@ -119,34 +123,63 @@ def test_two_groups_share_the_calls(rig: Rig) -> None:
         assert offers and offers == deletes
 
 
-def test_a_full_group_sends_kamailio_to_the_next(rig: Rig) -> None:
-    """It compares the whole text of the error, and asks its next node: no call is refused."""
+@pytest.mark.parametrize("full", ["calls", "ports"])
+def test_a_full_group_sends_kamailio_to_the_next(rig: Rig, full: str) -> None:
+    """On `load limit`, and on the whole text of one error, it asks its next node: no call fails."""
     low, high = PORTS
+    pairs = (high - low + 1) // 2
+    per_call = LINES_MAX * PAIRS_PER_LINE if full == "ports" else PAIRS_PER_LINE
+    count = pairs // per_call if full == "ports" else SESSIONS_MAX
     first, second = rig.wires.values()
     rig.proxy(Proxy.PLAIN, groups=2)
     group = rig.lab.plan.groups[0]
     control = Address(group.control_host, CONTROL_PORT)
-    with namespaces.run_in(rig.lab.plan.cscf, lambda: NgClient(control, prefix="fill")) as client:
-        calls = [f"fill-{number}" for number in range((high - low + 1) // FLOWS_PER_CALL)]
-        sdp = session_sdp(Address("fd00:a::100", 10_000))
-        offers = [
-            {"command": "offer", "call-id": call, "from-tag": "a", "sdp": sdp} for call in calls
-        ]
-        assert all(r is not None and r["result"] == "ok" for r in client.call_many(offers))
+    fill = [filler(f"fill-{number}", per_call) for number in range(count)]
+    if full == "ports":
+        fill.append(filler("fill-rest", pairs - count * per_call))
+    with namespaces.run_in(rig.lab.plan.cscf, lambda: NgClient(control, prefix=full)) as client:
+        rig.broken = True
+        wanted = list(fill)
+
+        def taken() -> bool:
+            """Ports of earlier calls rest for a while: they are asked for until they can be had."""
+            replies = client.call_many(wanted)
+            wanted[:] = [
+                one
+                for one, reply in zip(wanted, replies, strict=True)
+                if reply is None or reply["result"] != "ok"
+            ]
+            return not wanted
+
+        wait_for(f"the group is full of {full}", taken)
         try:
-            rig.broken = True
             rig.play_many(LOAD, Proxy.PLAIN, 20, 20, groups=2, settle=False)
         finally:
-            deletes = [{"command": "delete", "call-id": call, "from-tag": "a"} for call in calls]
-            client.call_many(deletes)
+            client.call_many([DELETE_OF | {"call-id": str(one["call-id"])} for one in fill])
     rig.settle()
     rig.broken = False
     turned_away = {
-        p.request["call-id"]: p.reply.get("error-reason")
+        p.request["call-id"]: (p.reply["result"], p.reply.get("error-reason"))
         for p in first.passed()
         if p.command == OFFER
     }
-    assert turned_away and set(turned_away.values()) == {"Ran out of ports"}
+    said = ("load limit", None) if full == "calls" else ("error", "Ran out of ports")
+    assert turned_away and set(turned_away.values()) == {said}
     served = {p.request["call-id"] for p in second.passed() if p.command == OFFER}
     assert set(turned_away) < served
     assert {p.request["call-id"] for p in second.passed() if p.command == DELETE} == served
+
+
+DELETE_OF = {"command": "delete", "from-tag": "a"}
+
+
+def filler(call_id: str, pairs: int) -> dict[str, str]:
+    """An offer that takes so many pairs of ports: one towards each side for every m-line."""
+    sdp = session_sdp(Address("fd00:a::100", 10_000))
+    head, media = sdp[: sdp.index("m=")], sdp[sdp.index("m=") :]
+    return {
+        "command": "offer",
+        "call-id": call_id,
+        "from-tag": "a",
+        "sdp": head + media * (pairs // PAIRS_PER_LINE),
+    }

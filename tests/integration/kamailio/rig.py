@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bgf.control.sdp import Sdp
 from bgf.errors import BgfError
 from bgf.lab import namespaces
 from bgf.lab import plan as lab_plan
 from bgf.lab.lab import Lab
-from bgf.lab.nodes import Timers
+from bgf.lab.nodes import SESSIONS_MAX, Timers
 from bgf.lab.plan import CONTROL_PORT, SIP_PORT
 from bgf.lab.processes import Process
 from bgf.lab.rtpload import Meter
@@ -36,7 +37,7 @@ POLL_S = 0.02
 HEARD_PACKETS = 10
 STREAM_PACKETS = 5
 FLOWS_MAX = 8_192
-SIPP_TIMEOUT_MS = 12_000
+SIPP_TIMEOUT_MS = 20_000
 """For each message that an agent waits for: beyond Kamailio's five tries of a second."""
 QUIET: Callable[[str], None] = lambda _line: None  # noqa: E731
 
@@ -160,14 +161,22 @@ class Rig:
             wait_for("Kamailio has all its replies", wire.settled)
         self.nothing_left()
 
-    def streams(self, host: str, since_ns: int) -> int:
-        """How many RTP streams a host has heard since then (CLOCK_BOOTTIME)."""
-        return sum(
-            flow.destination.host == host and flow.packets >= STREAM_PACKETS
+    def mute(self, host: str, command: str, since_ns: int) -> set[Address]:
+        """Addresses of ours that replies to `command` have named, and from which `host` has heard
+        no stream since then (CLOCK_BOOTTIME). A port may have served several calls."""
+        heard = {
+            flow.source
             for meter in self._meters.values()
-            for flow in meter.flows()
-            if flow.first_ns >= since_ns
-        )
+            for flow in meter.flows(since_ns)
+            if flow.destination.host == host and flow.packets >= STREAM_PACKETS
+        }
+        named = {
+            Sdp(str(one.reply["sdp"])).media[0].rtp
+            for one in self.wire.passed()
+            if one.command == command and "sdp" in one.reply
+        }
+        assert named, f"no {command} has been answered"
+        return named - heard
 
     @contextlib.contextmanager
     def agents(
@@ -337,6 +346,7 @@ class Rig:
             if status["pinholes"]:
                 found.append(f"{node}: {status['pinholes']} pinholes")
             for group, held in status["groups"].items():
+                held["failed"].pop("ports-exhausted", None)  # a refusal, said to who asked
                 for what in ("sessions", "flows", "pairs_used", "pending", "failed"):
                     if held[what]:
                         found.append(f"{node} {group}: {what} {held[what]} {held['failures']}")
@@ -398,9 +408,11 @@ def wait_for(what: str, true: Callable[[], bool], within_s: float = WAIT_S) -> N
 
 
 @contextlib.contextmanager
-def rig(run_dir: Path, prefix: str, timers: Timers | None = None) -> Iterator[Rig]:
+def rig(
+    run_dir: Path, prefix: str, timers: Timers | None = None, sessions_max: int = SESSIONS_MAX
+) -> Iterator[Rig]:
     """A lab of three nodes and two groups, gateways ready, Kamailio not started yet."""
-    lab = Lab(run_dir, prefix=prefix, timers=timers)
+    lab = Lab(run_dir, prefix=prefix, timers=timers, sessions_max=sessions_max)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lab.exclusive())
         stack.callback(lab.down, QUIET)
@@ -429,8 +441,14 @@ def rig(run_dir: Path, prefix: str, timers: Timers | None = None) -> Iterator[Ri
 class Rigs:
     """One rig for many tests, and a new one after a test that broke it."""
 
-    def __init__(self, run_dir: Path, prefix: str, timers: Timers | None = None) -> None:
-        self._arguments = (run_dir, prefix, timers)
+    def __init__(
+        self,
+        run_dir: Path,
+        prefix: str,
+        timers: Timers | None = None,
+        sessions_max: int = SESSIONS_MAX,
+    ) -> None:
+        self._arguments = (run_dir, prefix, timers, sessions_max)
         self._stack = contextlib.ExitStack()
         self._rig: Rig | None = None
 
