@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from bgf.errors import (
@@ -83,13 +83,51 @@ class Journal(Protocol):
 
 
 class FlowStore(Protocol):
-    """Explicit state: one item per flow; errors as for Journal."""
+    """Explicit state: one item per call; errors as for Journal."""
 
-    def put(self, *flows: Flow) -> None:
-        """Record all of them; after a failure some may be, and all are tried again."""
+    def record(self, call_id: str, flows: Sequence[Flow]) -> None:
+        """These are the call's flows from now on, all at once; with none it has no item."""
 
-    def drop(self, group: str, key: FlowKey) -> None:
-        """Delete; an unknown one is ignored."""
+
+class Found(Protocol):
+    """What is recorded of calls whose journals are not read yet."""
+
+    @property
+    def pairs(self) -> Mapping[int, str]:
+        """Whose each port pair is, by its even port."""
+
+    def calls(self) -> Collection[str]: ...
+
+    def says(self, call_id: str, flows: Sequence[Flow]) -> bool:
+        """Are exactly these recorded of the call?"""
+
+    def flows(self, call_id: str) -> Sequence[Flow]:
+        """Raises StateError for what cannot be read."""
+
+    def forget(self, call_id: str) -> None: ...
+
+
+class FoundFlows:
+    """`Found` of flows that are at hand."""
+
+    def __init__(self, flows: Iterable[Flow] = ()) -> None:
+        self._flows: dict[str, list[Flow]] = {}
+        self.pairs: dict[int, str] = {}
+        for flow in flows:
+            self._flows.setdefault(flow.session, []).append(flow)
+            self.pairs[flow.local_in.port & ~1] = flow.session
+
+    def calls(self) -> Collection[str]:
+        return self._flows.keys()
+
+    def says(self, call_id: str, flows: Sequence[Flow]) -> bool:
+        return self._flows.get(call_id, []) == list(flows)
+
+    def flows(self, call_id: str) -> Sequence[Flow]:
+        return self._flows.get(call_id, ())
+
+    def forget(self, call_id: str) -> None:
+        self._flows.pop(call_id, None)
 
 
 class Pinholes(Protocol):
@@ -151,17 +189,12 @@ class ActiveHands:
         else:
             self.journal.append(record.call_id, record.entry)
 
+    def record(self, call_id: str, flows: Sequence[Flow]) -> None:
+        """What the call's flows are from now on; before what comes of it is performed."""
+        self._flows.record(call_id, flows)
+
     def perform(self, effects: Sequence[Effect]) -> None:
         """Raises StateError, Fenced or DatapathError; what follows the failure is not done."""
-        puts: list[Flow] = []
-        for effect in effects:
-            if isinstance(effect, PutFlow):
-                puts.append(effect.flow)
-            elif isinstance(effect, DropFlow):
-                self._flows.put(*puts)
-                puts.clear()
-                self._flows.drop(effect.group, effect.key)
-        self._flows.put(*puts)
         _install(self._datapath, effects)
         for effect in effects:
             if isinstance(effect, Forget):
@@ -244,7 +277,8 @@ class Driver:
         self.doubtful = False
         self.failures: list[str] = []
         self.tally: Counter[str] = Counter()
-        self._found: dict[str, list[Flow]] = {}  # flows of calls that are not restored yet
+        self._found: Found = FoundFlows()  # flows of calls that are not restored yet
+        self._doubted = ""  # the call that the last owner was working on
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
         self._audited: list[int] = []  # port pairs that the audit has not come to yet
@@ -330,9 +364,7 @@ class Driver:
                 break
         return self.gateway.next_deadline()
 
-    def take_over(
-        self, found: Iterable[Flow], now_ns: int, rests: Iterable[tuple[int, int]] = ()
-    ) -> None:
+    def take_over(self, found: Found, now_ns: int, rests: Iterable[tuple[int, int]] = ()) -> None:
         """Become the owner of a group whose recorded flows are `found`.
 
         `rests` are ports whose pinholes went lately, and when (ns). `found` must be all of them,
@@ -340,18 +372,14 @@ class Driver:
         working on is restored now. Afterwards call `restore_some` until it returns 0, then
         `sweep`; commands may come in between.
         """
-        for flow in found:
-            self._found.setdefault(flow.session, []).append(flow)
-            try:
-                self.gateway.adopt(flow)
-            except Misuse as error:
-                self._note(error)
+        self._found = found
+        self.gateway.adopt(found.pairs)
         for port, released_ns in rests:
             self.gateway.rest(port, released_ns)
         self._waiting = None
-        marked = self.hands.journal.marked()
-        if marked:
-            self._restore_or_note(marked, now_ns)
+        self._doubted = self.hands.journal.marked()
+        if self._doubted:
+            self._restore_or_note(self._doubted, now_ns)
 
     def restore(self, call_id: str, now_ns: int) -> bool:
         """Bring a call in from its journal, and its recorded flows in line with it.
@@ -362,23 +390,27 @@ class Driver:
         if not call_id or self.gateway.session(call_id) is not None:
             return False
         entries = self.hands.journal.entries(call_id)
-        if not entries and call_id not in self._found:
+        if not entries and call_id not in self._found.calls():
             return False
         session = replay(entries, self.gateway.site)
         if session is not None:
             self.gateway.restore(session, now_ns)
             self.recorder.resume(call_id, entries)
-        found = self._found.pop(call_id, [])
         self.gateway.disown(call_id, now_ns)
         expected = self.gateway.expected_flows(call_id)
-        self._perform(call_id, reconcile(expected, found))
-        self.hands.refresh(expected)  # what is recorded may never have reached the packet path
+        as_recorded = self._found.says(call_id, expected)
+        found = () if as_recorded else self._found.flows(call_id)
+        self._found.forget(call_id)
+        if not as_recorded:
+            self._perform(call_id, reconcile(expected, found))
+        if not as_recorded or call_id == self._doubted:
+            self.hands.refresh(expected)  # what is recorded may not have reached the packet path
         return session is not None
 
     def restore_some(self, now_ns: int, batch: int = RESTORE_BATCH_MAX) -> int:
         """Restore up to `batch` calls in the background. Returns how many still wait."""
         if self._waiting is None:
-            known = {*self.hands.journal.calls(), *self._found}
+            known = {*self.hands.journal.calls(), *self._found.calls()}
             self._waiting = sorted(known.difference(self.gateway.sessions))
         for _ in range(min(batch, len(self._waiting))):
             if self.fenced or self.doubtful:
@@ -396,7 +428,7 @@ class Driver:
         """
         if self.fenced or self._waiting != []:
             return 0
-        wanted = {flow.key for flows in self._found.values() for flow in flows}
+        wanted = {flow.key for call in self._found.calls() for flow in self._found.flows(call)}
         for call_id in self.gateway.sessions:
             wanted.update(flow.key for flow in self.gateway.expected_flows(call_id))
         hosts = {address.host for address in self.gateway.group.addresses}
@@ -447,6 +479,8 @@ class Driver:
         if earlier:
             effects = _latest([*earlier, *effects])
         try:
+            if any(isinstance(effect, PutFlow | DropFlow) for effect in effects):
+                self.hands.record(call_id, self.gateway.expected_flows(call_id))
             self.hands.perform(effects)
         except BgfError:
             self._unsettled[call_id] = [

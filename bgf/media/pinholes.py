@@ -23,6 +23,8 @@ from bgf.media.neighbours import NextHops
 from bgf.media.realms import Realms
 from bgf.model import Flow, FlowKey
 
+IDLE_HOPS_MAX = 256
+"""Next hops kept though nobody uses them now."""
 HOSTS_MAX = 65_536
 """Addresses whose packed form is kept."""
 REUSED_MIN = 1_024
@@ -74,6 +76,8 @@ class Pinholes:
         self._keys = bytearray(self.capacity * layout.KEY.size)
         self._next = memoryview(array("I", bytes(4 * self.capacity)))
         self._uses = memoryview(array("I", bytes(4 * maps.capacity("nexthops"))))
+        self._idle: dict[int, None] = {}  # next hops that nobody uses, since the last `tidy`
+        self._idle_before: dict[int, None] = {}
         self._hosts: dict[str, bytes] = {}
         self._stats_bytes = layout.STATS.size * _xdp.possible_cpus()
 
@@ -128,10 +132,15 @@ class Pinholes:
         added: list[int] = []
 
         def add_hop(realm: str, host: str) -> int:
-            if add_hops:
-                added.extend(self._hops.add([(self._realms.ifindex(realm), host)]))
-                return added[-1]
-            return 0
+            if not add_hops:
+                return 0
+            end = (self._realms.ifindex(realm), host)
+            try:
+                added.extend(self._hops.add([end]))
+            except DatapathError:  # the table is full
+                self._forget([*self._idle_before, *self._idle])
+                added.extend(self._hops.add([end]))
+            return added[-1]
 
         try:
             keys, values, slots, idents, fresh, special, short = _xdp.pack_flows(
@@ -171,7 +180,7 @@ class Pinholes:
         stale, idle = _xdp.book_pinholes(values, self._keys, self._next, self._uses)
         with contextlib.suppress(OSError):
             self._maps.delete("pinholes", stale)
-        self._hops.drop(index for index in idle if not self._uses[index])
+        self._rest(idle)
 
     def remove(self, keys: Iterable[FlowKey]) -> None:
         """Close what is open of these."""
@@ -190,7 +199,21 @@ class Pinholes:
                     idle.append(hop)
         self._used.extend(slots)
         self._maps.delete("pinholes", raw)
-        self._hops.drop(idle)
+        self._rest(idle)
+
+    def tidy(self) -> None:
+        """Forget next hops that were in use neither now nor at the last call: the next call to the
+        same far end finds its next hop known. Call it every second or few."""
+        self._forget(self._idle_before)
+        self._idle_before, self._idle = self._idle, {}
+
+    def _rest(self, idle: Iterable[int]) -> None:
+        self._idle.update(dict.fromkeys(idle))
+        if len(self._idle) > IDLE_HOPS_MAX:
+            self.tidy()
+
+    def _forget(self, indices: Iterable[int]) -> None:
+        self._hops.drop([index for index in indices if not self._uses[index]])
 
     def change(self, keys: Iterable[FlowKey], how: Callable[[FlowKey, bytes], bytes]) -> None:
         """Write pinholes that stand anew, with something changed."""

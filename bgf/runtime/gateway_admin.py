@@ -28,6 +28,7 @@ PAYLOAD_BYTES_MAX = 1_472
 RTP_HEADER_BYTES = 12
 RTP_VERSION = 0x80  # version 2, RFC 3550 section 5.1
 PAYLOAD_TYPE_MAX = 127
+FLOWS_PER_PAIR = 2  # RTP and RTCP
 
 
 class GatewayAdmin:
@@ -91,12 +92,15 @@ class GatewayAdmin:
             "pending": served.pending,
             "ready_in_ms": round(served.ready_in_ms, 1),
             "restored_in_ms": round(served.restored_in_ms, 1),
-            "flows": len(self._process.feed.flows(served.group.id)),
+            "flows": FLOWS_PER_PAIR * (usage.pairs_used if usage else self._recorded_pairs(served)),
             "outcomes": dict(served.outcomes),
             "failures": driver.failures[-5:] if driver is not None else [],
             "failed": dict(driver.tally) if driver is not None else {},
             "ng": dict(served.server.counts) if served.server is not None else {},
         }
+
+    def _recorded_pairs(self, served: Served) -> int:
+        return self._process.feed.pairs(served.group.id)
 
     def sessions(self, request: dict[str, Any]) -> dict[str, Any]:
         """All calls; with `hanging`, those whose media has all stopped, and since when."""

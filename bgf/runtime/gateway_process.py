@@ -31,7 +31,14 @@ from bgf.runtime.captures import Captures
 from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.feed import Changes, FlowFeed
 from bgf.runtime.gateway_admin import GatewayAdmin
-from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
+from bgf.runtime.process import (
+    every,
+    few_collections,
+    now_ns,
+    retrying,
+    until_signalled,
+    wake_socket,
+)
 from bgf.runtime.readiness import Readiness, ReadyMark
 from bgf.runtime.reconcile import Found, reconcile
 from bgf.runtime.registry_adapters import StoreRegistry
@@ -86,6 +93,7 @@ class GatewayProcess:
         self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
         self.captures = Captures(datapath)
         self.found = Found()
+        self.partial: set[str] = set()  # groups that were not all known when the process began
         self.limits = Limits(quarantine_ms=node.media.port_quarantine_ms)
         self.rests: dict[str, deque[tuple[int, int]]] = {
             group: deque(maxlen=RESTS_MAX) for group in self.served
@@ -102,7 +110,11 @@ class GatewayProcess:
         """Read the state, make the packet path agree with it, bind the control sockets."""
         self.feed.load()
         flows = list(self.feed.everything())
-        self.found = reconcile(self.datapath, flows, self._apply, self.feed.unread())
+        self.partial = self.feed.unread() & self.served.keys()
+        unknown = {
+            address.host for group in self.partial for address in self.served[group].group.addresses
+        }
+        self.found = reconcile(self.datapath, flows, self._apply, unknown)
         log.info("reconciled: %s", self.found.line)
         for served in self.served.values():
             served.server = NgServer(served.group.control, self._handler(served))
@@ -199,13 +211,14 @@ class GatewayProcess:
         )
         machine = Gateway(group, self.node.control.default_realms, self.limits, self.node.policies)
         driver = Driver(machine, Recorder(), hands)
-        flows = list(self.feed.flows(group.id).values())
-        rests = list(self.rests[group.id])
-        driver.take_over(self.feed.as_recorded(flows, journal.marked()), now_ns(), rests)
+        found = self.feed.found(group.id, journal.marked())
+        driver.take_over(found, now_ns(), list(self.rests[group.id]))
+        self.feed.hush(group.id)
+        self.partial.discard(group.id)
         served.driver, served.ready_in_ms = driver, (now_ns() - began_ns) / 1e6
         log.info(
-            "group %s epoch %d: active here, %d pinholes, ready after %.1f ms",
-            group.id, epoch, len(flows), served.ready_in_ms,
+            "group %s epoch %d: active here, %d port pairs in use, ready after %.1f ms",
+            group.id, epoch, driver.gateway.usage().pairs_used, served.ready_in_ms,
         )  # fmt: skip
         task = asyncio.create_task(self._restore(served, driver, began_ns))
         self.tasks.add(task)
@@ -257,6 +270,7 @@ class GatewayProcess:
         if owner.node != self.node.node.id:
             self.reports.discard(served.group.id)
         # What the new owner wrote before this node noticed was passed over as our own.
+        self.feed.hear(served.group.id)
         if self.unserved_ns:
             self.behind = True  # what the segment holds now need not be what is so: later
             return
@@ -287,6 +301,10 @@ class GatewayProcess:
                 if served.driver is None:
                     self._agree_with_state(served.group)
         self._apply_feed(self.feed.poll())
+        for group in self.partial - self.feed.unread():
+            self.partial.discard(group)
+            if not self._is_active(group):
+                self._agree_with_state(self.served[group].group)
         if not self.feed.missing:
             self.followed_ns = now_ns()
 
@@ -329,7 +347,7 @@ class GatewayProcess:
         sessions = sum(
             s.driver.gateway.usage().sessions for s in self.served.values() if s.driver is not None
         )
-        self.readiness.publish(ReadyMark(now_ns(), len(self.datapath.keys()), sessions))
+        self.readiness.publish(ReadyMark(now_ns(), self.datapath.installed, sessions))
 
     # -- control ---------------------------------------------------------------------------
 
@@ -449,6 +467,7 @@ async def run(node: NodeConfig) -> None:
             process.follow()
             process.refresh_roles()
             process.publish_ready()
+            few_collections()
             log.info("ready: XDP %s", {n: a.mode for n, a in datapath.attachments.items()})
             await until_signalled(
                 [

@@ -15,7 +15,7 @@ import pytest
 
 from bgf.events import Command, Reply, Verb
 from bgf.gateway import Gateway
-from bgf.hands import ActiveHands, Driver, Outcome
+from bgf.hands import ActiveHands, Driver, FoundFlows, Outcome
 from bgf.journal import Mode, Recorder
 from bgf.model import FlowKey
 from bgf.session import State
@@ -43,7 +43,7 @@ class Node:
         hands = ActiveHands(self.journal, self.flows, self.pinholes, self.replies)
         machine = Gateway(GROUP, REALMS, policies=POLICIES)
         self.driver = Driver(machine, Recorder(mode), hands)
-        self.driver.take_over(list(shared.flows.values()), now_ns)
+        self.driver.take_over(FoundFlows(shared.flows.values()), now_ns)
 
     def become_slow_at(self, step: int, meanwhile: Callable[[], None]) -> None:
         self.fuse = _Pause(step, meanwhile)

@@ -9,7 +9,7 @@ import pytest
 
 from bgf.events import Notify, Verb
 from bgf.gateway import Gateway, Limits
-from bgf.hands import ActiveHands, Driver, Outcome
+from bgf.hands import ActiveHands, Driver, FoundFlows, Outcome
 from bgf.journal import Recorder, replay
 from bgf.media.datapath import MediaSilent, PeerLearned, Report
 from bgf.model import Address, Counters, Flow, FlowKey
@@ -65,7 +65,7 @@ class Node:
             LogNotices("g1", self.counts),
         )
         driver = Driver(Gateway(GROUP, REALMS, Limits(), POLICIES), Recorder(), hands)
-        driver.take_over(list(self.shared.flows.values()), self.now_ns)
+        driver.take_over(FoundFlows(self.shared.flows.values()), self.now_ns)
         self.served.driver = driver
         return driver
 
