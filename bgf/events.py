@@ -3,7 +3,7 @@
 An event is all that a step may depend on: the driver stamps `now_ns` (CLOCK_BOOTTIME, ns) and
 writes the drawn ports into it, so that the same events always give the same state (DESIGN
 section 2). Encodings are msgpack in array form; `SCHEMA` names the version, and fields are only
-ever appended, with defaults, so that version N reads N-1.
+ever appended, with defaults, so that a version reads all that were before it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 
 from bgf.model import Address, Flow, FlowKey
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Verb(enum.StrEnum):

@@ -282,6 +282,7 @@ class Driver:
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
         self._audited: list[int] = []  # port pairs that the audit has not come to yet
+        self.restored_ns: dict[str, int] = {}  # calls that another owner began, and since when here
 
     def handle(self, command: Command, entropy: int) -> Outcome:
         """Carry out one command; `entropy` chooses its ports. Raises nothing that a peer causes."""
@@ -396,6 +397,7 @@ class Driver:
         if session is not None:
             self.gateway.restore(session, now_ns)
             self.recorder.resume(call_id, entries)
+            self.restored_ns[call_id] = now_ns
         self.gateway.disown(call_id, now_ns)
         expected = self.gateway.expected_flows(call_id)
         as_recorded = self._found.says(call_id, expected)
@@ -465,6 +467,14 @@ class Driver:
         self.gateway.commit(plan)
         if plan.forgets:
             self.recorder.forget(plan.call_id)
+        if (
+            plan.after is None
+            or plan.before is None
+            or (
+                plan.after.created_ns != plan.before.created_ns  # a new call under an old Call-ID
+            )
+        ):
+            self.restored_ns.pop(plan.call_id, None)
         try:
             self._perform(plan.call_id, plan.effects)
         except Fenced as error:

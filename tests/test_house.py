@@ -33,10 +33,12 @@ ROOMS: dict[str, set[str]] = {
     "policy": {"model"},
     "session_values": CORE_ROOMS | {"policy"},
     "session_flows": CORE_ROOMS | {"policy", "session_values"},
-    "session": CORE_ROOMS | {"policy", "session_values", "session_flows"},
+    "session_offers": CORE_ROOMS | {"policy", "session_values", "session_flows"},
+    "session": CORE_ROOMS | {"policy", "session_values", "session_flows", "session_offers"},
     "gateway": CORE_ROOMS | {"policy", "ports", "session"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal"},
+    "explain": CORE_ROOMS | {"session", "session_flows", "journal"},
     "quality": {"model"},
     "control": CORE_ROOMS,
     "media": CORE_ROOMS,
@@ -53,7 +55,7 @@ ROOMS: dict[str, set[str]] = {
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
-    | {"hands", "control", "media", "quality"}
+    | {"hands", "control", "media", "quality", "explain"}
     | {"__init__", "config", "admin", "preflight"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
@@ -61,8 +63,10 @@ ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 # Cores: time is an argument, randomness arrives inside events, and somebody else performs.
 CORES = {
     *("bgf.errors", "bgf.model", "bgf.events", "bgf.ports", "bgf.session", "bgf.gateway"),
-    *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.quality"),
+    *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.session_offers"),
+    *("bgf.quality", "bgf.explain"),
     *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
+    *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
     *("failover.registry", "failover.sbfd", "failover.frames"),

@@ -13,6 +13,7 @@ What changes, and why:
 | `a=rtcp:` | the gateway's RTCP port where it is not RTP + 1, or where it was stated |
 | `a=rtcp-mux` | as agreed with the gateway |
 | ICE lines | removed: a candidate of the far end would lead media around the gateway |
+| `a=altc:`, `a=ccap:`, `a=alt:` | removed: other addresses of the same kind (RFC 6947, RFC 7006) |
 | `a=group:BUNDLE`, `a=bundle-only` | removed: every m-line has a port of its own here |
 | `o=` address | the gateway's, when `replace=origin` asks for it |
 """
@@ -47,6 +48,9 @@ _REMOVED = (
     "a=end-of-candidates",
     "a=group:BUNDLE",
     "a=bundle-only",
+    "a=altc:",
+    "a=ccap:",
+    "a=alt:",
 )
 _INITIALS = frozenset("".join((*(word[2] for word in _REMOVED), *(word[0] for word in DIRECTIONS))))
 _RTPMAP = "a=rtpmap:"

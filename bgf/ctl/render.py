@@ -209,15 +209,15 @@ def sessions(found: Sequence[Json], shown_max: int) -> Group:
             cell(row.get("node")),
             cell(row.get("state")),
             cell(count(row.get("flows"))),
-            cell(_age(row.get("created_age_s"))),
-            *((cell(_age(row.get("silent_s")), ODD),) if silent else ()),
+            cell(age(row.get("created_age_s"))),
+            *((cell(age(row.get("silent_s")), ODD),) if silent else ()),
         )
     left = len(found) - shown_max
     more = [cell(f"and {left} more: --limit {len(found)} shows all", QUIET)] if left > 0 else []
     return Group(made, *more)
 
 
-def _age(seconds: object) -> str:
+def age(seconds: object) -> str:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isfinite(seconds):
         return "-"
     return duration(seconds)
@@ -229,7 +229,7 @@ def session(details: Json, now_ns: int) -> Group:
     facts.show_header = False
     for key, value in details.items():
         if key == "created_age_s":
-            facts.add_row(cell("age", QUIET), cell(_age(value)))
+            facts.add_row(cell("age", QUIET), cell(age(value)))
         elif key != "flow_list" and not isinstance(value, dict):
             shown = _listed(value) or "-" if isinstance(value, list) else value
             facts.add_row(cell(key.replace("_", " "), QUIET), cell(shown))
@@ -241,9 +241,9 @@ def session(details: Json, now_ns: int) -> Group:
     for flow in rows(details.get("flow_list")):
         open_gate = text(flow.get("gate")).lower() in ("open", "1")
         flows.add_row(
-            cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
-            cell(_place(flow, "in")),
-            cell(_place(flow, "out")),
+            cell(f"{text(flow.get('stream'))} {component(flow.get('component'))}"),
+            cell(place(flow, "in")),
+            cell(place(flow, "out")),
             cell(flow.get("remote") or "-"),
             cell("open" if open_gate else "closed", GOOD if open_gate else ODD),
             cell(number(flow.get("packets"))),
@@ -271,7 +271,7 @@ def _of_streams(details: Json) -> list[RenderableType]:
             if not number(rtp.get("packets")):
                 continue
             made.add_row(
-                cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
+                cell(f"{text(flow.get('stream'))} {component(flow.get('component'))}"),
                 cell(flow.get("realm_in")),
                 *(cell(number(rtp.get(key))) for key in ("packets", "lost")),
                 cell(f"{text(rtp.get('loss_percent'))} %"),
@@ -287,8 +287,8 @@ def _of_streams(details: Json) -> list[RenderableType]:
         made = grid("Latches", ("stream", "arrives at", "learned", "round"), ("round",))
         for flow in latching:
             made.add_row(
-                cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
-                cell(_place(flow, "in")),
+                cell(f"{text(flow.get('stream'))} {component(flow.get('component'))}"),
+                cell(place(flow, "in")),
                 cell(flow.get("learned") or "nobody yet", "" if flow.get("learned") else ODD),
                 cell(number(flow.get("latch_round"))),
             )
@@ -296,11 +296,11 @@ def _of_streams(details: Json) -> list[RenderableType]:
     return parts
 
 
-def _component(value: object) -> str:
+def component(value: object) -> str:
     return {1: "RTP", 2: "RTCP"}.get(number(value)) or text(value).upper()
 
 
-def _place(flow: Json, side: str) -> str:
+def place(flow: Json, side: str) -> str:
     return f"{text(flow.get(f'realm_{side}'))} {text(flow.get(f'local_{side}'))}".strip()
 
 

@@ -13,6 +13,7 @@ from bgf.errors import EnvironmentProblem, Malformed, StateError, UnknownCall
 from bgf.events import Relatch
 from bgf.hands import Driver, Outcome
 from bgf.model import Address
+from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
 from bgf.runtime.process import now_ns
 from bgf.runtime.rows import flow_row, session_row, tally_rows
@@ -43,6 +44,7 @@ class GatewayAdmin:
             "status": self.status,
             "sessions": self.sessions,
             "session": self.session,
+            "why": self.why,
             "relatch": self.relatch,
             "trace": self.trace,
             "capture": self.capture,
@@ -137,6 +139,12 @@ class GatewayAdmin:
         ]
         row["journal_entries"] = len(driver.hands.journal.entries(session.call_id))
         return row
+
+    def why(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A call explained: its events, its pinholes and what closes them, how it ended."""
+        driver, session = self._find(request)
+        served = self._process.served[session.group]
+        return call_row(served, driver, session, self._process.datapath)
 
     def relatch(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the latching sides of a call learn their senders anew."""

@@ -145,6 +145,8 @@ class GatewayProcess:
         for served in self.served.values():
             owner = owners.get(served.group.id, Ownership())
             mine = owner.node == self.node.node.id and not useless
+            if owner.node not in ("", self.node.node.id):
+                served.owned_before = owner.node
             driver, over = served.driver, not mine or owner.epoch != served.epoch
             if driver is not None and (over or driver.fenced or driver.doubtful):
                 self._stand_by(served, owner)

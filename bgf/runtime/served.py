@@ -24,6 +24,7 @@ class Served:
     def __init__(self, group: Group) -> None:
         self.group = group
         self.epoch = 0
+        self.owned_before = ""  # the other node that was seen to own it last
         self.driver: Driver | None = None
         self.takeover: asyncio.Task[None] | None = None
         self.lost_epoch = 0

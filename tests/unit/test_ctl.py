@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from bgf.admin import AdminRefused, AdminUnreachable
-from bgf.ctl import cli, client, main, render
+from bgf.ctl import cli, client, main, render, render_why
 from bgf.ctl.client import Answer, Node
 from bgf.ctl.progress import Steps
 from bgf.errors import (
@@ -156,6 +156,8 @@ ANYTHING = st.recursive(
                         "trouble",
                         "links_down",
                         "problems",
+                        *("events", "pinholes", "replies", "ended", "restored", "at_s", "realms"),
+                        *("why", "media", "outcome", "local_in", "local_out", "follows"),
                     ),
                 ]
             ),
@@ -177,6 +179,7 @@ def test_no_answer_can_break_a_table(anything: Any) -> None:
     assert drawn(render.status(found))
     assert drawn(render.sessions(client.rows([value, anything]), 5))
     assert drawn(render.session(value, 10**12))
+    assert drawn(render_why.why(value))
     assert drawn(render.trace(answers))
     assert drawn(render.lab(value))
 
