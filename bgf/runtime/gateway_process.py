@@ -93,7 +93,7 @@ class GatewayProcess:
         self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
         self.captures = Captures(datapath)
         self.found = Found()
-        self.partial: set[str] = set()  # groups that were not all known when the process began
+        self.partial: set[str] = set()  # groups not all of whose items are known here yet
         self.limits = Limits(quarantine_ms=node.media.port_quarantine_ms)
         self.rests: dict[str, deque[tuple[int, int]]] = {
             group: deque(maxlen=RESTS_MAX) for group in self.served
@@ -280,10 +280,14 @@ class GatewayProcess:
         self._agree_with_state(served.group)
 
     def _agree_with_state(self, group: Group) -> None:
-        """Make the packet path hold exactly the recorded pinholes of one group."""
+        """Make the packet path hold exactly the recorded pinholes of one group. While some of what
+        is recorded is not known here, none is closed."""
         flows = self.feed.flows(group.id)
         hosts = {address.host for address in group.addresses}
         self._apply([PutFlow(flow) for flow in flows.values()])
+        if group.id in self.feed.unread():
+            self.partial.add(group.id)
+            return
         self.datapath.remove(
             [key for key in self.datapath.keys() if key.host in hosts and key not in flows]  # noqa: SIM118
         )
