@@ -141,12 +141,8 @@ class Gateways:
             media=dataclasses.replace(made.media, pinholes_max=PINHOLES),
             groups=groups,
             failover=dataclasses.replace(made.failover, peers=peers),
-            **self._control(made),
+            control=dataclasses.replace(made.control, journal=self.journal),
         )
-
-    def _control(self, made: config.NodeConfig) -> dict[str, Any]:
-        del made
-        return {}
 
 
 def resident_mb(pid: int) -> tuple[float, float]:

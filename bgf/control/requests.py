@@ -27,6 +27,10 @@ from bgf.errors import Unsupported
 from bgf.events import Command, MediaLine, Verb
 from bgf.model import Address
 
+LOOP_PROTECT = "loop-protect"
+LOOP_MARK = "loop-mark="
+"""The flags that a group knows its own SDP by (`bgf.session_offers`)."""
+
 
 class UnknownCommand(Unsupported):
     """Nobody's command."""
@@ -40,12 +44,12 @@ class OutOfScope(Unsupported):
     code = "out-of-scope"
 
 
+NO_CALL = frozenset((Verb.PING, Verb.LIST, Verb.STATISTICS))
+"""Commands that are about no call."""
 MANDATORY: dict[Verb, tuple[str, ...]] = {
-    Verb.PING: (),
+    **{verb: () if verb in NO_CALL else ("call-id",) for verb in Verb},
     Verb.OFFER: ("call-id", "from-tag", "sdp"),
     Verb.ANSWER: ("call-id", "from-tag", "to-tag", "sdp"),
-    Verb.DELETE: ("call-id",),
-    Verb.QUERY: ("call-id",),
 }
 
 
@@ -72,7 +76,7 @@ class Request(msgspec.Struct, frozen=True):
     load_limit: bool = False
     warnings: tuple[str, ...] = ()
 
-    def command(self, now_ns: int) -> Command:
+    def command(self, now_ns: int, wall_s: int = 0) -> Command:
         """The event for the machine, without ports (`msgspec.structs.replace` adds them)."""
         return Command(
             now_ns=now_ns,
@@ -86,6 +90,7 @@ class Request(msgspec.Struct, frozen=True):
             flags=self.flags,
             realms=self.realms,
             family=self.family,
+            wall_s=wall_s,
         )
 
 
@@ -122,6 +127,8 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
         media = tuple(_moved(line, wishes.host) for line in media)
     if sdp is not None:
         wishes.check_transport(media)
+        if LOOP_PROTECT in wishes.flags:
+            wishes.flags += [f"{LOOP_MARK}{group}" for group in sdp.loop_marks]
     return Request(
         cookie,
         codec,
@@ -140,7 +147,11 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
     )
 
 
-_VERBS: dict[bytes, Verb] = {verb.value.encode(): verb for verb in Verb}
+_VERBS: dict[bytes, Verb] = {
+    spelled.encode(): verb
+    for verb in Verb
+    for spelled in (verb.value, verb.value.replace(" ", "-"))
+}
 
 
 def _verb(value: Value) -> Verb:
