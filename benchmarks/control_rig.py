@@ -31,6 +31,7 @@ from bgf.model import Address
 BINARY: Final = "rtpengine"
 RTPENGINE: Final = Address("127.0.0.1", 12_223)
 PORTS: Final = (10_000, 65_533)
+CONTROL_NETWORK: Final = "10.30.0.0/24"
 STATE_MB: Final = 512
 STATE_GROWN_MB: Final = 1_024
 PINHOLES: Final = 262_144
@@ -141,7 +142,9 @@ class Gateways:
             media=dataclasses.replace(made.media, pinholes_max=PINHOLES),
             groups=groups,
             failover=dataclasses.replace(made.failover, peers=peers),
-            control=dataclasses.replace(made.control, journal=self.journal),
+            control=dataclasses.replace(
+                made.control, journal=self.journal, peers=(CONTROL_NETWORK,), rate_per_peer=0
+            ),
         )
 
 
