@@ -151,7 +151,7 @@ class Rtp(msgspec.Struct, frozen=True, array_like=True, gc=False):
     clock_hz: int = 8_000
 
 
-class Ice(msgspec.Struct, frozen=True, array_like=True):
+class Ice(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Credentials of our ICE-lite agent towards one party (RFC 8445 section 5.3, RFC 8839 5.4).
 
     With `remote_ufrag` a check must name it behind `ufrag`; without it any party may be asking.

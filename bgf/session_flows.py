@@ -188,7 +188,7 @@ def _way(
     muxes, treated = muxes_of(stream), session.orders.treatments[side]
     silenced = kind == AUDIO and Treatment.SILENCED in treated
     # Its RTCP comes through the same gate.
-    silent = silenced and all(muxes) and _filterable(ours, theirs)
+    silent = silenced and muxes[side] and _filterable(ours, theirs)
     return _Way(
         muxes[side],
         muxes[1 - side],

@@ -18,7 +18,7 @@ import msgspec
 from bgf import session_ice
 from bgf.errors import UnknownCall
 from bgf.events import CallReport, Command, MediaLine, Party, Verb
-from bgf.session_flows import agreed
+from bgf.session_flows import agreed, relatched
 from bgf.session_values import (
     HALF_OPEN_MAX_MS,
     NS_PER_MS,
@@ -261,10 +261,19 @@ def _without(session: Session, meant: str, command: Command) -> Session | None:
         forks=forks,
         offerer=0,
         offered=offered,
-        streams=tuple(
-            msgspec.structs.replace(stream, lines=(stream.lines[0], None))
-            for stream in session.streams
-        ),
+        streams=tuple(map(_unanswered, session.streams)),
+    )
+
+
+def _unanswered(stream: Stream) -> Stream:
+    """The stream as it was before anybody had answered, but for our own ports and addresses."""
+    if stream.ports[0]:
+        stream = session_ice.without_nominee(relatched(stream, 1), 1)
+    return msgspec.structs.replace(
+        stream,
+        lines=(stream.lines[0], None),
+        sources=(stream.sources[0], None),
+        muxes=None,
     )
 
 

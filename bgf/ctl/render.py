@@ -197,9 +197,11 @@ def _listed(value: object) -> str:
 def sessions(found: Sequence[Json], shown_max: int) -> Group:
     """One line per call; `found` has the answers' rows with their `node`."""
     silent = any(row.get("hanging") is True for row in found)
+    ordered = any(row.get("orders") for row in found)
+    extra = (*(("silent",) if silent else ()), *(("ordered",) if ordered else ()))
     made = grid(
         f"Sessions ({len(found)})",
-        ("call", "group", "node", "state", "flows", "age", *(("silent",) if silent else ())),
+        ("call", "group", "node", "state", "flows", "age", *extra),
         ("flows", "age", "silent"),
     )
     for row in found[:shown_max]:
@@ -211,6 +213,7 @@ def sessions(found: Sequence[Json], shown_max: int) -> Group:
             cell(count(row.get("flows"))),
             cell(age(row.get("created_age_s"))),
             *((cell(age(row.get("silent_s")), ODD),) if silent else ()),
+            *((cell(_listed(row.get("orders") or []) or "-"),) if ordered else ()),
         )
     left = len(found) - shown_max
     more = [cell(f"and {left} more: --limit {len(found)} shows all", QUIET)] if left > 0 else []
