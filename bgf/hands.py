@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from bgf.errors import (
@@ -210,9 +210,9 @@ class ActiveHands:
         if flows:
             self._datapath.install(flows)
 
-    def sweep(self, hosts: Collection[str], wanted: Collection[FlowKey]) -> int:
+    def sweep(self, hosts: Collection[str], wanted: Callable[[FlowKey], bool]) -> int:
         """Close pinholes on `hosts` that are not `wanted`. Returns how many."""
-        surplus = [k for k in self._datapath.keys() if k.host in hosts and k not in wanted]  # noqa: SIM118
+        surplus = [k for k in self._datapath.keys() if k.host in hosts and not wanted(k)]  # noqa: SIM118
         if surplus:
             self._datapath.remove(surplus)
         return len(surplus)
@@ -278,6 +278,7 @@ class Driver:
         self.failures: list[str] = []
         self.tally: Counter[str] = Counter()
         self._found: Found = FoundFlows()  # flows of calls that are not restored yet
+        self._unagreed: dict[str, None] = {}  # restored, and their flows not looked at yet
         self._doubted = ""  # the call that the last owner was working on
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
@@ -361,6 +362,10 @@ class Driver:
             event = None if self.fenced else self.gateway.due(now_ns)
             if event is None:
                 break
+            if event.call_id in self._unagreed and not self._note_unless(
+                lambda one=event.call_id: self._agree(one)  # type: ignore[misc]
+            ):
+                break
             if self._carry_out(self.gateway.plan(event), None) is not Outcome.ANSWERED:
                 break
         return self.gateway.next_deadline()
@@ -380,7 +385,7 @@ class Driver:
         self._waiting = None
         self._doubted = self.hands.journal.marked()
         if self._doubted:
-            self._restore_or_note(self._doubted, now_ns)
+            self._note_unless(lambda: self.restore(self._doubted, now_ns))
 
     def knows(self, call_id: str) -> bool:
         """Is the call here, or perhaps in a journal that is not read yet?"""
@@ -399,7 +404,13 @@ class Driver:
         False when it is here already or nowhere. Raises Unreadable (the call's pinholes stay as
         they are: they carry somebody's voice), Misuse, StateError, Fenced, DatapathError.
         """
-        if not call_id or self.gateway.session(call_id) is not None:
+        restored = bool(call_id) and self._read(call_id, now_ns)
+        if call_id in self._unagreed:
+            self._agree(call_id)
+        return restored
+
+    def _read(self, call_id: str, now_ns: int) -> bool:
+        if self.gateway.session(call_id) is not None:
             return False
         entries = self.hands.journal.entries(call_id)
         if not entries and call_id not in self._found.calls():
@@ -410,47 +421,64 @@ class Driver:
             self.recorder.resume(call_id, entries)
             self.restored_ns[call_id] = now_ns
         self.gateway.disown(call_id, now_ns)
+        self._unagreed[call_id] = None
+        return session is not None
+
+    def _agree(self, call_id: str) -> None:
+        """What is recorded of the call must be what follows from it: it was of another version, or
+        the last owner died in between."""
         expected = self.gateway.expected_flows(call_id)
         as_recorded = self._found.says(call_id, expected)
         found = () if as_recorded else self._found.flows(call_id)
+        del self._unagreed[call_id]
         self._found.forget(call_id)
         if not as_recorded:
             self._perform(call_id, reconcile(expected, found))
         if not as_recorded or call_id == self._doubted:
             self.hands.refresh(expected)  # what is recorded may not have reached the packet path
-        return session is not None
+
+    @property
+    def restored(self) -> bool:
+        """Is every call here that can be?"""
+        return self._waiting == []
 
     def restore_some(self, now_ns: int, batch: int = RESTORE_BATCH_MAX) -> int:
-        """Restore up to `batch` calls in the background. Returns how many still wait."""
+        """Restore up to `batch` calls in the background; when all are here, bring what is recorded
+        of as many in line. Returns how many calls still wait for one or the other."""
         if self._waiting is None:
             known = {*self.hands.journal.calls(), *self._found.calls()}
             self._waiting = sorted(known.difference(self.gateway.sessions))
-        for _ in range(min(batch, len(self._waiting))):
-            if self.fenced or self.doubtful:
-                break
+        left = batch
+        while self._waiting and left and not (self.fenced or self.doubtful):
+            left -= 1
             call_id = self._waiting.pop()
-            if not self._restore_or_note(call_id, now_ns):
+            if not self._note_unless(lambda one=call_id: self._read(one, now_ns)):  # type: ignore[misc]
                 self._waiting.append(call_id)
                 break
-        return len(self._waiting)
+        while not self._waiting and self._unagreed and left:
+            if self.fenced or self.doubtful:
+                break
+            left -= 1
+            call_id = next(iter(self._unagreed))
+            if not self._note_unless(lambda one=call_id: self._agree(one)):  # type: ignore[misc]
+                self._unagreed[call_id] = None
+                break
+        return len(self._waiting) + len(self._unagreed)
 
     def sweep(self) -> int:
-        """Close the group's pinholes that no call wants; only after all were restored.
+        """Close the group's pinholes on ports that no call holds; only after all were restored.
 
-        Flows of a call whose journal cannot be read are wanted. Returns how many were closed.
+        The ports of a call whose journal cannot be read are held. Returns how many were closed.
         """
-        if self.fenced or self._waiting != []:
+        if self.fenced or self._waiting != [] or self._unagreed:
             return 0
-        wanted = {flow.key for call in self._found.calls() for flow in self._found.flows(call)}
-        for call_id in self.gateway.sessions:
-            wanted.update(flow.key for flow in self.gateway.expected_flows(call_id))
         hosts = {address.host for address in self.gateway.group.addresses}
-        return self.hands.sweep(hosts, wanted)
+        return self.hands.sweep(hosts, lambda key: self.gateway.call_of(key) is not None)
 
-    def _restore_or_note(self, call_id: str, now_ns: int) -> bool:
+    def _note_unless(self, work: Callable[[], object]) -> bool:
         """False when the store could not tell now: it has to be asked again."""
         try:
-            self.restore(call_id, now_ns)
+            work()
         except Fenced as error:
             self._fence(error)
         except NotNow as error:

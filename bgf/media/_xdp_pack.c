@@ -27,7 +27,7 @@
 enum flow_field {
 	GROUP, SESSION, STREAM, COMPONENT, REALM_IN, LOCAL_IN, REALM_OUT, LOCAL_OUT, REMOTE, SOURCE,
 	GATE, LATCH, LEARNED, LATCH_ROUND, FOLLOWS, POLICER, DSCP, RTP, RTCP_MUX, INACTIVITY_MS,
-	FLOW_FIELDS
+	ICE, DEMUX, FLOW_FIELDS
 };
 
 /* Everything that one call works with. Objects are the caller's unless marked. */

@@ -70,8 +70,9 @@ DELIVER_MS = 20
 COPY_MS = 20
 RESTS_MAX = 65_536
 """Released ports remembered per group that is served elsewhere."""
-RESTORE_BATCH, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 8, 1, 50
-"""Calls restored in the background between two looks at the sockets: control comes first."""
+RESTORE_BATCH, RESTORE_SLICE_MS, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 8, 4, 1, 50
+"""Calls restored in the background between two looks at the clock, and for how long between two
+looks at the sockets: control comes first."""
 
 
 class GatewayProcess:
@@ -279,25 +280,39 @@ class GatewayProcess:
             log.error("restoring in the background stopped", exc_info=task.exception())
 
     async def _restore(self, served: Served, driver: Driver, began_ns: int) -> None:
-        """The calls that nobody has asked for yet, a batch at a time."""
+        """The calls that nobody has asked for yet, a slice of time between two looks at the
+        sockets; then what is recorded of them, and what no call wants."""
+        told = False
         while served.driver is driver and not (driver.fenced or driver.doubtful):
-            before = served.pending
+            before, until_ns = served.pending, now_ns() + RESTORE_SLICE_MS * 1_000_000
             try:
-                served.pending = driver.restore_some(now_ns(), RESTORE_BATCH)
+                while (left := driver.restore_some(now_ns(), RESTORE_BATCH)) and not (
+                    driver.fenced or driver.doubtful or left == served.pending
+                ):
+                    served.pending = left
+                    if now_ns() > until_ns or (driver.restored and not told):
+                        break
+                served.pending = left
             except StateError as error:
                 log.info("group %s: restoring waits: %s", served.group.id, error)
                 before = served.pending = max(1, served.pending)
-            if not served.pending:
-                closed = driver.sweep()
+            if driver.restored and not told:
+                told = True
                 served.restored_in_ms = (now_ns() - began_ns) / 1e6
                 log.info(
-                    "group %s epoch %d: %d calls restored in %.1f ms, %d surplus pinholes closed",
-                    served.group.id, served.epoch, driver.gateway.usage().sessions,
-                    served.restored_in_ms, closed,
+                    "group %s epoch %d: %d calls restored in %.1f ms", served.group.id,
+                    served.epoch, driver.gateway.usage().sessions, served.restored_in_ms,
+                )  # fmt: skip
+            if not served.pending:
+                log.info(
+                    "group %s epoch %d: %d surplus pinholes closed, all in order after %.1f ms",
+                    served.group.id, served.epoch, driver.sweep(), (now_ns() - began_ns) / 1e6,
                 )  # fmt: skip
                 return
-            pause_ms = RESTORE_PAUSE_MS if served.pending != before else RESTORE_RETRY_MS
-            await asyncio.sleep(pause_ms / 1000)
+            if served.pending == before:
+                await asyncio.sleep(RESTORE_RETRY_MS / 1000)
+            else:
+                await asyncio.sleep(RESTORE_PAUSE_MS / 1000 if told else 0)
 
     def _stand_by(self, served: Served, owner: Ownership) -> None:
         if served.driver is not None and served.driver.doubtful:
