@@ -61,7 +61,8 @@ ROOMS: dict[str, set[str]] = {
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
     "lab": {"model", "errors", "config", "admin", "preflight", "media._xdp"}
     | {"__init__", "control.client", "control.bencode", "control.sdp"},
-    "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"},
+    "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"}
+    | {"control.client", "control.frames", "control.links"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}

@@ -183,11 +183,25 @@ def _of_gateway(node: str, gateway: Json) -> list[Text]:
         ports = [f"{k} {number(failed[f'ports-{k}'])}" for k in PORTS if f"ports-{k}" in failed]
         if ports:
             lines.append(cell(f"{node}: {group}: ports {', '.join(ports)}", ODD))
+        refused = _refused(table(table(told).get("ng")))
+        if refused:
+            lines.append(cell(f"{node}: {group}: {refused}", ODD))
         hanging = number(table(told).get("hanging"))
         if hanging:
             shown = f"{node}: {group}: {hanging} calls hang: bgfctl sessions list --hanging"
             lines.append(cell(shown, ODD))
     return lines
+
+
+def _refused(counts: Json) -> str:
+    """New calls that were refused, by the limit that was reached; and strangers."""
+    shed = {
+        k.removeprefix("shed-"): number(v) for k, v in sorted(counts.items()) if k[:5] == "shed-"
+    }
+    told = [f"new calls refused by {', '.join(f'{k} {n}' for k, n in shed.items())}"] * bool(shed)
+    strangers = number(counts.get("stranger"))
+    told += [f"{strangers} datagrams of strangers dropped (control.peers)"] * bool(strangers)
+    return "; ".join(told)
 
 
 def _listed(value: object) -> str:

@@ -122,7 +122,6 @@ class Measures:
 
     def _look(self, now: int) -> dict[str, Encodable]:
         totals, live, refused = Totals(), 0, self._refused
-        totals.add(self._past)
         ports: list[Ports] = []
         for served in self._served.values():
             machine = served.driver.gateway if served.driver is not None else None
@@ -138,6 +137,7 @@ class Measures:
                 Ports(f"{served.group.id}/{one.realm}", one.host, first, last, used)
                 for one in served.group.addresses
             ]
+        totals.add(self._past)
         streams, scores, traffic = self._heard(now)
         return statistics.told(
             uptime_s=(now - self._began_ns) / NS_PER_S,
