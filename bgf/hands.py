@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 from bgf.errors import (
@@ -40,6 +40,7 @@ from bgf.events import (
     Result,
     Seen,
 )
+from bgf.found import Found, FoundFlows
 from bgf.gateway import Gateway, Plan, reconcile
 from bgf.journal import Record, Recorder, replay
 from bgf.model import Flow, FlowKey
@@ -87,47 +88,6 @@ class FlowStore(Protocol):
 
     def record(self, call_id: str, flows: Sequence[Flow]) -> None:
         """These are the call's flows from now on, all at once; with none it has no item."""
-
-
-class Found(Protocol):
-    """What is recorded of calls whose journals are not read yet."""
-
-    @property
-    def pairs(self) -> Mapping[int, str]:
-        """Whose each port pair is, by its even port."""
-
-    def calls(self) -> Collection[str]: ...
-
-    def says(self, call_id: str, flows: Sequence[Flow]) -> bool:
-        """Are exactly these recorded of the call?"""
-
-    def flows(self, call_id: str) -> Sequence[Flow]:
-        """Raises StateError for what cannot be read."""
-
-    def forget(self, call_id: str) -> None: ...
-
-
-class FoundFlows:
-    """`Found` of flows that are at hand."""
-
-    def __init__(self, flows: Iterable[Flow] = ()) -> None:
-        self._flows: dict[str, list[Flow]] = {}
-        self.pairs: dict[int, str] = {}
-        for flow in flows:
-            self._flows.setdefault(flow.session, []).append(flow)
-            self.pairs[flow.local_in.port & ~1] = flow.session
-
-    def calls(self) -> Collection[str]:
-        return self._flows.keys()
-
-    def says(self, call_id: str, flows: Sequence[Flow]) -> bool:
-        return self._flows.get(call_id, []) == list(flows)
-
-    def flows(self, call_id: str) -> Sequence[Flow]:
-        return self._flows.get(call_id, ())
-
-    def forget(self, call_id: str) -> None:
-        self._flows.pop(call_id, None)
 
 
 class Pinholes(Protocol):

@@ -12,8 +12,9 @@ from bgf.control import ng
 from bgf.control.client import decode_reply, encode_request
 from bgf.errors import PeerError
 from bgf.events import Command, Event, Seen
+from bgf.found import FoundFlows
 from bgf.gateway import Gateway, Limits
-from bgf.hands import ActiveHands, Driver, FoundFlows, Outcome, Pinholes
+from bgf.hands import ActiveHands, Driver, Outcome, Pinholes
 from bgf.journal import Mode, Recorder
 from bgf.model import Group
 from bgf.policy import Policies

@@ -14,8 +14,9 @@ import msgspec
 import pytest
 
 from bgf.events import Command, Reply, Verb
+from bgf.found import FoundFlows
 from bgf.gateway import Gateway
-from bgf.hands import ActiveHands, Driver, FoundFlows, Outcome
+from bgf.hands import ActiveHands, Driver, Outcome
 from bgf.journal import Mode, Recorder
 from bgf.model import FlowKey
 from bgf.session import State

@@ -7,11 +7,11 @@ import pytest
 
 from bgf.errors import DatapathError, Fenced
 from bgf.events import DropFlow, Forget, Learned, Notify, PutFlow, Reply, Result, Silent, Verb
+from bgf.found import FoundFlows
 from bgf.gateway import Gateway, Limits
 from bgf.hands import (
     ActiveHands,
     Driver,
-    FoundFlows,
     Outcome,
     ReplayHands,
     StandbyHands,

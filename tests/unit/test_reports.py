@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from bgf.events import Notify, Verb
+from bgf.found import FoundFlows
 from bgf.gateway import Gateway, Limits
-from bgf.hands import ActiveHands, Driver, FoundFlows, Outcome
+from bgf.hands import ActiveHands, Driver, Outcome
 from bgf.journal import Recorder, replay
 from bgf.media.datapath import MediaSilent, PeerLearned, Report
 from bgf.model import Address, Counters, Flow, FlowKey
