@@ -156,7 +156,7 @@ class World:
             alive = sorted(s.call_id for s in sessions if s.state is not State.DELETED)
             if not alive:
                 break
-            self.say(Command(self.now_ns, f"end-{number}", Verb.DELETE, alive[0], "alice"), 0)
+            self.say(Command(self.now_ns, f"end-{number}", Verb.DELETE, alive[0]), 0)
             self.restore_all()
         left: dict[FlowKey, object] = {**self.shared.flows, **self.node.pinholes.flows}
         assert left == {}, "leaked pinholes"
