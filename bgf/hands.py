@@ -347,6 +347,16 @@ class Driver:
         if self._doubted:
             self._note_unless(lambda: self.restore(self._doubted, now_ns))
 
+    def calls(self) -> set[str]:
+        """Calls that are here, or of which flows are recorded."""
+        return {*self.gateway.sessions, *self._found.calls()}
+
+    def recorded(self, call_id: str) -> Sequence[Flow]:
+        """What is recorded of a call's flows. Raises StateError for what cannot be read."""
+        if call_id in self._found.calls():
+            return self._found.flows(call_id)
+        return self.gateway.expected_flows(call_id)
+
     def knows(self, call_id: str) -> bool:
         """Is the call here, or perhaps in a journal that is not read yet?"""
         if self.gateway.session(call_id) is not None or call_id in self._found.calls():
@@ -402,9 +412,15 @@ class Driver:
         """Is every call here that can be?"""
         return self._waiting == []
 
+    @property
+    def unread(self) -> int:
+        """How many calls are not here yet, as far as is known."""
+        return len(self._waiting or ())
+
     def restore_some(self, now_ns: int, batch: int = RESTORE_BATCH_MAX) -> int:
         """Restore up to `batch` calls in the background; when all are here, bring what is recorded
-        of as many in line. Returns how many calls still wait for one or the other."""
+        of as many in line. Returns how many steps are left: two for a call that is not here, one
+        for a call whose flows were not looked at."""
         if self._waiting is None:
             known = {*self.hands.journal.calls(), *self._found.calls()}
             self._waiting = sorted(known.difference(self.gateway.sessions))
@@ -423,7 +439,7 @@ class Driver:
             if not self._note_unless(lambda one=call_id: self._agree(one)):  # type: ignore[misc]
                 self._unagreed[call_id] = None
                 break
-        return len(self._waiting) + len(self._unagreed)
+        return 2 * len(self._waiting) + len(self._unagreed)
 
     def sweep(self) -> int:
         """Close the group's pinholes on ports that no call holds; only after all were restored.

@@ -101,6 +101,19 @@ class FlowFeed:
         """The group's flows as known now."""
         return {flow.key: flow for flow in self._flows_of(group)}
 
+    def flow(self, group: str, key: FlowKey) -> Flow | None:
+        """The flow of one pinhole, as known now."""
+        known = self._known.get(group)
+        call_id = None if known is None else known.pairs.get(key.port & ~1)
+        if known is None or call_id is None:
+            return None
+        flows = self._read_item(call_id.encode("utf-8", "replace"), known.items[call_id])
+        return next((flow for flow in flows if flow.key == key), None)
+
+    def calls(self, group: str) -> int:
+        """How many calls have pinholes, as known now."""
+        return len(self._known[group].items) if group in self._known else 0
+
     def pairs(self, group: str) -> int:
         """How many port pairs its calls hold, as known now."""
         return len(self._known[group].pairs) if group in self._known else 0

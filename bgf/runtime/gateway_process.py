@@ -22,7 +22,7 @@ from bgf.control import ng
 from bgf.control.access import Access
 from bgf.control.newcalls import NewCalls
 from bgf.control.server import Handler, Incoming, NgServer, Ports
-from bgf.errors import BgfError, DatapathError, EnvironmentProblem, StateError
+from bgf.errors import BgfError, DatapathError, EnvironmentProblem
 from bgf.events import DropFlow, PutFlow, Reply, Result
 from bgf.gateway import ENTROPY_BITS, Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
@@ -47,8 +47,10 @@ from bgf.runtime.process import (
 )
 from bgf.runtime.readiness import Readiness, ReadyMark
 from bgf.runtime.reconcile import Found, reconcile
+from bgf.runtime.recorded import RecordedFlows
 from bgf.runtime.registry_adapters import StoreRegistry
 from bgf.runtime.reports import LogNotices, MediaReports
+from bgf.runtime.restoring import RESTORE_RETRY_MS, restore_all
 from bgf.runtime.served import Served
 from bgf.runtime.shared_capture import SharedCapture
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
@@ -71,9 +73,6 @@ DELIVER_MS = 20
 COPY_MS = 20
 RESTS_MAX = 65_536
 """Released ports remembered per group that is served elsewhere."""
-RESTORE_BATCH, RESTORE_SLICE_MS, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 8, 4, 1, 50
-"""Calls restored in the background between two looks at the clock, and for how long between two
-looks at the sockets: control comes first."""
 
 
 class GatewayProcess:
@@ -99,9 +98,8 @@ class GatewayProcess:
         self.standby = StandbyHands(datapath)
         self.served = {group.id: Served(group) for group in node.groups}
         self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
-        self.ice = IceAgent(
-            datapath.checks, self.served, lambda group, key: self.feed.flows(group).get(key)
-        )
+        self.recorded = RecordedFlows(self.feed, self.served)
+        self.ice = IceAgent(datapath.checks, self.served, self.recorded.at)
         self.shared_capture = SharedCapture(datapath)
         self.captures = Captures(self.shared_capture)
         recorder_realm = node.realms.get(node.recording.recorder_realm)
@@ -274,7 +272,7 @@ class GatewayProcess:
             "group %s epoch %d: active here, %d port pairs in use, ready after %.1f ms",
             group.id, epoch, driver.gateway.usage().pairs_used, served.ready_in_ms,
         )  # fmt: skip
-        task = asyncio.create_task(self._restore(served, driver, began_ns))
+        task = asyncio.create_task(restore_all(served, driver, began_ns))
         self.tasks.add(task)
         task.add_done_callback(self._restored)
 
@@ -282,41 +280,6 @@ class GatewayProcess:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("restoring in the background stopped", exc_info=task.exception())
-
-    async def _restore(self, served: Served, driver: Driver, began_ns: int) -> None:
-        """The calls that nobody has asked for yet, a slice of time between two looks at the
-        sockets; then what is recorded of them, and what no call wants."""
-        told = False
-        while served.driver is driver and not (driver.fenced or driver.doubtful):
-            before, until_ns = served.pending, now_ns() + RESTORE_SLICE_MS * 1_000_000
-            try:
-                while (left := driver.restore_some(now_ns(), RESTORE_BATCH)) and not (
-                    driver.fenced or driver.doubtful or left == served.pending
-                ):
-                    served.pending = left
-                    if now_ns() > until_ns or (driver.restored and not told):
-                        break
-                served.pending = left
-            except StateError as error:
-                log.info("group %s: restoring waits: %s", served.group.id, error)
-                before = served.pending = max(1, served.pending)
-            if driver.restored and not told:
-                told = True
-                served.restored_in_ms = (now_ns() - began_ns) / 1e6
-                log.info(
-                    "group %s epoch %d: %d calls restored in %.1f ms", served.group.id,
-                    served.epoch, driver.gateway.usage().sessions, served.restored_in_ms,
-                )  # fmt: skip
-            if not served.pending:
-                log.info(
-                    "group %s epoch %d: %d surplus pinholes closed, all in order after %.1f ms",
-                    served.group.id, served.epoch, driver.sweep(), (now_ns() - began_ns) / 1e6,
-                )  # fmt: skip
-                return
-            if served.pending == before:
-                await asyncio.sleep(RESTORE_RETRY_MS / 1000)
-            else:
-                await asyncio.sleep(RESTORE_PAUSE_MS / 1000 if told else 0)
 
     def _stand_by(self, served: Served, owner: Ownership) -> None:
         if served.driver is not None and served.driver.doubtful:
@@ -422,7 +385,14 @@ class GatewayProcess:
         sessions = sum(
             s.driver.gateway.usage().sessions for s in self.served.values() if s.driver is not None
         )
-        self.readiness.publish(ReadyMark(now_ns(), self.datapath.installed, sessions))
+        mark = ReadyMark(
+            now_ns(),
+            self.datapath.installed,
+            sessions,
+            self.recorded.count(),
+            self.tally["refused"],
+        )
+        self.readiness.publish(mark)
 
     # -- control ---------------------------------------------------------------------------
 
@@ -460,7 +430,7 @@ class GatewayProcess:
     def _elsewhere(self) -> int:
         """Calls of groups that other nodes serve, by their pinholes here."""
         return sum(
-            len({flow.session for flow in self.feed.flows(served.group.id).values()})
+            self.feed.calls(served.group.id)
             for served in self.served.values()
             if served.driver is None
         )

@@ -19,7 +19,7 @@ from bgf.control.statistics import Calls, ControlCounts, Ports, Scores, Traffic
 from bgf.errors import DatapathError
 from bgf.events import Reply, Result, Verb
 from bgf.gateway import Gateway
-from bgf.media.datapath import Datapath, Outcome
+from bgf.media.datapath import PASSED, Datapath, Outcome
 from bgf.model import Component, FlowKey
 from bgf.quality import mos
 from bgf.runtime.process import now_ns
@@ -34,9 +34,7 @@ SCORED_MAX: Final = 2_000
 """Streams looked at for the node's mean quality and packet length."""
 STATISTICS_KEPT_MS: Final = 1_000
 """How old `statistics` may be: reading all of a full node's counters is work."""
-NOT_ERRORS: Final = frozenset(
-    (Outcome.FORWARD, Outcome.REFLECT, Outcome.PASS, Outcome.ICMP, Outcome.ICMP_ERROR, Outcome.VLAN)
-)
+NOT_ERRORS: Final = frozenset((*PASSED, Outcome.FORWARD, Outcome.REFLECT, Outcome.CHECK))
 
 
 class Measures:

@@ -249,7 +249,7 @@ def test_flows_without_a_journal_and_pinholes_without_a_flow_are_closed() -> Non
     del old.shared.journals["b"]
     new.driver.take_over(FoundFlows(old.shared.flows.values()), NS_PER_S)
     assert new.driver.sweep() == 0  # not before all are restored
-    assert [new.driver.restore_some(NS_PER_S, batch=1) for _ in range(4)] == [2, 2, 1, 0]
+    assert [new.driver.restore_some(NS_PER_S, batch=1) for _ in range(4)] == [3, 2, 1, 0]
     assert {flow.session for flow in new.shared.flows.values()} == {"a", "c"}
     assert new.driver.sweep() == 1
     assert set(new.pinholes.flows) == {*new.shared.flows, foreign.key}
