@@ -52,10 +52,11 @@ ROOMS: dict[str, set[str]] = {
     "toml_table": {"errors"},
     "config_state": {"model", "errors", "toml_table"},
     "config_media": {"model", "errors", "toml_table", "policy"},
+    "config_failover": {"errors", "toml_table"},
     "config_recording": {"model", "errors", "toml_table"},
     "config_control": {"model", "errors", "toml_table"},
     "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"}
-    | {"config_control", "config_recording"},
+    | {"config_control", "config_recording", "config_failover"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.

@@ -385,7 +385,9 @@ class GatewayProcess:
         sessions = sum(
             s.driver.gateway.usage().sessions for s in self.served.values() if s.driver is not None
         )
-        self.readiness.publish(ReadyMark(now_ns(), len(self.datapath.keys()), sessions))
+        held, refused = len(self.datapath.keys()), self.tally["refused"]
+        mark = ReadyMark(now_ns(), held, sessions, self.feed.count(), refused)
+        self.readiness.publish(mark)
 
     # -- control ---------------------------------------------------------------------------
 
