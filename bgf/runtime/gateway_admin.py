@@ -61,7 +61,7 @@ class GatewayAdmin:
         """Each group's pinholes as this node knows them: how many, how many of them the packet
         path holds, and a digest that is equal wherever the same is known."""
         process = self._process
-        known = {group: dict(process.feed.flows(group)) for group in process.served}
+        known = {group: process.recorded.of(group) for group in process.served}
         held = process.datapath.keys()
 
         def row(flows: dict[FlowKey, Flow]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class GatewayAdmin:
             "pending": served.pending,
             "ready_in_ms": round(served.ready_in_ms, 1),
             "restored_in_ms": round(served.restored_in_ms, 1),
-            "flows": len(self._process.feed.flows(served.group.id)),
+            "flows": self._process.recorded.count(served.group.id),
             "outcomes": dict(served.outcomes),
             "failures": driver.failures[-5:] if driver is not None else [],
             "failed": dict(driver.tally) if driver is not None else {},
