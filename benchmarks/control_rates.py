@@ -71,5 +71,6 @@ def _latency(gateways: Gateways, kind: str, report: Report, quick: bool) -> None
         ordered[int(len(ordered) * 0.99)],
         "ms",
         goal=LATENCY_GOAL,
-        note=f"{at}; longest {ordered[-1]:.1f} ms, {timed.behind} commands sent late",
+        note=f"{at}; longest {ordered[-1]:.1f} ms, {timed.behind} commands sent late, "
+        f"{timed.refused} refused",
     )
