@@ -60,6 +60,7 @@ bench: setup
 	@$(PY) -m benchmarks.statestore --quick
 	@$(PY) -m benchmarks.failover --runs $(RUNS)
 	@$(PY) -m benchmarks.media --quick
+	@$(PY) -m benchmarks.control --quick
 
 QUICK ?=
 bench-media: setup
