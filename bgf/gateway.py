@@ -35,9 +35,12 @@ from bgf.events import (
 from bgf.model import Flow, FlowKey, Group
 from bgf.policy import Policies
 from bgf.ports import PortPool
-from bgf.session import Session, Site, State
+from bgf.session import NS_PER_MS, REPLY_KEPT_MS, Session, Site, State
 
 _ENCODER = msgspec.msgpack.Encoder()
+
+STRAYS_MAX = 4_096
+"""Replies kept for commands about calls that were not here."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -96,6 +99,7 @@ class Gateway:
         self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
         self._adopted: dict[str, set[FlowKey]] = {}  # calls known by their flows only
         self._adopted_keys: dict[FlowKey, str] = {}
+        self._strays: dict[tuple[str, str], tuple[int, Reply]] = {}  # oldest first
         self._heard_ns = 0  # the latest time in what was restored, by whose clock ever
 
     @property
@@ -142,7 +146,7 @@ class Gateway:
         call_id = event.call_id
         before = self._sessions.get(call_id)
         if isinstance(event, Command):
-            reply = self._aside(event, before)
+            reply = self._stray(event) or self._aside(event, before)
             if reply is not None:
                 return Plan(event, call_id, before, before, [reply])
         after, reply, notice = sessions.apply(before, event, self.site)
@@ -161,6 +165,7 @@ class Gateway:
     def commit(self, plan: Plan) -> None:
         """Make a plan the state. Raises Misuse when the session has moved on since."""
         if not plan.changes:
+            self._keep_stray(plan)
             return
         if self._sessions.get(plan.call_id) is not plan.before:
             raise Misuse(f"call {plan.call_id}: the plan is stale, plan again")
@@ -306,6 +311,25 @@ class Gateway:
             if limit:
                 return Reply(command.cookie, Result.LOAD_LIMIT, limit)
         return None
+
+    def _stray(self, command: Command) -> Reply | None:
+        """What the same command was told when its call was not here: a delete that is repeated
+        must not meet a call that has begun since. (A new owner does not know of it.)"""
+        at_ns, reply = self._strays.get((command.call_id, command.cookie), (0, None))
+        return reply if command.now_ns - at_ns < REPLY_KEPT_MS * NS_PER_MS else None
+
+    def _keep_stray(self, plan: Plan) -> None:
+        event, known = plan.event, plan.before is not None
+        if known or not isinstance(event, Command) or not (event.cookie and event.call_id):
+            return
+        if not event.verb.changes_state or event.verb is Verb.OFFER:
+            return
+        for effect in plan.effects:
+            if isinstance(effect, Reply):
+                self._strays.pop((event.call_id, event.cookie), None)
+                self._strays[event.call_id, event.cookie] = (event.now_ns, effect)
+        while len(self._strays) > STRAYS_MAX:
+            del self._strays[next(iter(self._strays))]
 
     def _query(self, command: Command, session: Session | None) -> Reply:
         if session is None or session.state is State.DELETED:
