@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bgf.config_control import ControlSection, Listen, dump_control, parse_control, peers_of
 from bgf.config_media import (
     REALM_KEYS,
     MediaSection,
@@ -34,6 +35,7 @@ from bgf.toml_table import Table, bare, one_line, plain_path, quote
 __all__ = [
     "ControlSection",
     "FailoverSection",
+    "Listen",
     "MediaSection",
     "NodeConfig",
     "NodeSection",
@@ -44,6 +46,7 @@ __all__ = [
     "dump",
     "load",
     "parse",
+    "peers_of",
 ]
 
 FILE_BYTES_MAX: Final = 1 << 20
@@ -88,13 +91,6 @@ class Realm:
     interface: str
     media: bool = True
     policy: RealmPolicy = DEFAULT_POLICY
-
-
-@dataclass(frozen=True, slots=True)
-class ControlSection:
-    """Realms used when an offer does not say: (towards its sender, towards its receiver)."""
-
-    default_realms: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +204,9 @@ def _node_config(root: Table) -> NodeConfig:
     state = parse_state(root.table("state"))
     media = parse_media(root.table("media"))
     realms = _realms(root.table("realms"))
-    control = _control(root.table("control"), realms)
+    control = parse_control(
+        root.table("control"), lambda table, key, name: _check_media_realm(table, key, name, realms)
+    )
     failover = _failover(root.table("failover", required=False), node, realms)
     nodes = (node.id, *(peer.id for peer in failover.peers))
     tables = root.tables("groups", GROUPS_MAX, required=True)
@@ -277,17 +275,6 @@ def _realms(table: Table) -> dict[str, Realm]:
 
 def _is_interface(value: str) -> bool:
     return bool(_INTERFACE.fullmatch(value)) and value.isprintable() and value not in (".", "..")
-
-
-def _control(table: Table, realms: Mapping[str, Realm]) -> ControlSection:
-    table.only("default_realms")
-    allowed = "a list of two realms that carry media: towards the sender, towards the receiver"
-    value = table.get("default_realms", None, allowed)
-    if not isinstance(value, list) or len(value) != 2:
-        table.fail("default_realms", value, f"must be {allowed}")
-    for name in value:
-        _check_media_realm(table, "default_realms", name, realms)
-    return ControlSection((value[0], value[1]))
 
 
 def _check_media_realm(table: Table, key: str, name: object, realms: Mapping[str, Realm]) -> None:
@@ -538,10 +525,8 @@ def dump(config: NodeConfig) -> str:
             f"ports = [{group.ports[0]}, {group.ports[1]}]",
             f"addresses = {_addresses_toml(group)}",
         ]
-    names = ", ".join(quote(name) for name in config.control.default_realms)
     lines += [
-        "[control]",
-        f"default_realms = [{names}]",
+        *dump_control(config.control),
         "[failover]",
         f"probe_interval_ms = {timers.probe_interval_ms}",
         f"detect_multiplier = {timers.detect_multiplier}",

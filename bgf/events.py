@@ -25,10 +25,23 @@ class Verb(enum.StrEnum):
     ANSWER = "answer"
     DELETE = "delete"
     QUERY = "query"
+    LIST = "list"
+    STATISTICS = "statistics"
+    BLOCK_MEDIA = "block media"
+    UNBLOCK_MEDIA = "unblock media"
+    SILENCE_MEDIA = "silence media"
+    UNSILENCE_MEDIA = "unsilence media"
+    BLOCK_DTMF = "block DTMF"
+    UNBLOCK_DTMF = "unblock DTMF"
+    START_FORWARDING = "start forwarding"
+    STOP_FORWARDING = "stop forwarding"
+    START_RECORDING = "start recording"
+    PAUSE_RECORDING = "pause recording"
+    STOP_RECORDING = "stop recording"
 
     @property
     def changes_state(self) -> bool:
-        return self in (Verb.OFFER, Verb.ANSWER, Verb.DELETE)
+        return self not in (Verb.PING, Verb.QUERY, Verb.LIST, Verb.STATISTICS)
 
 
 class MediaLine(msgspec.Struct, frozen=True, array_like=True):
@@ -38,6 +51,7 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True):
     address (RFC 3605), None when muxed-only or rejected. `direction` is sendrecv, sendonly,
     recvonly or inactive as stated by the sender. `payload_types` are the RTP formats that it
     names, in its order; `clock_hz` is the clock rate of the first (RFC 3551, `a=rtpmap`).
+    `dtmf_types` are those of telephone-event (RFC 4733).
     """
 
     kind: str
@@ -48,6 +62,7 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True):
     direction: str = "sendrecv"
     payload_types: tuple[int, ...] = ()
     clock_hz: int = 8_000
+    dtmf_types: tuple[int, ...] = ()
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
@@ -56,7 +71,8 @@ class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
     `realms` is (towards the sender of this SDP, towards its receiver), empty when not given.
     `family` is the requested IP version towards the receiver of the SDP, 0 when not given.
     `ports` are even RTP ports drawn for this command, RTCP on port + 1; one entry per port pair
-    that `Gateway.demand` asked for, in its order.
+    that `Gateway.demand` asked for, in its order. `wall_s` is the time in Unix seconds: what a
+    peer is told of times, on whichever node.
     """
 
     now_ns: int
@@ -71,6 +87,7 @@ class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
     realms: tuple[str, ...] = ()
     family: int = 0
     ports: tuple[int, ...] = ()
+    wall_s: int = 0
 
 
 class Expired(msgspec.Struct, frozen=True, array_like=True, tag="expired"):
@@ -140,10 +157,33 @@ class MediaRewrite(msgspec.Struct, frozen=True, array_like=True):
     rtcp_mux: bool = False
 
 
+class Party(msgspec.Struct, frozen=True, array_like=True):
+    """One side of a call, as a query tells it. `treatments` name what is ordered of its media."""
+
+    tag: str
+    label: str = ""
+    branch: str = ""
+    treatments: tuple[str, ...] = ()
+
+
+class CallReport(msgspec.Struct, frozen=True, array_like=True):
+    """What a query tells of a call besides its flows. Times are Unix seconds.
+
+    `media` is, by m-line and then by side, (kind, transport, direction).
+    """
+
+    created_s: int
+    signalled_s: int
+    parties: tuple[Party, Party]
+    media: tuple[tuple[tuple[str, str, str], tuple[str, str, str]], ...] = ()
+    recording: str = "off"
+
+
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
     """Answer `cookie`. The codec renders it together with the request's own SDP.
 
-    `flows` is filled for `query`: whose counters the reply must carry.
+    `flows` and `report` are filled for `query`: whose counters the reply must carry, and of what;
+    `calls` for `list`.
     """
 
     cookie: str
@@ -153,6 +193,8 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
     media: tuple[MediaRewrite, ...] = ()
     flows: tuple[Flow, ...] = ()
     created_ns: int = 0
+    report: CallReport | None = None
+    calls: tuple[str, ...] = ()
 
 
 class PutFlow(msgspec.Struct, frozen=True, array_like=True, tag="put"):

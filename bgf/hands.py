@@ -354,6 +354,17 @@ class Driver:
         if marked:
             self._restore_or_note(marked, now_ns)
 
+    def knows(self, call_id: str) -> bool:
+        """Is the call here, or perhaps in a journal that is not read yet?"""
+        if self.gateway.session(call_id) is not None or call_id in self._found:
+            return True
+        if self._waiting == []:
+            return False
+        try:
+            return bool(self.hands.journal.entries(call_id))
+        except BgfError:
+            return True  # nobody can say now: it must not be refused as a new one
+
     def restore(self, call_id: str, now_ns: int) -> bool:
         """Bring a call in from its journal, and its recorded flows in line with it.
 

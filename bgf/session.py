@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from bgf import session_flows, session_offers
+from bgf import session_flows, session_offers, session_orders
 from bgf.errors import Malformed, Misuse, PeerError, UnknownCall
 from bgf.events import (
     Abandoned,
@@ -40,6 +40,7 @@ from bgf.events import (
     Result,
     Seen,
     Silent,
+    Verb,
 )
 from bgf.session_flows import flows
 from bgf.session_offers import STREAMS_MAX, demand
@@ -78,13 +79,13 @@ __all__ = [
 
 REPLIES_MAX: Final = 16  # per call, within REPLY_KEPT_MS
 CALL_ID_MAX_BYTES: Final = 256
-FATAL: Final = "fatal"
 
 
 class Trigger(enum.StrEnum):
     OFFER = "offer"
     ANSWER = "answer"
     DELETE = "delete"
+    ORDER = "order"
     EXPIRED = "expired"
     LEARNED = "learned"
     RELATCH = "relatch"
@@ -96,7 +97,9 @@ class Action(enum.StrEnum):
     OPEN = "open"  # a call begins, or begins anew under an old Call-ID
     OFFER = "offer"
     ANSWER = "answer"
+    DELETE = "delete"  # one callee of several, later, or now
     CLOSE = "close"
+    ORDER = "order"
     GONE = "gone"  # nothing to delete: ok with a warning
     UNKNOWN = "unknown"
     FORGET = "forget"  # the session leaves the machine
@@ -116,20 +119,25 @@ TABLE: Final[dict[tuple[State, Trigger], tuple[Action, tuple[State, ...]]]] = {
     (S.NEW, T.EXPIRED): (A.IGNORE, (S.NEW,)),
     (S.OFFERED, T.OFFER): (A.OFFER, (S.OFFERED,)),
     (S.OFFERED, T.ANSWER): (A.ANSWER, (S.ESTABLISHED,)),
-    (S.OFFERED, T.DELETE): (A.CLOSE, (S.DELETED,)),
+    (S.OFFERED, T.DELETE): (A.DELETE, (S.OFFERED, S.DELETED)),
     (S.OFFERED, T.EXPIRED): (A.CLOSE, (S.DELETED,)),
     (S.ESTABLISHED, T.OFFER): (A.OFFER, (S.REOFFERED,)),
     (S.ESTABLISHED, T.ANSWER): (A.ANSWER, (S.ESTABLISHED,)),  # a fork, or 200 after 183
-    (S.ESTABLISHED, T.DELETE): (A.CLOSE, (S.DELETED,)),
-    (S.ESTABLISHED, T.EXPIRED): (A.IGNORE, (S.ESTABLISHED,)),
+    (S.ESTABLISHED, T.DELETE): (A.DELETE, (S.ESTABLISHED, S.OFFERED, S.DELETED)),
+    (S.ESTABLISHED, T.EXPIRED): (A.CLOSE, (S.DELETED,)),  # of a put-off end
     (S.REOFFERED, T.OFFER): (A.OFFER, (S.REOFFERED,)),  # the earlier one was rejected, or glare
     (S.REOFFERED, T.ANSWER): (A.ANSWER, (S.ESTABLISHED, S.REOFFERED)),
-    (S.REOFFERED, T.DELETE): (A.CLOSE, (S.DELETED,)),
-    (S.REOFFERED, T.EXPIRED): (A.IGNORE, (S.REOFFERED,)),
+    (S.REOFFERED, T.DELETE): (A.DELETE, (S.REOFFERED, S.OFFERED, S.DELETED)),
+    (S.REOFFERED, T.EXPIRED): (A.CLOSE, (S.DELETED,)),
     (S.DELETED, T.OFFER): (A.OPEN, (S.OFFERED,)),
     (S.DELETED, T.ANSWER): (A.UNKNOWN, ()),
     (S.DELETED, T.DELETE): (A.GONE, (S.DELETED,)),
     (S.DELETED, T.EXPIRED): (A.FORGET, (S.NEW,)),
+    (S.NEW, T.ORDER): (A.UNKNOWN, ()),
+    (S.OFFERED, T.ORDER): (A.ORDER, (S.OFFERED,)),
+    (S.ESTABLISHED, T.ORDER): (A.ORDER, (S.ESTABLISHED,)),
+    (S.REOFFERED, T.ORDER): (A.ORDER, (S.REOFFERED,)),
+    (S.DELETED, T.ORDER): (A.UNKNOWN, ()),
     **{
         (state, trigger): (A.IGNORE, (state,))
         for state in (S.NEW, S.OFFERED, S.DELETED)
@@ -170,8 +178,13 @@ def apply(session: Session | None, event: Event, site: Site) -> Step:
     return step._replace(session=_rest(session, step.session, event.now_ns))
 
 
+def trigger_of(verb: Verb) -> Trigger:
+    """The trigger of a command that reaches a session."""
+    return Trigger.ORDER if verb in session_orders.ORDERS else Trigger(verb.value)
+
+
 def _command(session: Session | None, event: Command, site: Site) -> Step:
-    trigger = Trigger(event.verb.value)
+    trigger = trigger_of(event.verb)
     if session is not None and (kept := session.kept_reply(event.cookie)):
         return Step(session, kept)
     current = session or Session(site.group.id, event.call_id)
@@ -182,6 +195,8 @@ def _command(session: Session | None, event: Command, site: Site) -> Step:
         if len(event.call_id.encode("utf-8", "replace")) > CALL_ID_MAX_BYTES:
             raise Malformed(f"call-id is longer than {CALL_ID_MAX_BYTES} bytes")
         after, reply = _ACTIONS[action](current, event, site)
+        if trigger in (Trigger.OFFER, Trigger.ANSWER):
+            after = session_orders.described(current, after, event)
     except PeerError as error:
         reply = Reply(event.cookie, Result.ERROR, error.reason)
         return Step(None if session is None else _keep(session, event, reply), reply)
@@ -222,13 +237,20 @@ _TRIGGERS: Final[dict[type[Seen], Trigger]] = {
 # Actions: (session, command, site) -> (session, reply), or a PeerError.
 
 
-def _close(session: Session, command: Command, site: Site) -> tuple[Session, Reply]:
-    reply = Reply(command.cookie, Result.OK, created_ns=session.created_ns)
-    return _tombstone(session, command.now_ns), reply
+def _delete(session: Session, command: Command, site: Site) -> tuple[Session, Reply]:
+    left, warning = session_orders.delete(session, command)
+    after = _tombstone(session, command.now_ns) if left is None else left
+    reply = Reply(command.cookie, Result.OK, warning=warning, created_ns=session.created_ns)
+    return after, reply
+
+
+def _order(session: Session, command: Command, site: Site) -> tuple[Session, Reply]:
+    after, warning = session_orders.order(session, command)
+    return after, Reply(command.cookie, Result.OK, warning=warning, created_ns=session.created_ns)
 
 
 def _gone(session: Session, command: Command, site: Site) -> tuple[Session, Reply]:
-    if session.state is State.NEW and FATAL in command.flags:
+    if session.state is State.NEW and session_orders.FATAL in command.flags:
         raise UnknownCall(f"call {command.call_id[:64]} is not here: nothing to delete")
     warning = f"call {command.call_id[:64]} is not here, or no longer: nothing to delete"
     return session, Reply(command.cookie, Result.OK, warning=warning)
@@ -242,7 +264,8 @@ _ACTIONS: Final[dict[Action, Callable[[Session, Command, Site], tuple[Session, R
     Action.OPEN: session_offers.open_call,
     Action.OFFER: session_offers.offer,
     Action.ANSWER: session_offers.answer,
-    Action.CLOSE: _close,
+    Action.DELETE: _delete,
+    Action.ORDER: _order,
     Action.GONE: _gone,
     Action.UNKNOWN: _unknown,
 }

@@ -21,7 +21,7 @@ import msgspec
 from bgf.events import Learned, MediaLine
 from bgf.model import Address, Component, Flow, FlowKey, Gate, Latch, Policer, Rtp, Source
 from bgf.policy import DEFAULT_POLICY, Policies, RtpCheck
-from bgf.session_values import Session, Stream
+from bgf.session_values import Session, Stream, Treatment
 
 UNSPECIFIED: Final = ("0.0.0.0", "::")
 ASYMMETRIC: Final = "asymmetric"
@@ -32,6 +32,9 @@ NO_LEARNING: Final = (LEARNING + "off", LEARNING + "no-learning")
 TOS: Final = "TOS="
 TOS_MAX: Final = 255  # a whole traffic class byte, of which DSCP is the upper six bits
 RTP_PREFIXES: Final = ("RTP/", "UDP/TLS/RTP/")
+AUDIO: Final = "audio"
+NO_RTP: Final = (72,)  # what has it is RTCP, where both share a port (RFC 5761 section 4)
+ALL_TYPES: Final = range(128)
 CHECKED_PREFIX: Final = "RTP/"  # DTLS handshakes share the port of the others (RFC 5764 5.1.2)
 
 _NO_POLICIES: Final[Policies] = {}
@@ -135,6 +138,7 @@ class _Way(NamedTuple):
 
     mux: bool
     wanted: bool
+    passes: tuple[bool, bool]
     expected: bool
     policer: Policer | None
     dscp: int | None
@@ -150,14 +154,18 @@ def _way(
     leaving = policies.get(session.realms[1 - side], DEFAULT_POLICY)
     line = ours or theirs
     kind = "" if line is None else line.kind
+    mux, treated = muxed(stream), session.orders.treatments[side]
+    silenced = kind == AUDIO and Treatment.SILENCED in treated
+    silent = silenced and mux and _filterable(ours, theirs)  # its RTCP comes through the same gate
     return _Way(
-        muxed(stream),
+        mux,
         ours is not None and theirs is not None and bool(ours.rtp.port and theirs.rtp.port),
+        _passes(treated, silenced and not silent),
         _expected(ours, theirs),
         arriving.rule(kind).policer,
         leaving.rule(kind).dscp if marked is None else marked,
-        _rtp(ours, theirs, arriving.rtp_check),
-        arriving.inactivity_ms,
+        _filtered(_rtp(ours, theirs, arriving.rtp_check), ours, theirs, treated, silent),
+        0 if silent else arriving.inactivity_ms,
     )
 
 
@@ -181,7 +189,7 @@ def _flow(
     known = sender or stream.sources[side]
     latch, source = _sender(session, modes[side], sender, known, observed=session.observed[side])
     admits = known is not None or ASYMMETRIC in session.settings
-    is_open = remote is not None and admits and way.wanted
+    is_open = remote is not None and admits and way.wanted and way.passes[offset]
     learned, latch_round = None, 0
     if latch is Latch.LATCH:
         if unused:
@@ -264,6 +272,38 @@ def _rtp(ours: MediaLine | None, theirs: MediaLine | None, check: RtpCheck) -> R
     if checks and check is RtpCheck.PAYLOAD_TYPES and first.payload_types and other.payload_types:
         types = tuple(sorted({*first.payload_types, *other.payload_types}))
     return Rtp(checks, types, first.clock_hz)
+
+
+def _passes(treated: tuple[Treatment, ...], silenced: bool) -> tuple[bool, bool]:
+    """Do (RTP, RTCP) of a side pass their gates, as ordered?"""
+    blocked = Treatment.BLOCKED in treated
+    return not blocked and not silenced, not blocked
+
+
+def _filterable(ours: MediaLine | None, theirs: MediaLine | None) -> bool:
+    """Handshakes of DTLS are no RTP: what exchanges keys on the media port cannot be filtered."""
+    lines = [line for line in (ours, theirs) if line is not None]
+    return all(line.transport.upper().startswith(CHECKED_PREFIX) for line in lines)
+
+
+def _filtered(
+    rtp: Rtp | None,
+    ours: MediaLine | None,
+    theirs: MediaLine | None,
+    treated: tuple[Treatment, ...],
+    silent: bool,
+) -> Rtp | None:
+    """The payload types that still pass, as ordered."""
+    if rtp is None or not (silent or Treatment.DTMF_BLOCKED in treated):
+        return rtp
+    if silent:
+        return Rtp(True, NO_RTP, rtp.clock_hz)
+    lines = (line for line in (ours, theirs) if line is not None)
+    blocked = {kind for line in lines for kind in line.dtmf_types}
+    if not blocked or not _filterable(ours, theirs):
+        return rtp
+    types = set(rtp.payload_types or ALL_TYPES) - blocked
+    return Rtp(True, tuple(sorted(types)) or NO_RTP, rtp.clock_hz)
 
 
 def _expected(ours: MediaLine | None, theirs: MediaLine | None) -> bool:

@@ -17,7 +17,7 @@ from bgf.control.frames import (
     TooMuch,
     split,
 )
-from bgf.control.replies import refuse, render
+from bgf.control.replies import Measured, refuse, render
 from bgf.control.requests import OutOfScope, Request, UnknownCommand, decode
 from bgf.control.sdp import BadSdp
 
@@ -29,6 +29,7 @@ __all__ = [
     "BadSdp",
     "BadValue",
     "Codec",
+    "Measured",
     "MissingKey",
     "NoCookie",
     "OutOfScope",

@@ -5,14 +5,16 @@ Knows: the forms of replies that Kamailio and OpenSIPS read. Must not know sessi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+from bgf.control import call_report
 from bgf.control.bencode import Encodable
 from bgf.control.frames import DATAGRAM_BYTES_MAX, Codec, NoCookie, frame, split
 from bgf.control.requests import Request, decode
-from bgf.errors import LoadLimit, Misuse, PeerError
+from bgf.errors import LoadLimit, PeerError
 from bgf.events import Reply, Result, Verb
-from bgf.model import Address, Component, Counters, Flow
+from bgf.model import Counters, RtpStatistics
 
 PARALLEL_LIMIT = "Parallel session limit reached"
 """What a proxy without `load limit` support understands as: try the next node."""
@@ -34,7 +36,10 @@ def refuse(datagram: bytes, error: PeerError) -> bytes | None:
             limited = decode(datagram)[1].load_limit
         except PeerError:
             limited = False
-    return frame(cookie, codec, _failure(error.reason, load_limit=limited))
+    reason = error.reason
+    if isinstance(error, LoadLimit) and not limited:
+        reason = PARALLEL_LIMIT
+    return frame(cookie, codec, _failure(reason, load_limit=limited))
 
 
 def _failure(reason: str, *, load_limit: bool) -> dict[str, Encodable]:
@@ -43,19 +48,26 @@ def _failure(reason: str, *, load_limit: bool) -> dict[str, Encodable]:
     return {"result": Result.ERROR.value, "error-reason": reason or "unspecified"}
 
 
-def render(
-    request: Request,
-    reply: Reply,
-    counters: Sequence[Counters] = (),
-    *,
-    created_s: int = 0,
-    tags: tuple[str, str] | None = None,
-) -> bytes:
+class Measured(NamedTuple):
+    """What counters say of a reply's flows, in their order; zeros when left out.
+
+    `boot_s` is the Unix time at which CLOCK_BOOTTIME was 0 here. `statistics` is what that command
+    is answered.
+    """
+
+    counters: Sequence[Counters] = ()
+    rtp: Sequence[RtpStatistics] = ()
+    boot_s: float = 0.0
+    statistics: Mapping[str, Encodable] | None = None
+
+
+NOTHING_MEASURED = Measured()
+
+
+def render(request: Request, reply: Reply, measured: Measured = NOTHING_MEASURED) -> bytes:
     """The datagram that answers `request` with what the machine said.
 
-    `counters` go with `reply.flows`, in order (`Datapath.counters`); zeros when left out.
-    `created_s` is the call's begin in Unix seconds. `tags` are (offerer's, answerer's); the
-    request's from-tag and to-tag otherwise. Raises Misuse when `reply.media` does not fit.
+    Raises Misuse when `reply.media` or what is measured does not fit.
     """
     body: dict[str, Encodable]
     if reply.result is Result.ERROR:
@@ -74,84 +86,14 @@ def render(
                 replace_origin="replace=origin" in request.flags,
                 rtcp_attribute="no-rtcp-attribute" not in request.flags,
             )
-        if request.verb is Verb.QUERY or reply.flows or counters:
-            body |= _statistics(request, reply.flows, counters, created_s, tags)
+        if request.verb is Verb.LIST:
+            body["calls"] = list(reply.calls)
+        if reply.report is not None or measured.counters:
+            body |= call_report.told(reply, measured.counters, measured.rtp, measured.boot_s)
+        if measured.statistics is not None:
+            body["statistics"] = dict(measured.statistics)
     datagram = frame(request.cookie, request.codec, body)
     if len(datagram) > DATAGRAM_BYTES_MAX:
         reason = f"the reply of {len(datagram)} bytes does not fit into a datagram"
         return frame(request.cookie, request.codec, _failure(reason, load_limit=False))
     return datagram
-
-
-def _statistics(
-    request: Request,
-    flows: Sequence[Flow],
-    counters: Sequence[Counters],
-    created_s: int,
-    tags: tuple[str, str] | None,
-) -> dict[str, Encodable]:
-    """What Kamailio reads of a query or delete: `totals`, `created`, `tags` by tag.
-
-    A flow belongs to the party that sends it: of each stream's two, the first is the offerer's
-    (the machine's order; realms and hosts would not do, both sides may be in one realm).
-    """
-    counts = list(counters) or [Counters()] * len(flows)
-    if len(counts) != len(flows):
-        raise Misuse(f"{len(counts)} counters for {len(flows)} flows")
-    names = tags or (request.from_tag, request.to_tag)
-    totals = {component: [0, 0] for component in Component}
-    sides: tuple[dict[int, dict[Component, tuple[Flow, Counters]]], ...] = ({}, {})
-    for flow, count in zip(flows, counts, strict=True):
-        totals[flow.component][0] += count.packets
-        totals[flow.component][1] += count.bytes
-        second = flow.component in sides[0].get(flow.stream, ())
-        sides[second].setdefault(flow.stream, {})[flow.component] = (flow, count)
-    senders = {flow.local_out: flow.remote for flow in flows}
-    parties: dict[str, Encodable] = {}
-    for number, (tag, streams) in enumerate(zip(names, sides, strict=True), 1):
-        if not streams:
-            continue
-        parties[tag or f"<untagged {number}>"] = {
-            "tag": tag,
-            "created": created_s,
-            "medias": [
-                {
-                    "index": stream + 1,
-                    "streams": [
-                        _stream(*entry, senders.get(entry[0].local_in))
-                        for _, entry in sorted(components.items())
-                    ],
-                }
-                for stream, components in sorted(streams.items())
-            ],
-        }
-    return {
-        "created": created_s,
-        "totals": {
-            component.name: {"packets": packets, "bytes": octets, "errors": 0}
-            for component, (packets, octets) in totals.items()
-        },
-        "tags": parties,
-        "SSRC": {},
-    }
-
-
-def _stream(flow: Flow, count: Counters, sender: Address | None) -> Encodable:
-    return {
-        "local address": flow.local_in.host,
-        "local port": flow.local_in.port,
-        "family": f"IPv{flow.local_in.family.value}",
-        "endpoint": _endpoint(sender),
-        "flags": [flow.component.name],
-        "stats": {"packets": count.packets, "bytes": count.bytes, "errors": 0},
-    }
-
-
-def _endpoint(address: Address | None) -> Encodable:
-    if address is None:
-        return {}
-    return {
-        "family": f"IPv{address.family.value}",
-        "address": address.host,
-        "port": address.port,
-    }

@@ -40,12 +40,12 @@ class OutOfScope(Unsupported):
     code = "out-of-scope"
 
 
+NO_CALL = frozenset((Verb.PING, Verb.LIST, Verb.STATISTICS))
+"""Commands that are about no call."""
 MANDATORY: dict[Verb, tuple[str, ...]] = {
-    Verb.PING: (),
+    **{verb: () if verb in NO_CALL else ("call-id",) for verb in Verb},
     Verb.OFFER: ("call-id", "from-tag", "sdp"),
     Verb.ANSWER: ("call-id", "from-tag", "to-tag", "sdp"),
-    Verb.DELETE: ("call-id",),
-    Verb.QUERY: ("call-id",),
 }
 
 
@@ -72,7 +72,7 @@ class Request(msgspec.Struct, frozen=True):
     load_limit: bool = False
     warnings: tuple[str, ...] = ()
 
-    def command(self, now_ns: int) -> Command:
+    def command(self, now_ns: int, wall_s: int = 0) -> Command:
         """The event for the machine, without ports (`msgspec.structs.replace` adds them)."""
         return Command(
             now_ns=now_ns,
@@ -86,6 +86,7 @@ class Request(msgspec.Struct, frozen=True):
             flags=self.flags,
             realms=self.realms,
             family=self.family,
+            wall_s=wall_s,
         )
 
 
@@ -140,7 +141,11 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
     )
 
 
-_VERBS: dict[bytes, Verb] = {verb.value.encode(): verb for verb in Verb}
+_VERBS: dict[bytes, Verb] = {
+    spelled.encode(): verb
+    for verb in Verb
+    for spelled in (verb.value, verb.value.replace(" ", "-"))
+}
 
 
 def _verb(value: Value) -> Verb:

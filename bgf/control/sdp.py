@@ -54,6 +54,7 @@ _REMOVED = (
 )
 _INITIALS = frozenset("".join((*(word[2] for word in _REMOVED), *(word[0] for word in DIRECTIONS))))
 _RTPMAP = "a=rtpmap:"
+_TELEPHONE_EVENT = "telephone-event/"  # RFC 4733
 _STATIC_CLOCKS_HZ = {6: 16_000, 10: 44_100, 11: 44_100, 14: 90_000, 16: 11_025, 17: 22_050}
 _STATIC_VIDEO = range(25, 35)
 _CLOCK_HZ = {"video": 90_000}
@@ -157,6 +158,7 @@ class _Section:
         "clock_hz",
         "connections",
         "direction",
+        "dtmf_types",
         "host",
         "kind",
         "last",
@@ -206,6 +208,7 @@ class _Section:
             if word.isascii() and word.isdigit() and len(word) <= 3 and int(word) <= 127
         )
         self.clock_hz = _clock_hz(self.kind, self.payload_types)
+        self.dtmf_types: tuple[int, ...] = ()
 
 
 class Sdp:
@@ -304,6 +307,9 @@ class Sdp:
             # a=rtpmap:96 AMR-WB/16000/1, of the first format alone (RFC 8866 section 6.6)
             number, _, encoding = line[len(_RTPMAP) :].partition(" ")
             clock = encoding.split("/", 2)[1:2]
+            if encoding.lower().startswith(_TELEPHONE_EVENT):
+                known = (kind for kind in section.payload_types if str(kind) == number)
+                section.dtmf_types = (*section.dtmf_types, *known)
             if number == str(section.payload_types[0]) and clock and clock[0].isascii():
                 digits = clock[0].strip()
                 if digits.isdigit() and len(digits) <= _CLOCK_DIGITS_MAX and int(digits):
@@ -338,6 +344,7 @@ class Sdp:
                     direction=direction,
                     payload_types=section.payload_types,
                     clock_hz=section.clock_hz,
+                    dtmf_types=section.dtmf_types,
                 )
             )
         self.notes = tuple(notes)

@@ -80,6 +80,8 @@ class Wishes:
     def _word(self, word: str) -> None:
         if word in words.CARRIED:
             self._flag(word)
+        elif word == words.RECORD_CALL:
+            self._flag(f"{word}=on")
         elif word in words.NEUTRAL:
             pass
         elif "=" in word:
@@ -114,6 +116,8 @@ class Wishes:
             # address left, and plain RTP is what both ends fall back to (RFC 8839 section 4.2.5).
             self._declined.append(f"ICE={value}")
         elif key in words.CARRIED_KEYS:
+            if key == "address":
+                value = self._host(key, value) or value
             if key == "TOS" and not (len(value) <= 3 and value.isdigit() and int(value) <= 255):
                 self._remarks.append(f"TOS {show(value)} is not in 0..255, and is ignored")
             else:

@@ -18,7 +18,9 @@ from bgf.admin import AdminClient, AdminRefused, AdminUnreachable
 from bgf.errors import EnvironmentProblem
 from bgf.lab.etcd import CLIENT_PORT
 from bgf.lab.plan import (
+    CONTROL_HTTP_PORT,
     CONTROL_PORT,
+    CSCF_MGMT4,
     METRICS_PORT,
     PORTS,
     STATE_PORT,
@@ -101,7 +103,11 @@ def node_config(plan: Plan, node: NodePlan, timers: Timers | None = None) -> con
             "mgmt": config.Realm("mgmt", "mgmt", media=False),
         },
         groups=tuple(_group(group) for group in plan.groups),
-        control=config.ControlSection(("access", "core")),
+        control=config.ControlSection(
+            ("access", "core"),
+            config.Listen(tcp=CONTROL_PORT, http=CONTROL_HTTP_PORT),
+            peers=(f"{CSCF_MGMT4}/32",),
+        ),
         failover=config.FailoverSection(
             timers.probe_interval_ms,
             timers.detect_multiplier,

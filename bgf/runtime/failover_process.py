@@ -25,7 +25,8 @@ from bgf.runtime.readiness import Readiness
 from failover.addresses import NetlinkAddresses
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
 from failover.errors import FailoverConfigError, FailoverError
-from failover.manager import Manager, TimelineEvent
+from failover.history import TimelineEvent
+from failover.manager import Manager
 from failover.probing import UdpProber
 from statestore.errors import StateStoreError
 

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bgf.admin import Handler
+from bgf.control.server import NgServer
 from bgf.errors import EnvironmentProblem, Malformed, StateError, UnknownCall
 from bgf.events import Relatch
 from bgf.hands import Driver, Outcome
@@ -76,6 +77,8 @@ class GatewayAdmin:
             "feed": dict(process.feed.tally + process.tally),
             "store": {k: v for k, v in process.store.stats().items() if k.startswith("client_")},
             "ng": dict(total),
+            "memory_mb": process.load.memory_bytes >> 20,
+            "memory_max_mb": process.load.memory_max_bytes >> 20,
         }
 
     def _group(self, served: Served) -> dict[str, Any]:
@@ -98,6 +101,7 @@ class GatewayAdmin:
             "failures": driver.failures[-5:] if driver is not None else [],
             "failed": dict(driver.tally) if driver is not None else {},
             "ng": dict(served.server.counts) if served.server is not None else {},
+            "control": _control(served.server),
         }
 
     def sessions(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -216,3 +220,12 @@ def _payload(request: dict[str, Any]) -> bytes:
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise Malformed(f"trace: {len(payload)} bytes of payload, {PAYLOAD_BYTES_MAX} are allowed")
     return payload
+
+
+def _control(server: NgServer | None) -> dict[str, Any]:
+    """Where a group's control listens, and who is there."""
+    if server is None:
+        return {}
+    server.look()
+    addresses = {name: str(address) for name, address in server.addresses.items()}
+    return {"connections": server.connections, "waiting": server.waiting, "listens": addresses}

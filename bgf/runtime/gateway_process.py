@@ -17,11 +17,13 @@ from typing import Any
 
 import statestore
 from bgf.admin import AdminServer
-from bgf.config import NodeConfig
+from bgf.config import NodeConfig, peers_of
 from bgf.control import ng
-from bgf.control.server import Handler, Incoming, NgServer
-from bgf.errors import BgfError, DatapathError, EnvironmentProblem, PeerError, StateError
-from bgf.events import DropFlow, PutFlow, Reply
+from bgf.control.access import Access
+from bgf.control.newcalls import NewCalls
+from bgf.control.server import Handler, Incoming, NgServer, Ports
+from bgf.errors import BgfError, DatapathError, EnvironmentProblem, StateError
+from bgf.events import DropFlow, PutFlow, Reply, Result
 from bgf.gateway import Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Recorder
@@ -31,6 +33,8 @@ from bgf.runtime.captures import Captures
 from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.feed import Changes, FlowFeed
 from bgf.runtime.gateway_admin import GatewayAdmin
+from bgf.runtime.load import Load
+from bgf.runtime.measures import Measures
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.readiness import Readiness, ReadyMark
 from bgf.runtime.reconcile import Found, reconcile
@@ -85,8 +89,14 @@ class GatewayProcess:
         self.served = {group.id: Served(group) for group in node.groups}
         self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
         self.captures = Captures(datapath)
+        self.measures = Measures(datapath, self.served, self._elsewhere)
         self.found = Found()
-        self.limits = Limits(quarantine_ms=node.media.port_quarantine_ms)
+        self.load = Load(node.control.memory_max_mb)
+        self.limits = Limits(
+            sessions_max=node.control.sessions_max,
+            quarantine_ms=node.media.port_quarantine_ms,
+            new_calls_per_s=node.control.new_calls_per_s,
+        )
         self.rests: dict[str, deque[tuple[int, int]]] = {
             group: deque(maxlen=RESTS_MAX) for group in self.served
         }
@@ -105,8 +115,29 @@ class GatewayProcess:
         self.found = reconcile(self.datapath, flows, self._apply, self.feed.unread())
         log.info("reconciled: %s", self.found.line)
         for served in self.served.values():
-            served.server = NgServer(served.group.control, self._handler(served))
+            served.server = self._server(served)
             served.server.start()
+
+    def _server(self, served: Served) -> NgServer:
+        control, group = self.node.control, served.group
+        peers = peers_of(control, group)
+        if peers is None:
+            log.warning(
+                "group %s: anybody who reaches %s may command: say in control.peers who may",
+                group.id, group.control,
+            )  # fmt: skip
+
+        def known(call_id: str) -> bool:
+            return served.driver is None or served.driver.knows(call_id)
+
+        listen = control.listen
+        return NgServer(
+            group.control,
+            self._handler(served),
+            Ports(listen.udp, listen.tcp or None, listen.http or None),
+            Access(peers, control.rate_per_peer),
+            NewCalls(known, self.load.overload, control.lag_max_ms),
+        )
 
     def close(self) -> None:
         """Sockets close; programs, maps and links stay: media goes on."""
@@ -179,12 +210,15 @@ class GatewayProcess:
                 served.takeover = None
                 if served.driver is None:
                     self._end_takeover(served)
-        for incoming in served.unpark():
-            self._answer_late(served, incoming)
+        if served.server is not None:
+            for incoming in served.unpark():
+                served.server.take_up(incoming)
 
     def _end_takeover(self, served: Served) -> None:
         served.takeover, served.epoch = None, 0
         served.outcomes["not-owner"] += len(served.unpark())
+        if served.server is not None:
+            served.server.hang_up()
 
     def _activate(self, served: Served, epoch: int, began_ns: int) -> None:
         """Raises StateError, or what the store raises: then nothing has changed."""
@@ -256,6 +290,8 @@ class GatewayProcess:
                 served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
             )  # fmt: skip
         served.driver, served.epoch, served.pending = None, 0, 0
+        if served.server is not None:
+            served.server.hang_up()
         if owner.node != self.node.node.id:
             self.reports.discard(served.group.id)
         # What the new owner wrote before this node noticed was passed over as our own.
@@ -353,8 +389,9 @@ class GatewayProcess:
         """Raises PeerError."""
         answer: list[bytes] = []
         served.asked = (incoming, answer)
+        self.measures.before(driver.gateway, incoming.request)
         try:
-            command = incoming.request.command(now_ns())
+            command = incoming.request.command(now_ns(), int(time.time()))
             outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
         finally:
             served.asked = None
@@ -363,17 +400,16 @@ class GatewayProcess:
             log.error("group %s: %s", served.group.id, driver.failures[-1:])
         return answer[0] if answer else None
 
-    def _answer_late(self, served: Served, incoming: Incoming) -> None:
-        if served.driver is None or served.server is None:
-            return
-        try:
-            reply = self._answer(served, served.driver, incoming)
-        except PeerError as error:
-            reply = ng.refuse(incoming.datagram, error)
-        if reply is not None:
-            served.server.send(incoming.peer, reply)
+    def _elsewhere(self) -> int:
+        """Calls of groups that other nodes serve, by their pinholes here."""
+        return sum(
+            len({flow.session for flow in self.feed.flows(served.group.id).values()})
+            for served in self.served.values()
+            if served.driver is None
+        )
 
     def timers(self) -> None:
+        self.load.measure()
         for served in self.served.values():
             if served.driver is not None:
                 served.driver.tick(now_ns())
@@ -410,10 +446,13 @@ class _Replier:
         incoming, answer = self._served.asked
         if incoming.request.cookie != cookie:
             return
-        counters = self._process.datapath.counters([flow.key for flow in reply.flows])
-        age_s = (now_ns() - reply.created_ns) / 1e9 if reply.created_ns else 0.0
-        created_s = int(time.time() - age_s)
-        answer.append(ng.render(incoming.request, reply, counters, created_s=created_s))
+        server = self._served.server
+        if reply.result is Result.LOAD_LIMIT and server is not None:
+            server.counts[f"shed-{reply.reason.partition(':')[0]}"] += 1
+        measures, request = self._process.measures, incoming.request
+        reply, measured = measures.of(request, reply)
+        answer.append(ng.render(request, reply, measured))
+        measures.after(request, incoming.host, reply)
 
 
 def _group_of(change: Any) -> str:

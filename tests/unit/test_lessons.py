@@ -246,7 +246,10 @@ def _eventful() -> list[Session]:
     off = line("10.10.0.2", 0, kind="video")
     run(command(Verb.ANSWER, "4", alice, off, at_ms=4_100, **swapped))
     run(command(Verb.DELETE, "5", at_ms=9_000))
-    run(command(Verb.OFFER, "6", alice, at_ms=10_000))
+    run(command(Verb.OFFER, "6", alice, at_ms=10_000, wall_s=1_700_000_000, via_branch="z1"))
+    run(command(Verb.ANSWER, "7", bob, at_ms=10_100, via_branch="z1"))
+    run(command(Verb.ANSWER, "8", bob, at_ms=10_200, to_tag="carol"))
+    run(command(Verb.BLOCK_MEDIA, "9", at_ms=10_300))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -96,7 +97,11 @@ def test_commands_wait_for_a_takeover_once_each_and_not_without_end() -> None:
     served.park(incoming("a"))  # the same again
     served.park(incoming("a", port=5001))  # somebody else's
     kept = served.unpark()
-    assert [(i.request.cookie, i.peer[1]) for i in kept] == [("a", 5000), ("b", 5000), ("a", 5001)]
+    assert [(i.request.cookie, cast(tuple[str, int], i.peer)[1]) for i in kept] == [
+        ("a", 5000),
+        ("b", 5000),
+        ("a", 5001),
+    ]
     assert served.unpark() == []
     for number in range(PARKED_MAX + 10):
         served.park(incoming(f"c{number}"))

@@ -72,6 +72,7 @@ def test_a_plain_offer() -> None:
             at("10.10.0.2:6000"),
             at("10.10.0.2:6001"),
             payload_types=(8, 101),
+            dtmf_types=(101,),
         ),
     )
 
