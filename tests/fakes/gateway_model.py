@@ -72,10 +72,9 @@ class GatewayModel:
 
     def tell(self, command: Command, reply: Reply) -> None:
         """A command and what it was answered."""
-        repeated = command.cookie in self.cookies
-        self.cookies.add(command.cookie)
-        if repeated or reply.result is not Result.OK:
+        if command.cookie in self.cookies or reply.result is not Result.OK:
             return
+        self.cookies.add(command.cookie)
         if command.verb is Verb.OFFER:
             self._offer(command, reply)
         elif command.verb is Verb.ANSWER:
@@ -121,7 +120,8 @@ class GatewayModel:
     def _answer(self, command: Command, reply: Reply) -> None:
         call = self.calls[command.call_id]
         answerer = 1 - call.offerer
-        offered = call.offered or tuple(line.said[call.offerer] for line in call.lines)
+        in_force = [line.said[call.offerer] for line in call.lines]
+        offered: list[MediaLine | None] = list(call.offered) or in_force
         call.tags[answerer] = command.to_tag
         call.answered = True
         for index, (asked, given) in enumerate(zip(offered, command.media, strict=True)):
