@@ -26,6 +26,12 @@ from bgf.config_media import (
     parse_media,
     parse_policy,
 )
+from bgf.config_recording import (
+    NO_RECORDING,
+    RecordingSection,
+    dump_recording,
+    parse_recording,
+)
 from bgf.config_state import PATH_RULE, StateCluster, StateSection, dump_state, parse_state
 from bgf.errors import ConfigError
 from bgf.model import PORT_MAX, Address, Group, RealmAddress
@@ -41,6 +47,7 @@ __all__ = [
     "NodeSection",
     "Peer",
     "Realm",
+    "RecordingSection",
     "StateCluster",
     "StateSection",
     "dump",
@@ -124,6 +131,7 @@ class NodeConfig:
     groups: tuple[Group, ...]
     control: ControlSection
     failover: FailoverSection
+    recording: RecordingSection = NO_RECORDING
 
     def group(self, group_id: str) -> Group | None:
         """The group of that id, None when there is none."""
@@ -199,7 +207,7 @@ def _directory(table: Table, key: str) -> Path:
 
 
 def _node_config(root: Table) -> NodeConfig:
-    root.only("node", "state", "media", "realms", "groups", "control", "failover")
+    root.only("node", "state", "media", "realms", "groups", "control", "failover", "recording")
     node = _node(root.table("node"))
     state = parse_state(root.table("state"))
     media = parse_media(root.table("media"))
@@ -219,7 +227,8 @@ def _node_config(root: Table) -> NodeConfig:
         root.table("media").fail(
             "pinholes_max", media.pinholes_max, f"the groups' port ranges need {needed}"
         )
-    return NodeConfig(node, state, media, realms, groups, control, failover)
+    recording = parse_recording(root.table("recording", required=False), realms)
+    return NodeConfig(node, state, media, realms, groups, control, failover, recording)
 
 
 def _node(table: Table) -> NodeSection:
@@ -537,6 +546,7 @@ def dump(config: NodeConfig) -> str:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
+    lines += dump_recording(config.recording)
     return "\n".join(lines) + "\n"
 
 

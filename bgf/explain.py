@@ -28,7 +28,8 @@ from bgf.events import (
 )
 from bgf.model import Component, Counters, Flow, Gate
 from bgf.session import NS_PER_MS, Session, Site, State
-from bgf.session_flows import ASYMMETRIC, UNSPECIFIED, muxed
+from bgf.session_flows import ASYMMETRIC, UNSPECIFIED
+from bgf.session_ice import muxes_of
 
 QUIET_MS: Final = 2_000  # talk and comfort noise leave no longer gap than this
 SUMMED_UP: Final = "checkpoint"
@@ -144,7 +145,7 @@ def closed(session: Session, flow: Flow) -> tuple[Why, str]:
     rejected = _rejected(session, flow.stream, stream.lines)
     if rejected:
         return Why.REJECTED, rejected
-    if rtcp and muxed(stream):
+    if rtcp and all(muxes_of(stream)):
         return Why.MUXED, "gate closed: RTCP comes with the RTP (rtcp-mux)"
     receiver = party(session, far)
     if theirs.rtp.host in UNSPECIFIED:

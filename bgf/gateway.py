@@ -38,8 +38,12 @@ from bgf.model import Flow, FlowKey, Group
 from bgf.policy import Policies
 from bgf.ports import PortPool
 from bgf.rate import Rate
-from bgf.session import NS_PER_MS, REPLY_KEPT_MS, Session, Site, State
+from bgf.session import ENTROPY_BYTES, NS_PER_MS, REPLY_KEPT_MS, Session, Site, State
 from bgf.totals import Totals
+
+PORT_ENTROPY_BITS = 64
+ENTROPY_BITS = PORT_ENTROPY_BITS + 8 * ENTROPY_BYTES
+"""Bits of randomness that a driver gives to `draw`."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 
@@ -136,8 +140,12 @@ class Gateway:
     def draw(self, command: Command, entropy: int) -> Command:
         """The same command carrying the ports that it needs; takes nothing. Raises PortsExhausted.
 
-        `entropy` is any integer: where in the range the search for each pair starts.
+        `entropy` is any integer: where in the range the search for each pair starts (the lowest
+        64 bits), and what ICE credentials are made of (192 bits above).
         """
+        if sessions.wants_entropy(self._sessions.get(command.call_id), command):
+            secret = (entropy >> PORT_ENTROPY_BITS) % (1 << 8 * ENTROPY_BYTES)
+            command = msgspec.structs.replace(command, entropy=secret.to_bytes(ENTROPY_BYTES))
         count = self.demand(command)
         if not count:
             return command
@@ -313,6 +321,8 @@ class Gateway:
 
     def _aside(self, command: Command, session: Session | None) -> Reply | None:
         """Replies that no session has a part in: nothing changes, nothing is journaled."""
+        if sessions.has_looped(command, self.group.id):
+            return Reply(command.cookie, Result.OK)
         if command.verb is Verb.PING:
             return Reply(command.cookie, Result.PONG)
         if command.verb is Verb.QUERY:

@@ -34,6 +34,7 @@ from bgf.events import (
     Event,
     Expired,
     Learned,
+    Nominated,
     Notify,
     Relatch,
     Reply,
@@ -43,7 +44,8 @@ from bgf.events import (
     Verb,
 )
 from bgf.session_flows import flows
-from bgf.session_offers import STREAMS_MAX, demand
+from bgf.session_ice import ENTROPY_BYTES, wants_entropy
+from bgf.session_offers import STREAMS_MAX, demand, has_looped
 from bgf.session_values import (
     HALF_OPEN_MAX_MS,
     NS_PER_MS,
@@ -59,6 +61,7 @@ from bgf.session_values import (
 )
 
 __all__ = [
+    "ENTROPY_BYTES",
     "HALF_OPEN_MAX_MS",
     "NS_PER_MS",
     "REPLY_KEPT_MS",
@@ -75,6 +78,8 @@ __all__ = [
     "apply",
     "demand",
     "flows",
+    "has_looped",
+    "wants_entropy",
 ]
 
 REPLIES_MAX: Final = 16  # per call, within REPLY_KEPT_MS
@@ -88,6 +93,7 @@ class Trigger(enum.StrEnum):
     ORDER = "order"
     EXPIRED = "expired"
     LEARNED = "learned"
+    NOMINATED = "nominated"
     RELATCH = "relatch"
     SILENT = "silent"
     ABANDONED = "abandoned"
@@ -104,6 +110,7 @@ class Action(enum.StrEnum):
     UNKNOWN = "unknown"
     FORGET = "forget"  # the session leaves the machine
     LEARN = "learn"
+    NOMINATE = "nominate"
     RELATCH = "relatch"
     NOTIFY = "notify"  # nothing changes, somebody is told
     IGNORE = "ignore"
@@ -133,6 +140,12 @@ TABLE: Final[dict[tuple[State, Trigger], tuple[Action, tuple[State, ...]]]] = {
     (S.DELETED, T.ANSWER): (A.UNKNOWN, ()),
     (S.DELETED, T.DELETE): (A.GONE, (S.DELETED,)),
     (S.DELETED, T.EXPIRED): (A.FORGET, (S.NEW,)),
+    # The answerer's ICE agent may be done before his answer has come.
+    **{
+        (state, T.NOMINATED): (A.NOMINATE, (state,))
+        for state in (S.OFFERED, S.ESTABLISHED, S.REOFFERED)
+    },
+    **{(state, T.NOMINATED): (A.IGNORE, (state,)) for state in (S.NEW, S.DELETED)},
     (S.NEW, T.ORDER): (A.UNKNOWN, ()),
     (S.OFFERED, T.ORDER): (A.ORDER, (S.OFFERED,)),
     (S.ESTABLISHED, T.ORDER): (A.ORDER, (S.ESTABLISHED,)),
@@ -214,6 +227,8 @@ def _see(session: Session | None, event: Seen, site: Site) -> Step:
     action, _ = TABLE[session.state, _TRIGGERS[type(event)]]
     if action is Action.LEARN and isinstance(event, Learned):
         return Step(session_flows.learn(session, event, site.policies))
+    if action is Action.NOMINATE and isinstance(event, Nominated):
+        return Step(session_flows.nominate(session, event, site.policies))
     if action is Action.RELATCH:
         return Step(session_flows.relatch(session, site.policies))
     if action is Action.CLOSE:
@@ -228,6 +243,7 @@ def _see(session: Session | None, event: Seen, site: Site) -> Step:
 
 _TRIGGERS: Final[dict[type[Seen], Trigger]] = {
     Learned: Trigger.LEARNED,
+    Nominated: Trigger.NOMINATED,
     Relatch: Trigger.RELATCH,
     Silent: Trigger.SILENT,
     Abandoned: Trigger.ABANDONED,

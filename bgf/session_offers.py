@@ -8,14 +8,14 @@ clocks or peers: ports and time arrive inside events.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
-from bgf import session_flows
+from bgf import session_flows, session_ice
 from bgf.errors import Malformed, Misuse, Unsupported
 from bgf.events import Command, MediaLine, MediaRewrite, Reply, Result, Verb
-from bgf.model import Address, Family
+from bgf.model import Address, Family, Ice
 from bgf.session_flows import (
     ASYMMETRIC,
     LEARNING,
@@ -24,13 +24,18 @@ from bgf.session_flows import (
     TOS,
     UNSPECIFIED,
     agreed,
-    muxed,
     relatched,
 )
+from bgf.session_ice import ICE, MUX
 from bgf.session_values import Session, Site, State, Stream
+
+T = TypeVar("T")
 
 STREAMS_MAX: Final = 16  # m-lines of one call
 SIP_SOURCE: Final = "SIP-source-address"
+REJECT_ICE: Final = "reject-ICE"
+LOOP_PROTECT: Final = "loop-protect"
+LOOP_MARK: Final = "loop-mark="  # with the group that has marked the SDP
 
 
 def demand(session: Session | None, command: Command) -> int:
@@ -77,6 +82,10 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
     side = session.side_of(command.from_tag, command.to_tag)
     far = 1 - side
     families = list(session.families)
+    wishes = session_ice.restated(session.wishes[far], command.flags, ICE, MUX)
+    near_wishes = session.wishes[side]
+    if REJECT_ICE in command.flags:
+        near_wishes = session_ice.restated(near_wishes, (session_ice.ICE_REMOVED,), ICE)
     streams = list(session.streams)
     drawn = iter(command.ports)
     rewrites = []
@@ -96,10 +105,16 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
                     stream = relatched(stream, far)
             else:
                 ports = _draw(drawn, command)
+            ice = session_ice.offered_ice(stream, far, line, wishes, command)
+            kept = stream.ice if ice is None else _by_side(side, stream.ice[side], ice)
             stream = msgspec.structs.replace(
-                stream, ports=ports, hosts=_by_side(side, near_host, far_host)
+                stream, ports=ports, hosts=_by_side(side, near_host, far_host), ice=kept
             )
-            rewrites.append(_rewrite(stream, far, line.rtcp is not None, line.rtcp_mux))
+            mux = session_ice.offered_mux(stream, far, line, wishes)
+            rtcp = line.rtcp is not None or (line.rtcp_mux and not mux)
+            if MUX + "require" in wishes:
+                rtcp = False
+            rewrites.append(_rewrite(stream, far, rtcp, mux, ice))
         else:
             rewrites.append(_rejected(session, stream, families, far, site))
         if index < len(streams):
@@ -118,6 +133,7 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
         offered=lines,
         streams=tuple(streams),
         observed=_observed(session, side, command),
+        wishes=_by_side(side, near_wishes, wishes),
     )
     warning = ""
     if command.realms and command.realms != _by_side(side, *session.realms):
@@ -129,6 +145,7 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
         warning=warning,
         media=tuple(rewrites),
         created_ns=after.created_ns,
+        loop_mark=_loop_mark(session, command),
     )
 
 
@@ -146,6 +163,9 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
             " they must match"
         )
     answerer = 1 - offerer
+    wishes = session_ice.restated(session.wishes[offerer], command.flags, ICE)
+    told = session.wishes[answerer]
+    other_fork = not pending and _is_other_fork(session, answerer, command)
     families = list(session.families)
     streams, rewrites = [], []
     for index, (line, answered) in enumerate(zip(offered, command.media, strict=True)):
@@ -160,12 +180,19 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         hosts = _by_side(offerer, host, stream.hosts[answerer])
         if answered.rtp.port:
             _same_family(answered, hosts[answerer], index)
-        stream = agreed(stream, hosts, lines)
+        ice = session_ice.answered_ice(stream, offerer, line, wishes, command)
+        muxes = session_ice.agreed_muxes(stream, answerer, lines, told)
+        own = None if session_ice.ICE_REMOVED in told else stream.ice[answerer]
+        stream = msgspec.structs.replace(stream, ice=_by_side(offerer, ice, own))
+        stream = session_ice.with_muxes(agreed(stream, hosts, lines), muxes)
+        for party in (0, 1):
+            if (other_fork and party == answerer) or not session_ice.does_ice(stream, party):
+                stream = session_ice.without_nominee(stream, party)
         streams.append(stream)
         if answered.rtp.port:
-            mux = muxed(stream)
-            rtcp = answered.rtcp is not None and not mux
-            rewrites.append(_rewrite(stream, offerer, rtcp, mux))
+            mux = muxes[offerer]
+            rtcp = not mux and (answered.rtcp is not None or muxes[answerer])
+            rewrites.append(_rewrite(stream, offerer, rtcp, mux, ice))
         else:
             rewrites.append(_rejected(session, stream, families, offerer, site))
     if not pending:
@@ -179,13 +206,32 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         offered=() if pending else session.offered,
         streams=tuple(streams),
         observed=_observed(session, answerer, command),
+        wishes=_by_side(offerer, wishes, told),
     )
     return after, Reply(
-        command.cookie, Result.OK, media=tuple(rewrites), created_ns=session.created_ns
+        command.cookie,
+        Result.OK,
+        media=tuple(rewrites),
+        created_ns=session.created_ns,
+        loop_mark=_loop_mark(session, command),
     )
 
 
-def _by_side(side: int, own: str, other: str) -> tuple[str, str]:
+def _is_other_fork(session: Session, answerer: int, command: Command) -> bool:
+    tags = _answer_tags(session, answerer, command)
+    return session.tags[answerer] not in ("", tags[answerer])
+
+
+def has_looped(command: Command, group: str) -> bool:
+    """Has this group rewritten the SDP before, and is it to leave such alone?"""
+    return LOOP_PROTECT in command.flags and LOOP_MARK + group in command.flags
+
+
+def _loop_mark(session: Session, command: Command) -> str:
+    return session.group if LOOP_PROTECT in command.flags else ""
+
+
+def _by_side(side: int, own: T, other: T) -> tuple[T, T]:
     """(of this side, of the other) <-> (of side 0, of side 1); its own inverse."""
     return (own, other) if side == 0 else (other, own)
 
@@ -256,9 +302,10 @@ def _same_family(line: MediaLine, host: str, index: int) -> None:
         )
 
 
-def _rewrite(stream: Stream, side: int, rtcp: bool, muxed: bool) -> MediaRewrite:
+def _rewrite(stream: Stream, side: int, rtcp: bool, muxed: bool, ice: Ice | None) -> MediaRewrite:
     host, port = stream.hosts[side], stream.ports[side]
-    return MediaRewrite(Address(host, port), Address(host, port + 1) if rtcp else None, muxed)
+    follows = Address(host, port + 1) if rtcp else None
+    return MediaRewrite(Address(host, port), follows, muxed, ice)
 
 
 def _rejected(

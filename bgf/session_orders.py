@@ -15,9 +15,10 @@ from typing import Final
 
 import msgspec
 
+from bgf import session_ice
 from bgf.errors import UnknownCall
 from bgf.events import CallReport, Command, MediaLine, Party, Verb
-from bgf.session_flows import agreed
+from bgf.session_flows import agreed, relatched
 from bgf.session_values import (
     HALF_OPEN_MAX_MS,
     NS_PER_MS,
@@ -26,6 +27,7 @@ from bgf.session_values import (
     Recording,
     Session,
     State,
+    Stream,
     Treatment,
 )
 
@@ -239,9 +241,7 @@ def _without(session: Session, meant: str, command: Command) -> Session | None:
     left = _ordered(session, msgspec.structs.replace(session.orders, ends_ns=ends_ns))
     if back is not None:
         streams = tuple(
-            agreed(stream, stream.hosts, (first, line))
-            if (first := stream.lines[0]) is not None and stream.ports[0]
-            else stream
+            _again(session, stream, line) if stream.ports[0] else stream
             for stream, line in zip(session.streams, _padded(back.lines, session), strict=True)
         )
         return msgspec.structs.replace(
@@ -261,11 +261,30 @@ def _without(session: Session, meant: str, command: Command) -> Session | None:
         forks=forks,
         offerer=0,
         offered=offered,
-        streams=tuple(
-            msgspec.structs.replace(stream, lines=(stream.lines[0], None))
-            for stream in session.streams
-        ),
+        streams=tuple(map(_unanswered, session.streams)),
     )
+
+
+def _unanswered(stream: Stream) -> Stream:
+    """The stream as it was before anybody had answered, but for our own ports and addresses."""
+    if stream.ports[0]:
+        stream = session_ice.without_nominee(relatched(stream, 1), 1)
+    return msgspec.structs.replace(
+        stream,
+        lines=(stream.lines[0], None),
+        sources=(stream.sources[0], None),
+        muxes=None,
+    )
+
+
+def _again(session: Session, stream: Stream, line: MediaLine) -> Stream:
+    """The stream with another callee's description in force."""
+    first = stream.lines[0]
+    if first is None:
+        return stream
+    muxes = session_ice.agreed_muxes(stream, 1, (first, line), session.wishes[1])
+    before = agreed(stream, stream.hosts, (first, line))
+    return session_ice.with_muxes(session_ice.without_nominee(before, 1), muxes)
 
 
 def _padded(lines: tuple[MediaLine, ...], session: Session) -> tuple[MediaLine, ...]:

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from bgf.events import MediaLine, Reply
-from bgf.model import Address, Component, Group
+from bgf.model import Address, Component, Group, Ice
 from bgf.policy import DEFAULT_POLICY, Policies, RealmPolicy
 
 NS_PER_MS: Final = 1_000_000
@@ -51,6 +51,10 @@ class Stream(msgspec.Struct, frozen=True, array_like=True):
     are the descriptions in force, `sources` where each party was last known to send from (a
     description on hold does not say). `rounds` counts how often each side was let learn anew;
     `learned` is what was learned in the latest, as (RTP, RTCP) of side 0, then of side 1.
+
+    `ice` are our credentials where ICE is done, `nominated` whom the parties' agents have chosen to
+    send from, ordered as `learned`. `muxes` says with whom RTCP shares the RTP port where that is
+    not simply what both descriptions say.
     """
 
     ports: tuple[int, int] = (0, 0)
@@ -64,6 +68,15 @@ class Stream(msgspec.Struct, frozen=True, array_like=True):
         None,
         None,
     )
+
+    ice: tuple[Ice | None, Ice | None] = (None, None)
+    nominated: tuple[Address | None, Address | None, Address | None, Address | None] = (
+        None,
+        None,
+        None,
+        None,
+    )
+    muxes: tuple[bool, bool] | None = None
 
     def learned_of(self, side: int, component: Component) -> Address | None:
         return self.learned[2 * side + int(component is Component.RTCP)]
@@ -134,7 +147,8 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     `observed` says, by side, that its address is the one that its signalling came from. `rests`
     are the ports that nobody may have for a while, whoever owns the group then. `branch` is the
     via-branch of side 1 as it is in force, `forks` the other callees. `created_s` and `signalled_s`
-    (the last offer or answer) are Unix seconds. Fields are only ever appended.
+    (the last offer or answer) are Unix seconds. `wishes` are, by side, what commands have said last
+    of ICE and of rtcp-mux towards it. Fields are only ever appended.
     """
 
     group: str
@@ -157,6 +171,7 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     forks: tuple[Fork, ...] = ()
     created_s: int = 0
     signalled_s: int = 0
+    wishes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def side_of(self, from_tag: str, to_tag: str) -> int:
         """Which side speaks. An in-dialog request of side 1 carries the tags swapped."""

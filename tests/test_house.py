@@ -33,16 +33,18 @@ ROOMS: dict[str, set[str]] = {
     "policy": {"model"},
     "rate": set(),
     "session_values": CORE_ROOMS | {"policy"},
-    "session_flows": CORE_ROOMS | {"policy", "session_values"},
-    "session_offers": CORE_ROOMS | {"policy", "session_values", "session_flows"},
-    "session_orders": CORE_ROOMS | {"session_values", "session_flows"},
+    "session_ice": CORE_ROOMS | {"policy", "session_values"},
+    "session_flows": CORE_ROOMS | {"policy", "session_values", "session_ice"},
+    "session_offers": CORE_ROOMS | {"policy", "session_values", "session_flows", "session_ice"},
+    "session_orders": CORE_ROOMS | {"session_values", "session_flows", "session_ice"},
     "totals": CORE_ROOMS | {"session"},
     "session": CORE_ROOMS
-    | {"policy", "session_values", "session_flows", "session_offers", "session_orders"},
+    | {"policy", "session_values", "session_flows", "session_offers", "session_orders"}
+    | {"session_ice"},
     "gateway": CORE_ROOMS | {"policy", "ports", "rate", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal"},
-    "explain": CORE_ROOMS | {"session", "session_flows", "journal"},
+    "explain": CORE_ROOMS | {"session", "session_flows", "session_ice", "journal"},
     "quality": {"model"},
     "pcap": set(),
     "control": CORE_ROOMS | {"quality", "rate"},
@@ -50,15 +52,17 @@ ROOMS: dict[str, set[str]] = {
     "toml_table": {"errors"},
     "config_state": {"model", "errors", "toml_table"},
     "config_media": {"model", "errors", "toml_table", "policy"},
+    "config_recording": {"model", "errors", "toml_table"},
     "config_control": {"model", "errors", "toml_table"},
     "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"}
-    | {"config_control"},
+    | {"config_control", "config_recording"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
     "lab": {"model", "errors", "config", "admin", "preflight", "media._xdp"}
     | {"__init__", "control.client", "control.bencode", "control.sdp"},
-    "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"},
+    "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"}
+    | {"control.client", "control.frames", "control.links"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
@@ -74,7 +78,7 @@ CORES = {
     "bgf.control.newcalls",
     *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.session_offers"),
     *("bgf.session_orders", "bgf.totals"),
-    *("bgf.quality", "bgf.explain"),
+    *("bgf.quality", "bgf.explain", "bgf.session_ice"),
     *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
     *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
     *("bgf.control.call_report", "bgf.control.statistics"),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from bgf.control import call_report
 from bgf.control.bencode import Encodable
 from bgf.control.frames import DATAGRAM_BYTES_MAX, Codec, NoCookie, frame, split
-from bgf.control.requests import Request, decode
+from bgf.control.requests import LOOP_PROTECT, Request, decode
 from bgf.errors import LoadLimit, PeerError
 from bgf.events import Reply, Result, Verb
 from bgf.model import Counters, RtpStatistics
@@ -85,7 +85,10 @@ def render(request: Request, reply: Reply, measured: Measured = NOTHING_MEASURED
                 reply.media,
                 replace_origin="replace=origin" in request.flags,
                 rtcp_attribute="no-rtcp-attribute" not in request.flags,
+                loop_mark=reply.loop_mark,
             )
+        elif request.sdp is not None and LOOP_PROTECT in request.flags:
+            body["sdp"] = request.sdp.text  # it has been here before: not touched again
         if request.verb is Verb.LIST:
             body["calls"] = list(reply.calls)
         if reply.report is not None or measured.counters:

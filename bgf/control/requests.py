@@ -27,6 +27,10 @@ from bgf.errors import Unsupported
 from bgf.events import Command, MediaLine, Verb
 from bgf.model import Address
 
+LOOP_PROTECT = "loop-protect"
+LOOP_MARK = "loop-mark="
+"""The flags that a group knows its own SDP by (`bgf.session_offers`)."""
+
 
 class UnknownCommand(Unsupported):
     """Nobody's command."""
@@ -123,6 +127,8 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
         media = tuple(_moved(line, wishes.host) for line in media)
     if sdp is not None:
         wishes.check_transport(media)
+        if LOOP_PROTECT in wishes.flags:
+            wishes.flags += [f"{LOOP_MARK}{group}" for group in sdp.loop_marks]
     return Request(
         cookie,
         codec,

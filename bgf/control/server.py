@@ -234,6 +234,9 @@ class NgServer:
                     _RECEIVE_BYTES, socket.CMSG_SPACE(4)
                 )
             except (BlockingIOError, InterruptedError):
+                if self._drainer is not None:  # nobody else waits: no need for another turn
+                    self._drainer.cancel()
+                    self._drain()
                 return
             except OSError as error:
                 self.counts[f"socket-{errno.errorcode.get(error.errno or 0, 'error')}"] += 1

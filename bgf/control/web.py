@@ -50,7 +50,7 @@ class Web:
         return not self._asked and (self._http.their_state is h11.SEND_BODY or self._unread > 0)
 
     def receive(self, data: bytes) -> list[bytes]:
-        if self.finished:
+        if self.finished or not data:  # nothing is not the end
             return []
         if self._socket is not None:
             return self._messages(self._socket, data)

@@ -111,10 +111,14 @@ class Wishes:
                 self._flag(f"replace={word}")
             else:
                 self._declined.append(f"replace={word}")
-        elif key == "ICE" and value not in ("remove", "default"):
-            # Candidates are removed whatever is asked; without its own, the gateway is the only
-            # address left, and plain RTP is what both ends fall back to (RFC 8839 section 4.2.5).
+        elif key == "ICE" and value not in words.ICE_VALUES:
             self._declined.append(f"ICE={value}")
+        elif key == "ICE" and value in words.ICE_WITH_CANDIDATES:
+            # A candidate of the far end would lead media around the gateway: ours is the only one.
+            self._remarks.append(f"ICE={value} is done as ICE=force: no other candidate passes")
+            self._flag("ICE=force")
+        elif key == "rtcp-mux" and value not in words.MUX_VALUES:
+            self._declined.append(f"rtcp-mux={value}")
         elif key in words.CARRIED_KEYS:
             if key == "address":
                 value = self._host(key, value) or value

@@ -16,6 +16,8 @@ CARRIED = frozenset(
         "all",
         "reset",
         "SIP-source-address",
+        "loop-protect",
+        "reject-ICE",
         "no-rtcp-attribute",
     )
 )
@@ -27,7 +29,6 @@ NEUTRAL = frozenset(
         "port-latching",
         "no-port-latching",
         "unidirectional",
-        "loop-protect",
         "allow-transcoding",
         "no-codec-renegotiation",
         "reuse-codecs",
@@ -65,7 +66,6 @@ DECLINED = frozenset(
         "early-media",
         "fragment",
         "trickle-ICE",
-        "reject-ICE",
         "discard-recording",
         "egress",
     )
@@ -100,6 +100,7 @@ HANDLED_KEYS = frozenset(
 NEUTRAL_KEYS = frozenset(
     (
         "sip-message-type",
+        "ICE-lite",
         "user-agent",
         "metadata",
         "to-label",
@@ -119,7 +120,6 @@ DECLINED_KEYS = frozenset(
         "ptime",
         "ptime-reverse",
         "repacketize",
-        "ICE-lite",
         "media-echo",
         "generate-RTCP",
         "delay-buffer",
@@ -152,6 +152,11 @@ REPLACED = frozenset(
     )
 )
 """What `replace` may name; session-connection always is, for media must come to us."""
+
+ICE_VALUES = frozenset(("remove", "force", "default", "optional", "force-relay"))
+ICE_WITH_CANDIDATES = frozenset(("optional", "force-relay"))
+"""Values of `ICE` that would have the far end's candidates beside ours."""
+MUX_VALUES = frozenset(("offer", "require", "demux", "accept", "reject"))
 
 RECORD_CALL = "record-call"
 """As a bare word it means `record-call=on`."""

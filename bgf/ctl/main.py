@@ -31,6 +31,7 @@ from bgf.ctl.cli import (
 )
 from bgf.ctl.lab_commands import drill, lab, rtpload
 from bgf.ctl.media_commands import capture, relatch
+from bgf.ctl.ng_command import ng
 from bgf.ctl.nodes_option import on_nodes
 from bgf.ctl.session_commands import gateways, sessions
 from bgf.ctl.state_commands import state
@@ -179,7 +180,7 @@ def trace(
     return OK if any(a.value is not None for a in answers) else FAILED
 
 
-for _command in (sessions, capture, relatch, state, lab, drill, rtpload):
+for _command in (sessions, capture, relatch, ng, state, lab, drill, rtpload):
     bgfctl.add_command(_command)
 
 

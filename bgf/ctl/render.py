@@ -183,11 +183,25 @@ def _of_gateway(node: str, gateway: Json) -> list[Text]:
         ports = [f"{k} {number(failed[f'ports-{k}'])}" for k in PORTS if f"ports-{k}" in failed]
         if ports:
             lines.append(cell(f"{node}: {group}: ports {', '.join(ports)}", ODD))
+        refused = _refused(table(table(told).get("ng")))
+        if refused:
+            lines.append(cell(f"{node}: {group}: {refused}", ODD))
         hanging = number(table(told).get("hanging"))
         if hanging:
             shown = f"{node}: {group}: {hanging} calls hang: bgfctl sessions list --hanging"
             lines.append(cell(shown, ODD))
     return lines
+
+
+def _refused(counts: Json) -> str:
+    """New calls that were refused, by the limit that was reached; and strangers."""
+    shed = {
+        k.removeprefix("shed-"): number(v) for k, v in sorted(counts.items()) if k[:5] == "shed-"
+    }
+    told = [f"new calls refused by {', '.join(f'{k} {n}' for k, n in shed.items())}"] * bool(shed)
+    strangers = number(counts.get("stranger"))
+    told += [f"{strangers} datagrams of strangers dropped (control.peers)"] * bool(strangers)
+    return "; ".join(told)
 
 
 def _listed(value: object) -> str:
@@ -197,9 +211,11 @@ def _listed(value: object) -> str:
 def sessions(found: Sequence[Json], shown_max: int) -> Group:
     """One line per call; `found` has the answers' rows with their `node`."""
     silent = any(row.get("hanging") is True for row in found)
+    ordered = any(row.get("orders") for row in found)
+    extra = (*(("silent",) if silent else ()), *(("ordered",) if ordered else ()))
     made = grid(
         f"Sessions ({len(found)})",
-        ("call", "group", "node", "state", "flows", "age", *(("silent",) if silent else ())),
+        ("call", "group", "node", "state", "flows", "age", *extra),
         ("flows", "age", "silent"),
     )
     for row in found[:shown_max]:
@@ -211,6 +227,7 @@ def sessions(found: Sequence[Json], shown_max: int) -> Group:
             cell(count(row.get("flows"))),
             cell(age(row.get("created_age_s"))),
             *((cell(age(row.get("silent_s")), ODD),) if silent else ()),
+            *((cell(_listed(row.get("orders") or []) or "-"),) if ordered else ()),
         )
     left = len(found) - shown_max
     more = [cell(f"and {left} more: --limit {len(found)} shows all", QUIET)] if left > 0 else []

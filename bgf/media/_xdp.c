@@ -56,6 +56,27 @@ static PyObject *py_is_bpffs(PyObject *self, PyObject *args)
 	return PyBool_FromLong((unsigned long)fs.f_type == BPFFS_MAGIC);
 }
 
+/* Where a search for an address begins: BGF_ADDRESS_HASH of its 16 bytes. */
+static PyObject *py_address_hash(PyObject *self, PyObject *args)
+{
+	struct bgf_address address;
+	Py_buffer raw;
+	int whole;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "y*", &raw))
+		return NULL;
+	whole = raw.len == sizeof(address);
+	if (whole)
+		memcpy(&address, raw.buf, sizeof(address));
+	PyBuffer_Release(&raw);
+	if (!whole) {
+		PyErr_SetString(PyExc_ValueError, "an address is 16 bytes");
+		return NULL;
+	}
+	return PyLong_FromUnsignedLongLong(BGF_ADDRESS_HASH(&address));
+}
+
 /* ---- pins and links -------------------------------------------------------------------------- */
 
 static PyObject *py_obj_pin(PyObject *self, PyObject *args)
@@ -371,6 +392,7 @@ out:
 
 static PyMethodDef methods[] = {
 	{"is_bpffs", py_is_bpffs, METH_VARARGS, NULL},
+	{"address_hash", py_address_hash, METH_VARARGS, NULL},
 	{"obj_pin", py_obj_pin, METH_VARARGS, NULL},
 	{"obj_get", XDP_WITH_KEYWORDS(py_obj_get), XDP_KEYWORDS, NULL},
 	{"link_create_xdp", XDP_WITH_KEYWORDS(py_link_create_xdp), XDP_KEYWORDS, NULL},
@@ -409,6 +431,9 @@ static int fill(PyObject *module)
 		{"NO_REMOTE", BGF_NO_REMOTE},
 		{"HAIRPIN", BGF_HAIRPIN},
 		{"CAPTURED", BGF_CAPTURED},
+		{"SOURCE_PREFIX", BGF_SOURCE_PREFIX},
+		{"ADDRESS_PLACES", BGF_ADDRESS_PLACES},
+		{"ADDRESS_PROBES", BGF_ADDRESS_PROBES},
 		{"COST_SHIFT", BGF_COST_SHIFT},
 		{"TIME_SHIFT", BGF_TIME_SHIFT},
 		{"LATCH_OPEN", BGF_LATCH_OPEN},
@@ -420,7 +445,9 @@ static int fill(PyObject *module)
 		{"PROBES", BGF_PROBES},
 		{"ROW", BGF_ROW},
 		{"SIZEOF_CONFIG", sizeof(struct bgf_config)},
+		{"SIZEOF_CPU", sizeof(struct bgf_cpu)},
 		{"SIZEOF_INTERFACE", sizeof(struct bgf_interface)},
+		{"SIZEOF_PLACE", sizeof(struct bgf_place)},
 		{"SIZEOF_KEY", sizeof(struct bgf_key)},
 		{"SIZEOF_PINHOLE", sizeof(struct bgf_pinhole)},
 		{"SIZEOF_STATS", sizeof(struct bgf_stats)},

@@ -5,12 +5,15 @@ checked against the map: ValueError when a buffer does not fit. Values of per-CP
 possible CPUs' values one behind the other, each rounded up to 8 bytes.
 """
 
-from collections.abc import Callable, Container, Set
+import mmap
+from collections.abc import Callable, Set
 from os import PathLike
 
-from bgf.model import Flow
+from bgf.model import Flow, FlowKey
 
 _Bytes = bytes | bytearray | memoryview
+_Map = mmap.mmap | bytearray
+_Array = mmap.mmap | memoryview | bytearray
 _Path = str | bytes | PathLike[str]
 
 LAYOUT: int
@@ -30,6 +33,9 @@ FOLLOW: int
 NO_REMOTE: int
 HAIRPIN: int
 CAPTURED: int
+SOURCE_PREFIX: int
+ADDRESS_PLACES: int
+ADDRESS_PROBES: int
 COST_SHIFT: int
 TIME_SHIFT: int
 LATCH_OPEN: int
@@ -41,7 +47,9 @@ INTERFACE_PLACES: int
 PROBES: int
 ROW: int
 SIZEOF_CONFIG: int
+SIZEOF_CPU: int
 SIZEOF_INTERFACE: int
+SIZEOF_PLACE: int
 SIZEOF_KEY: int
 SIZEOF_PINHOLE: int
 SIZEOF_STATS: int
@@ -55,6 +63,9 @@ OUTCOMES: tuple[str, ...]
 
 def possible_cpus() -> int: ...
 def is_bpffs(path: _Path) -> bool: ...
+def address_hash(address: _Bytes) -> int:
+    """The place where a search for an address (16 bytes) begins."""
+
 def map_create(
     type: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = ""
 ) -> int: ...
@@ -83,35 +94,61 @@ def map_delete_batch(fd: int, keys: _Bytes, count: int) -> int:
 
 def pack_flows(
     flows: list[Flow],
-    known: dict[bytes, int],
+    index: _Array,
     free: list[int],
     groups: dict[str, int],
     realms: dict[str, tuple[int, int, dict[str, int]]],
+    rows: dict[str, tuple[int, int, int]],
     hosts: dict[str, bytes],
     pack_host: Callable[[str], bytes],
     guarded: Set[str],
-    odd: Container[bytes],
+    odd: bytearray,
     add_hop: Callable[[str, str], int],
-) -> tuple[bytes, bytearray, bytes, list[bytes], dict[bytes, int], list[int], int]:
-    """Pinholes for flows: (keys, values, slots, idents, fresh, special, short).
+    add_row: Callable[[str, str], tuple[int, int, int]],
+) -> tuple[bytearray, bytes, bytes, int, list[int], int]:
+    """Pinholes for flows: (values, slots, cells, fresh, special, short).
 
-    An ident is address and port, 18 bytes. `known` has idents and slots; new ones get slots from
-    the end of `free`, in `fresh`, and `short` counts those that found none. `realms` are (ifindex,
-    vlan, next hop by far host); `add_hop` is asked for what is not there. `special` are positions
-    of flows that need more than packing, or whose ident is in `odd`. Peer slots and captures are
-    not set. ValueError(position) for a flow that cannot be.
+    `index` has slots, plus 1, by cell (row << 16 | port). New flows get slots from the end of
+    `free`; `fresh` counts them, `short` those that found none. `realms` are (ifindex, vlan, next
+    hop by far host), `rows` (row, ifindex, vlan) of local hosts; `add_hop` and `add_row` are asked
+    for what is not there, by realm and host. `special` are positions of flows that need more than
+    packing, or whose slot is marked in `odd`. Peer slots and captures are not set.
+    ValueError(position) for a flow that cannot be.
     """
+
+def write_pinholes(
+    pinholes: _Map, ports: _Map, values: _Bytes, slots: _Bytes, cells: _Bytes
+) -> int:
+    """Write pinholes into the mapped maps; how many were not there already."""
+
+def close_pinholes(pinholes: _Map, ports: _Map, slots: _Bytes, cells: _Bytes) -> None: ...
+def scan_ports(ports: _Map) -> tuple[bytes, bytes]:
+    """(cells, slots) of every port that leads somewhere."""
+
+def take_rows(rows: _Map, indices: _Bytes, row_bytes: int) -> bytes: ...
+def clear_rows(rows: _Map, indices: _Bytes, row_bytes: int, parts: int = 1) -> None:
+    """Zero these rows in each of the equal parts of the map."""
 
 def book_pinholes(
-    values: _Bytes, keys: bytearray, hops: memoryview, uses: memoryview
-) -> tuple[list[bytes], list[int]]:
-    """Make (key by slot, next hop by slot, uses by next hop) those of what has been written.
+    index: _Array, hops: _Array, uses: _Array, values: _Bytes, slots: _Bytes, cells: _Bytes
+) -> list[int]:
+    """Make (slot + 1 by cell, next hop by slot, uses by next hop) those of what has been written.
 
-    Returns keys that are used no more, and next hops without a use.
+    Returns next hops that were without a use at some time.
     """
 
-def sum_stats(raw: _Bytes, cpus: int) -> bytes:
-    """Values of the map `stats`, all CPUs of each slot together."""
+def unbook_pinholes(
+    index: _Array, hops: _Array, uses: _Array, slots: _Bytes, cells: _Bytes
+) -> tuple[bytes, bytes, list[int]]:
+    """Forget what is booked of these: (slots, cells) of those that were, and idle next hops."""
+
+def locate_pinholes(
+    keys: list[FlowKey], rows: dict[str, tuple[int, int, int]], index: _Array
+) -> tuple[bytes, bytes]:
+    """(slots, cells) in the order of the keys; 0xffffffff and 0 for those that are not booked."""
+
+def sum_stats(stats: _Map, slots: _Bytes, cpus: int) -> bytes:
+    """struct bgf_stats of each slot, all its CPUs together."""
 
 def report_ring(fd: int) -> object:
     """A reader of a BPF ring buffer; the memory goes with it. One reader at a time."""

@@ -14,7 +14,6 @@
 
 #include "bpf/bgf.h"
 
-#define IDENT_BYTES 18 /* address and port: what a pinhole is known by */
 #define NS 1000000000ull
 #define NO_SLOT UINT32_MAX
 #define DSCP_MAX 63
@@ -36,26 +35,32 @@ struct packing {
 	PyObject *astuple;  /* ours. msgspec.structs.astuple */
 	PyObject *host;	    /* ours. The names of an Address' fields */
 	PyObject *port;
-	PyObject *known;    /* dict: ident -> slot */
 	PyObject *free;	    /* list of slots, taken from its end */
 	PyObject *groups;   /* dict: id -> index */
 	PyObject *realms;   /* dict: realm -> (ifindex, vlan, dict: far host -> next hop) */
+	PyObject *rows;	    /* dict: host -> (row, ifindex, vlan) */
+	PyObject *add_row;  /* (realm, host) -> the same, for those that `rows` lack */
 	PyObject *hosts;    /* dict: host -> 16 bytes */
 	PyObject *pack_host;
 	PyObject *guarded;  /* set of hosts */
-	PyObject *odd;	    /* container of idents that need a second look */
-	PyObject *fresh;    /* ours. dict: ident -> slot */
 	PyObject *add_hop;  /* (realm, host) -> next hop, for those that `realms` lack */
 	PyObject *special;  /* ours. list of positions */
-	PyObject *idents;   /* ours. list */
+	const uint8_t *odd; /* by slot: needs a second look */
+	Py_ssize_t odd_len;
+	uint32_t *index; /* by cell: slot + 1; those of new flows stand there until the end */
+	Py_ssize_t index_len;
 	struct bgf_pinhole *pinholes;
 	uint32_t *slots;
+	uint32_t *cells; /* of ports */
+	uint32_t *fresh; /* cells that were given a slot */
 	Py_ssize_t taken;
 	Py_ssize_t short_of; /* flows that found no slot */
 	/* Many flows share one object: what was made of the last is made once. All of them live as
 	 * long as the flows do. */
+	PyObject *last_source;
 	PyObject *last_policer;
 	PyObject *last_rtp;
+	struct bgf_pinhole filter;
 	struct bgf_pinhole policed;
 	struct bgf_pinhole media;
 	int odd_clock;
@@ -151,7 +156,7 @@ static void mask_bits(struct bgf_address *mask, unsigned int bits)
 		byte[i] = bits >= 8 ? 0xff : (uint8_t)(0xff00 >> bits);
 }
 
-static int pack_source(struct packing *all, PyObject *object, struct bgf_pinhole *pinhole, int strict)
+static int read_source(struct packing *all, PyObject *object, struct bgf_pinhole *pinhole, int strict)
 {
 	PyObject *tuple = fields(all, object, 4), *host, *port, *prefix, *last;
 	unsigned long long first_port = 0, last_port = PORT_MAX, bits = 128;
@@ -176,7 +181,10 @@ static int pack_source(struct packing *all, PyObject *object, struct bgf_pinhole
 			bits += head;
 		}
 		pinhole->flags |= BGF_SOURCE_HOST;
-		mask_bits(&pinhole->source_mask, (unsigned int)bits);
+		if (prefix != Py_None) {
+			pinhole->flags |= BGF_SOURCE_PREFIX;
+			mask_bits(&pinhole->source_mask, (unsigned int)bits);
+		}
 	} else if (prefix != Py_None) {
 		goto out;
 	}
@@ -195,6 +203,25 @@ static int pack_source(struct packing *all, PyObject *object, struct bgf_pinhole
 out:
 	Py_DECREF(tuple);
 	return err;
+}
+
+static int pack_source(struct packing *all, PyObject *object, struct bgf_pinhole *pinhole, int strict)
+{
+	struct bgf_pinhole *made = &all->filter;
+
+	if (strict || object != all->last_source) {
+		memset(made, 0, sizeof(*made));
+		all->last_source = NULL;
+		if (read_source(all, object, made, strict))
+			return -1;
+		all->last_source = object;
+	}
+	pinhole->flags |= made->flags;
+	pinhole->source = made->source;
+	pinhole->source_mask = made->source_mask;
+	pinhole->source_port_first = made->source_port_first;
+	pinhole->source_port_last = made->source_port_last;
+	return 0;
 }
 
 static void bucket(unsigned long long rate, unsigned long long burst, __u64 *cost, __u64 *depth)
@@ -329,29 +356,56 @@ static int wire(struct packing *all, PyObject *realm, __u32 *ifindex, __u16 *vla
 	return 0;
 }
 
-/* Returns -1 with a Python error, 0 otherwise; `short_of` counts those that found none. */
-static int take_slot(struct packing *all, PyObject *ident, uint32_t *slot)
+/* The cell of an address and a port: 0, 1 for an address of another realm, -1 with an error. */
+static int cell(struct packing *all, PyObject *realm, PyObject *host,
+		const struct bgf_key *key, uint32_t *cell)
 {
-	PyObject *found = PyDict_GetItemWithError(all->known, ident);
-	Py_ssize_t at;
+	PyObject *found = PyDict_GetItemWithError(all->rows, host), *made = NULL;
+	unsigned long long row, ifindex, vlan;
+	int err = -1;
 
 	if (!found && !PyErr_Occurred())
-		found = PyDict_GetItemWithError(all->fresh, ident);
-	if (!found && PyErr_Occurred())
+		found = made = PyObject_CallFunctionObjArgs(all->add_row, realm, host, NULL);
+	if (!found)
 		return -1;
-	if (!found) {
+	if (PyTuple_Check(found) && PyTuple_Size(found) == 3 &&
+	    !number(PyTuple_GetItem(found, 0), UINT16_MAX, &row) &&
+	    !number(PyTuple_GetItem(found, 1), UINT32_MAX, &ifindex) &&
+	    !number(PyTuple_GetItem(found, 2), UINT16_MAX, &vlan)) {
+		*cell = (uint32_t)row << 16 | __builtin_bswap16(key->port_be);
+		err = ifindex != key->ifindex || vlan != key->vlan;
+	} else {
+		PyErr_SetString(PyExc_TypeError, "a row is (row, ifindex, vlan)");
+	}
+	Py_XDECREF(made);
+	return err;
+}
+
+/* Returns -1 with a Python error, 0 otherwise; `short_of` counts those that found none. */
+static int take_slot(struct packing *all, uint32_t cell, uint32_t *slot)
+{
+	PyObject *found;
+	Py_ssize_t at;
+
+	if (cell >= all->index_len) {
+		PyErr_SetString(PyExc_IndexError, "no such row");
+		return -1;
+	}
+	if (!all->index[cell]) {
 		at = PyList_Size(all->free) - 1 - all->taken;
 		if (at < 0) {
 			all->short_of++;
 			return 0;
 		}
 		found = PyList_GetItem(all->free, at);
-		if (!found || PyDict_SetItem(all->fresh, ident, found) < 0)
+		*slot = found ? (uint32_t)PyLong_AsUnsignedLong(found) : 0;
+		if (PyErr_Occurred())
 			return -1;
-		all->taken++;
+		all->index[cell] = *slot + 1;
+		all->fresh[all->taken++] = cell;
 	}
-	*slot = (uint32_t)PyLong_AsUnsignedLong(found);
-	return PyErr_Occurred() ? -1 : 0;
+	*slot = all->index[cell] - 1;
+	return 0;
 }
 
 /* Returns -1 with a Python error. */
@@ -382,9 +436,8 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 {
 	struct bgf_pinhole *pinhole = &all->pinholes[position];
 	unsigned long long group, gate, latch, inactivity;
-	PyObject *near, *far, *remote = NULL, *found, *hops, *unused, *ident;
-	char raw[IDENT_BYTES];
-	int odd = 0, follows = flow[FOLLOWS] == Py_True, contains;
+	PyObject *near, *far, *remote = NULL, *found, *hops, *unused;
+	int odd = 0, follows = flow[FOLLOWS] == Py_True, contains, elsewhere;
 
 	memset(pinhole, 0, sizeof(*pinhole));
 	found = PyDict_GetItemWithError(all->groups, flow[GROUP]);
@@ -404,6 +457,9 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 		PyErr_Clear();
 		return 1;
 	}
+	elsewhere = cell(all, flow[REALM_IN], near, &pinhole->key, &all->cells[position]);
+	if (elsewhere)
+		return elsewhere;
 	pinhole->group = (__u32)group;
 	pinhole->peer_slot = NO_SLOT;
 	/* A gate can only be open towards somebody, be it one who will only be learned. */
@@ -425,69 +481,52 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 		if (contains)
 			pinhole->flags |= BGF_HAIRPIN;
 	}
-	memcpy(raw, &pinhole->key.local, sizeof(pinhole->key.local));
-	memcpy(raw + sizeof(pinhole->key.local), &pinhole->key.port_be, sizeof(__u16));
-	ident = PyBytes_FromStringAndSize(raw, IDENT_BYTES);
-	if (!ident || PyList_Append(all->idents, ident) < 0) {
-		Py_XDECREF(ident);
+	if (take_slot(all, all->cells[position], &all->slots[position]) < 0)
 		return -1;
-	}
-	odd |= follows || inactivity || pinhole->flags & BGF_LATCH;
-	contains = odd ? 1 : PySequence_Contains(all->odd, ident);
-	Py_DECREF(ident);
-	if (contains < 0 || (contains && note_special(all, position) < 0) ||
-	    take_slot(all, ident, &pinhole->slot) < 0 || PyErr_Occurred())
+	odd |= follows || inactivity || pinhole->flags & BGF_LATCH ||
+	       (all->slots[position] < all->odd_len && all->odd[all->slots[position]]);
+	if (odd && note_special(all, position) < 0)
 		return -1;
-	all->slots[position] = pinhole->slot;
-	return 0;
+	return PyErr_Occurred() ? -1 : 0;
 }
 
-static PyObject *all_made(struct packing *all, Py_ssize_t count)
+static PyObject *all_made(struct packing *all, PyObject *values, Py_ssize_t count)
 {
-	PyObject *keys = PyBytes_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(struct bgf_key));
-	PyObject *values =
-		PyByteArray_FromStringAndSize((char *)all->pinholes,
-					      count * (Py_ssize_t)sizeof(struct bgf_pinhole));
-	PyObject *slots = PyBytes_FromStringAndSize((char *)all->slots,
-						    count * (Py_ssize_t)sizeof(uint32_t));
-	struct bgf_key *key;
-	Py_ssize_t i;
+	Py_ssize_t words = count * (Py_ssize_t)sizeof(uint32_t);
 
-	if (!keys || !values || !slots) {
-		Py_XDECREF(keys);
-		Py_XDECREF(values);
-		Py_XDECREF(slots);
-		return NULL;
-	}
-	key = (struct bgf_key *)PyBytes_AsString(keys);
-	for (i = 0; i < count; i++)
-		key[i] = all->pinholes[i].key;
-	return Py_BuildValue("NNNOOOn", keys, values, slots, all->idents, all->fresh, all->special, all->short_of);
+	return Py_BuildValue("Oy#y#nOn", values, (char *)all->slots, words, (char *)all->cells, words,
+			     all->taken, all->special, all->short_of);
 }
 
 static PyObject *py_pack_flows(PyObject *self, PyObject *args)
 {
 	struct packing all = {.taken = 0};
-	PyObject *flows, *msgspec, *result = NULL;
+	PyObject *flows, *msgspec, *values, *result = NULL;
 	Py_ssize_t count, i, field;
+	Py_buffer index, odd;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "O!O!O!O!O!O!OOOO", &PyList_Type, &flows, &PyDict_Type,
-			      &all.known, &PyList_Type, &all.free, &PyDict_Type, &all.groups,
-			      &PyDict_Type, &all.realms, &PyDict_Type, &all.hosts, &all.pack_host,
-			      &all.guarded, &all.odd, &all.add_hop))
+	if (!PyArg_ParseTuple(args, "O!w*O!O!O!O!O!OOy*OO", &PyList_Type, &flows, &index, &PyList_Type,
+			      &all.free, &PyDict_Type, &all.groups, &PyDict_Type, &all.realms,
+			      &PyDict_Type, &all.rows, &PyDict_Type, &all.hosts, &all.pack_host,
+			      &all.guarded, &odd, &all.add_hop, &all.add_row))
 		return NULL;
 	count = PyList_Size(flows);
+	all.index = index.buf;
+	all.index_len = index.len / (Py_ssize_t)sizeof(*all.index);
+	all.odd = odd.buf;
+	all.odd_len = odd.len;
 	msgspec = PyImport_ImportModule("msgspec.structs");
 	all.astuple = msgspec ? PyObject_GetAttrString(msgspec, "astuple") : NULL;
 	all.host = PyUnicode_InternFromString("host");
 	all.port = PyUnicode_InternFromString("port");
-	all.fresh = PyDict_New();
 	all.special = PyList_New(0);
-	all.idents = PyList_New(0);
-	all.pinholes = calloc((size_t)count + 1, sizeof(*all.pinholes));
+	values = PyByteArray_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(*all.pinholes));
+	all.pinholes = values ? (struct bgf_pinhole *)PyByteArray_AsString(values) : NULL;
 	all.slots = calloc((size_t)count + 1, sizeof(*all.slots));
-	if (!all.pinholes || !all.slots)
+	all.cells = calloc((size_t)count + 1, sizeof(*all.cells));
+	all.fresh = calloc((size_t)count + 1, sizeof(*all.fresh));
+	if (!all.slots || !all.cells || !all.fresh)
 		PyErr_NoMemory();
 	if (PyErr_Occurred())
 		goto out;
@@ -506,17 +545,22 @@ static PyObject *py_pack_flows(PyObject *self, PyObject *args)
 		if (bad)
 			goto out;
 	}
-	result = all_made(&all, count);
+	result = all_made(&all, values, count);
 out:
+	/* Nothing has happened yet: who writes them books them. */
+	for (i = 0; i < all.taken; i++)
+		all.index[all.fresh[i]] = 0;
 	Py_XDECREF(msgspec);
 	Py_XDECREF(all.astuple);
 	Py_XDECREF(all.host);
 	Py_XDECREF(all.port);
-	Py_XDECREF(all.fresh);
 	Py_XDECREF(all.special);
-	Py_XDECREF(all.idents);
-	free(all.pinholes);
+	Py_XDECREF(values);
 	free(all.slots);
+	free(all.cells);
+	free(all.fresh);
+	PyBuffer_Release(&index);
+	PyBuffer_Release(&odd);
 	return result;
 }
 

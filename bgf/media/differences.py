@@ -8,10 +8,9 @@ can say about it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from bgf.media import _xdp, layout
-from bgf.media.maps import Maps
 from bgf.media.pinholes import Plan
 from bgf.model import Flow, FlowKey
 
@@ -26,23 +25,25 @@ class Difference(enum.StrEnum):
     OTHER = "other"
 
 
-_NO_LATCH = layout.pack_latch(layout.LatchState())
 _LEADING = _xdp.LATCH | _xdp.FOLLOW | _xdp.NO_REMOTE
-_POLICER_BYTES = 4 * layout.U64.size  # the last fields: cost and depth of both buckets
 
 
-def compare(flows: Iterable[Flow], plan: Plan, maps: Maps) -> dict[FlowKey, Difference]:
+def compare(
+    flows: Iterable[Flow],
+    plan: Plan,
+    there: Mapping[FlowKey, bytes],
+    latch_of: Callable[[int], bytes],
+) -> dict[FlowKey, Difference]:
     """What the maps hold otherwise than `flows` say. `plan` has what the pinholes of those that
-    are known should be."""
+    are known should be, `there` what they are."""
     wanted = {flow.key: at for at, flow in enumerate(plan.flows)}
-    there = {layout.unpack_key(key)[0]: raw for key, raw in maps.dump("pinholes", layout.KEY.size)}
     found: dict[FlowKey, Difference] = {}
     for flow in flows:
         raw, at = there.get(flow.key), wanted.get(flow.key)
         if raw is None or at is None:
             found[flow.key] = Difference.MISSING
             continue
-        latch = maps.get("latches", layout.U32.pack(plan.slots[at])) or _NO_LATCH
+        latch = latch_of(plan.slot(at))
         said = difference(flow, plan.value(at), layout.with_capture(raw, False), latch)
         if said is not None:
             found[flow.key] = said
@@ -62,7 +63,6 @@ def difference(flow: Flow, wanted: bytes, raw: bytes, latch: bytes) -> Differenc
         return None
     if (now.flags ^ flags) & _LEADING or layout.remote_end(raw) != layout.remote_end(wanted):
         return Difference.PEER
-    same_rates = raw[-_POLICER_BYTES:] == wanted[-_POLICER_BYTES:]
-    if (now.flags ^ flags) & _xdp.POLICE or not same_rates:
+    if (now.flags ^ flags) & _xdp.POLICE or layout.rates(raw) != layout.rates(wanted):
         return Difference.POLICER
     return Difference.OTHER

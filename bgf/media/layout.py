@@ -30,12 +30,14 @@ ADDRESS_CACHE_ENTRIES = 65_536
 NO_SLOT = 0xFFFFFFFF
 ROUNDS = 1 << 24  # of a latch that the map can tell apart
 
-CONFIG = struct.Struct("=IIIxxxx")
+CONFIG = struct.Struct("=III")
 INTERFACE = struct.Struct("=II6sH")
+_PLACE = struct.Struct("=16sIHBBIxxxx")
 KEY = struct.Struct("=16sIHH")
-_PINHOLE = struct.Struct("=24s16s16s16sIIII2s2sHHHBBHxxIIIxxxx16sQQQQQQ")
-FLAGS_AT, PEER_AT = 72, 108  # in a pinhole
-STATS = struct.Struct("=QQQQQQ")
+_PINHOLE = struct.Struct("=IIII2s2sHHHBBI16s16s16sQQQQQQ16sIHxxIxxxx24sxxxxxxxx")
+FLAGS_AT, PEER_AT = 4, 152  # in a pinhole
+STATS_FIRST_AT = 24  # in struct bgf_cpu
+STATS = struct.Struct("=QQQQQQ16x")
 STREAM = struct.Struct("=QQQIIIIIIIIII")
 LATCH = struct.Struct("=16sII2s6s")
 REPORT = struct.Struct("=24s16sQI2sxx")
@@ -51,6 +53,7 @@ _NOBODY = bytes(16)
 for _ours, _theirs in (
     (CONFIG, _xdp.SIZEOF_CONFIG),
     (INTERFACE, _xdp.SIZEOF_INTERFACE),
+    (_PLACE, _xdp.SIZEOF_PLACE),
     (KEY, _xdp.SIZEOF_KEY),
     (_PINHOLE, _xdp.SIZEOF_PINHOLE),
     (STATS, _xdp.SIZEOF_STATS),
@@ -72,9 +75,16 @@ class Pinhole(NamedTuple):
     remote: str | None
     group: int
     nexthop: int
-    slot: int
     flags: int
     reverse_key: FlowKey
+
+
+class Place(NamedTuple):
+    """What stands of an address: its realm's wire, its row of ports (0: none), if it is guarded."""
+
+    wire: Wire = Wire(0)
+    row: int = 0
+    guarded: bool = False
 
 
 @functools.lru_cache(maxsize=ADDRESS_CACHE_ENTRIES)
@@ -103,6 +113,16 @@ def unpack_key(raw: bytes) -> tuple[FlowKey, Wire]:
     return FlowKey(unpack_address(host), socket.ntohs(port)), Wire(ifindex, vlan)
 
 
+def pack_place(address: bytes, place: Place) -> bytes:
+    """struct bgf_place of an address that stands somewhere."""
+    return _PLACE.pack(address, *place.wire, 1, place.guarded, place.row)
+
+
+def unpack_place(raw: bytes) -> tuple[str, Place]:
+    address, ifindex, vlan, _, guarded, row = _PLACE.unpack(raw)
+    return unpack_address(address), Place(Wire(ifindex, vlan), row, bool(guarded))
+
+
 def place_interfaces(wires: Iterable[Wire]) -> dict[Wire, int] | None:
     """Where each interface stands in the table; None when one finds no place near its own."""
     places: dict[Wire, int] = {}
@@ -124,24 +144,31 @@ def is_open(flow: Flow) -> bool:
     return flow.gate is Gate.OPEN and (flow.remote is not None or flow.follows)
 
 
-def ident(key: FlowKey) -> bytes:
-    """What a pinhole is known by: address and port as they stand on the wire."""
-    return pack_address(key.host) + key.port.to_bytes(2, "big")
+def without_version(raw: bytes) -> bytes:
+    """A pinhole as it is packed: what it says, not how often it was written."""
+    return bytes(U32.size) + raw[U32.size :]
 
 
 def unpack_pinhole(raw: bytes) -> Pinhole:
-    key, local, remote, _, flags, group, nexthop, slot, near, port, *_ = _PINHOLE.unpack(raw)
+    fields = _PINHOLE.unpack(raw)
+    _, flags, group, nexthop, near_port, far_port = fields[:6]
+    near, far, key = fields[12], fields[13], fields[-1]
     flow_key, wire = unpack_key(key)
-    reverse = FlowKey(unpack_address(local), int.from_bytes(near, "big"))
-    known = remote != _NOBODY or port != b"\0\0"
-    host = unpack_address(remote) if known else None
-    return Pinhole(flow_key, wire, host, group, nexthop, slot, flags, reverse)
+    reverse = FlowKey(unpack_address(near), int.from_bytes(near_port, "big"))
+    known = far != _NOBODY or far_port != b"\0\0"
+    host = unpack_address(far) if known else None
+    return Pinhole(flow_key, wire, host, group, nexthop, flags, reverse)
 
 
-def remote_end(raw: bytes) -> bytes:
-    """Where a pinhole's packets go, host and port, for comparing."""
-    _, _, host, _, _, _, _, _, _, port, *_ = _PINHOLE.unpack(raw)
-    return bytes(host) + bytes(port)
+def remote_end(raw: bytes) -> tuple[bytes, bytes]:
+    """Where a pinhole sends to, address and port as they stand in it."""
+    fields = _PINHOLE.unpack(raw)
+    return fields[13], fields[5]
+
+
+def rates(raw: bytes) -> tuple[int, ...]:
+    """Cost and depth of both buckets of a pinhole."""
+    return _PINHOLE.unpack(raw)[17:21]
 
 
 def with_peer(raw: bytes, peer_slot: int) -> bytes:

@@ -99,6 +99,10 @@ class Learning:
         if leader is not None and self._followers.get(leader) == key:
             del self._followers[leader]
 
+    def latch(self, slot: int) -> bytes:
+        """struct bgf_latch of a slot."""
+        return self._maps.get("latches", layout.U32.pack(slot)) or bytes(layout.LATCH.size)
+
     def relatch(self, key: FlowKey) -> None:
         slot, mode = self._slot_of(key), self._modes.get(key)
         if slot is None or mode is None:

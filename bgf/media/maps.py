@@ -5,6 +5,7 @@ Knows: descriptors and bytes. Knows no layout, and decides nothing.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 
 from bgf.media import _xdp, pins
@@ -17,6 +18,7 @@ class Maps:
 
     def __init__(self, fds: Mapping[str, int]) -> None:
         self.fds = dict(fds)
+        self._mapped: dict[str, mmap.mmap] = {}
 
     def capacity(self, name: str) -> int:
         return int(_xdp.map_info(self.fds[name])["max_entries"])
@@ -38,18 +40,14 @@ class Maps:
             joined = b"".join(values[at : at + ENTRIES_PER_CALL])
             _xdp.map_update_batch(self.fds[name], b"".join(part), joined, len(part))
 
-    def update_packed(self, name: str, keys: bytes, values: bytes | bytearray, count: int) -> None:
-        """As `update`, of buffers that need no joining."""
-        key_bytes, value_bytes = len(keys) // max(count, 1), len(values) // max(count, 1)
-        all_keys, all_values = memoryview(keys), memoryview(values)
-        for at in range(0, count, ENTRIES_PER_CALL):
-            part = min(ENTRIES_PER_CALL, count - at)
-            _xdp.map_update_batch(
-                self.fds[name],
-                all_keys[at * key_bytes : (at + part) * key_bytes],
-                all_values[at * value_bytes : (at + part) * value_bytes],
-                part,
-            )
+    def mapped(self, name: str) -> mmap.mmap:
+        """The map as memory: its values one behind the other."""
+        found = self._mapped.get(name)
+        if found is None:
+            info = _xdp.map_info(self.fds[name])
+            size = int(info["max_entries"]) * ((int(info["value_size"]) + 7) // 8 * 8)
+            found = self._mapped[name] = mmap.mmap(self.fds[name], size)
+        return found
 
     def delete(self, name: str, keys: Sequence[bytes]) -> None:
         if keys:
@@ -62,12 +60,9 @@ class Maps:
         for at in range(count):
             yield keys[at * key_bytes : (at + 1) * key_bytes], values[at * size : (at + 1) * size]
 
-    def make_exactly(self, name: str, key_bytes: int, wanted: Mapping[bytes, bytes]) -> None:
-        """Remove what is not wanted, write the rest."""
-        there = {key for key, _ in self.dump(name, key_bytes)}
-        self.delete(name, sorted(there - set(wanted)))
-        self.update(name, list(wanted), list(wanted.values()))
-
     def close(self) -> None:
+        for mapped in self._mapped.values():
+            mapped.close()
+        self._mapped = {}
         pins.close_all(self.fds.values())
         self.fds = {}

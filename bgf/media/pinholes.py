@@ -1,13 +1,13 @@
 """The table of pinholes: which flow has which slot and next hop, and many written at once.
 
-Knows: the maps `pinholes`, `stats`, `streams`; next hops by their index; flows only as far as
-packing goes, which is done in C. A slot is not given away again before all others were, and is
-cleared then: what a packet on its way still writes into it, nobody reads.
+Knows: the maps `ports`, `pinholes`, `stats`, `streams`, `latches` as memory; next hops by their
+index; flows only as far as packing goes, which is done in C. A slot is not given away again before
+all others were, and is cleared then: what a packet on its way still writes into it, nobody reads.
 """
 
 from __future__ import annotations
 
-import contextlib
+import mmap
 import struct
 from array import array
 from collections import deque
@@ -20,6 +20,7 @@ from bgf.media.datapath import objection
 from bgf.media.layout import Pinhole
 from bgf.media.maps import Maps
 from bgf.media.neighbours import NextHops
+from bgf.media.places import Places
 from bgf.media.realms import Realms
 from bgf.model import Flow, FlowKey
 
@@ -33,12 +34,14 @@ class Plan(NamedTuple):
     """Pinholes ready to be written. `special` are positions of flows that need a second look."""
 
     flows: list[Flow]
-    keys: bytes
     values: bytearray
-    slots: memoryview
-    idents: list[bytes]
-    fresh: dict[bytes, int]
+    slots: bytes
+    cells: bytes
+    fresh: int
     special: list[int]
+
+    def slot(self, at: int) -> int:
+        return int(layout.U32.unpack_from(self.slots, at * layout.U32.size)[0])
 
     def patch(self, at: int, offset: int, value: int) -> None:
         """Change one field of a pinhole that is yet to be written."""
@@ -59,52 +62,91 @@ class Pinholes:
         maps: Maps,
         realms: Realms,
         hops: NextHops,
+        places: Places,
+        *,
         groups: Mapping[str, int],
         guarded: Set[str],
     ) -> None:
         self._maps = maps
         self._realms = realms
         self._hops = hops
+        self._places = places
         self._groups = dict(groups)
         self._guarded = guarded
-        self.capacity = min(maps.capacity(name) for name in ("pinholes", "stats"))
-        self._known: dict[bytes, int] = {}
+        self._cpus = _xdp.possible_cpus()
+        self.capacity = maps.capacity("pinholes")
+        self.odd = bytearray(self.capacity)
+        """By slot: 1 for flows that need more than packing, now or when they go."""
+        self._count = 0
+        # The same as in the map, but of what was ever written: row << 16 | port -> slot + 1.
+        self._index = mmap.mmap(-1, len(maps.mapped("ports")))
+        self._cells = memoryview(self._index).cast("I")
         self._free: list[int] = []
         self._used: deque[int] = deque()
-        self._keys = bytearray(self.capacity * layout.KEY.size)
         self._next = memoryview(array("I", bytes(4 * self.capacity)))
         self._uses = memoryview(array("I", bytes(4 * maps.capacity("nexthops"))))
         self._hosts: dict[str, bytes] = {}
-        self._stats_bytes = layout.STATS.size * _xdp.possible_cpus()
+        for cpu in range(self._cpus):  # in place: the program keeps its clock beside it
+            at = cpu * _xdp.SIZEOF_CPU + layout.STATS_FIRST_AT
+            layout.U32.pack_into(maps.mapped("cpus"), at, cpu * self.capacity)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return self._count
 
     def slot_of(self, key: FlowKey) -> int | None:
-        return self._known.get(layout.ident(key))
+        row = self._places.rows.get(key.host)
+        found = self._cells[row[0] << 16 | key.port] if row else 0
+        return found - 1 if found else None
+
+    def slots_of(self, keys: Sequence[FlowKey]) -> Sequence[int]:
+        """In the order of the keys, NO_SLOT for unknown ones."""
+        return _unpack(self._locate(keys)[0])
+
+    def keys(self) -> set[FlowKey]:
+        """The pinholes that the packet path can find, by its own account."""
+        cells, _ = _xdp.scan_ports(self._maps.mapped("ports"))
+        hosts = {row: host for host, (row, *_) in self._places.rows.items()}
+        return {FlowKey(hosts[cell >> 16], cell & 0xFFFF) for cell in _unpack(cells)}
+
+    def read(self, keys: Iterable[FlowKey]) -> dict[FlowKey, bytes]:
+        """struct bgf_pinhole of those that stand, without the version."""
+        there = [key for key in keys if self.slot_of(key) is not None]
+        rows = self._rows(self._locate(there)[0])
+        found = {key: layout.without_version(raw) for key, raw in zip(there, rows, strict=True)}
+        return {key: raw for key, raw in found.items() if layout.unpack_pinhole(raw).key == key}
 
     # ---- start ----------------------------------------------------------------------------------
 
     def learn(self) -> list[Pinhole]:
-        """Take over what an earlier process installed; what can match no more is removed."""
+        """Take over what an earlier process installed; what can match no more is closed."""
         groups = set(self._groups.values())
-        kept, stale, values = [], [], bytearray()
-        for key, raw in self._maps.dump("pinholes", layout.KEY.size):
-            pinhole = layout.unpack_pinhole(raw)
-            if pinhole.wire not in self._realms.wires or pinhole.group not in groups:
-                stale.append(key)
+        cells, slots = _xdp.scan_ports(self._maps.mapped("ports"))
+        found = [layout.unpack_pinhole(raw) for raw in self._rows(slots)]
+        kept, taken, where, stale = [], [], [], []
+        for pinhole, cell, slot in zip(found, _unpack(cells), _unpack(slots), strict=True):
+            row = self._places.rows.get(pinhole.key.host)
+            if (
+                pinhole.wire not in self._realms.wires
+                or pinhole.group not in groups
+                or row is None
+                or cell != row[0] << 16 | pinhole.key.port
+            ):
+                stale.append((cell, slot))
                 continue
             if pinhole.nexthop and pinhole.remote:
                 hop = self._maps.get("nexthops", layout.U32.pack(pinhole.nexthop))
                 if hop:
                     self._hops.adopt(pinhole.remote, pinhole.nexthop, hop)
             kept.append(pinhole)
-            values += raw
-            self._known[layout.ident(pinhole.key)] = pinhole.slot
-        self._maps.delete("pinholes", stale)
-        _xdp.book_pinholes(values, self._keys, self._next, self._uses)
-        taken = {pinhole.slot for pinhole in kept}
-        self._used.extend(slot for slot in range(self.capacity) if slot not in taken)
+            taken.append(slot)
+            self.odd[slot] = bool(pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW))
+            where.append(cell)
+        self._close(_pack([slot for _, slot in stale]), _pack([cell for cell, _ in stale]))
+        values = b"".join(self._rows(_pack(taken)))
+        self._book(values, _pack(taken), _pack(where))
+        self._count = len(kept)
+        there = set(taken)
+        self._used.extend(slot for slot in range(self.capacity) if slot not in there)
         self._hops.resolve_adopted()
         return kept
 
@@ -114,10 +156,10 @@ class Pinholes:
 
     # ---- installing -----------------------------------------------------------------------------
 
-    def plan(self, flows: Sequence[Flow], odd: Set[bytes], add_hops: bool = True) -> Plan:
+    def plan(self, flows: Sequence[Flow], add_hops: bool = True) -> Plan:
         """Give each flow its place. Raises DatapathError naming a flow that cannot be, or the
-        table's size; nothing has happened then. Positions with an ident in `odd` are special.
-        Without `add_hops` far ends that are new have next hop 0."""
+        table's size; nothing has happened then. Positions of flows that are `odd`, or will be,
+        are special. Without `add_hops` far ends that are new have next hop 0."""
         flows = list(flows)
         if len(flows) > len(self._free):
             self._reuse(max(len(flows) - len(self._free), REUSED_MIN))
@@ -133,14 +175,17 @@ class Pinholes:
                 return added[-1]
             return 0
 
+        def add_row(realm: str, host: str) -> tuple[int, int, int]:
+            return self._places.add(host, self._realms.wire(realm))
+
         try:
-            keys, values, slots, idents, fresh, special, short = _xdp.pack_flows(
-                flows, self._known, self._free, self._groups, wires, self._hosts,
-                self._host, self._guarded, odd, add_hop,
+            values, slots, cells, fresh, special, short = _xdp.pack_flows(
+                flows, self._cells, self._free, self._groups, wires, self._places.rows,
+                self._hosts, self._host, self._guarded, self.odd, add_hop, add_row,
             )  # fmt: skip
             if short:
                 raise DatapathError(
-                    f"{len(self._known) + len(fresh) + short} pinholes: the table holds "
+                    f"{self._count + fresh + short} pinholes: the table holds "
                     f"{self.capacity}; raise pinholes_max in [media]"
                 )
         except ValueError as error:
@@ -150,88 +195,87 @@ class Pinholes:
         except DatapathError:
             self._hops.drop(added)
             raise
-        return Plan(flows, keys, values, memoryview(slots).cast("I"), idents, fresh, special)
+        return Plan(flows, values, slots, cells, fresh, special)
 
     def commit(self, plan: Plan) -> None:
-        """Write them, and book what that changes. Raises OSError; all of them are closed then,
-        the replaced ones, too: which of them stand is not known."""
+        """Write them, and book what that changes."""
         if plan.fresh:
-            del self._free[-len(plan.fresh) :]
-        self._known.update(plan.fresh)
-        try:
-            self._maps.update_packed("pinholes", plan.keys, plan.values, len(plan.flows))
-        except OSError:
-            self._book(plan.values)
-            with contextlib.suppress(OSError):
-                self.remove([flow.key for flow in plan.flows])
-            raise
-        self._book(plan.values)
+            del self._free[-plan.fresh :]
+        self._count += plan.fresh
+        pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
+        _xdp.write_pinholes(pinholes, ports, plan.values, plan.slots, plan.cells)
+        self._book(plan.values, plan.slots, plan.cells)
 
-    def _book(self, values: bytearray) -> None:
-        stale, idle = _xdp.book_pinholes(values, self._keys, self._next, self._uses)
-        with contextlib.suppress(OSError):
-            self._maps.delete("pinholes", stale)
+    def remove(self, keys: Sequence[FlowKey]) -> list[FlowKey]:
+        """Close what is open of these. Returns those that were odd."""
+        slots, cells = self._locate(keys)
+        odd: list[FlowKey] = []
+        if 1 in self.odd:
+            for key, slot in zip(keys, _unpack(slots), strict=True):
+                if slot != layout.NO_SLOT and self.odd[slot]:
+                    self.odd[slot] = 0
+                    odd.append(key)
+        slots, cells, idle = _xdp.unbook_pinholes(self._cells, self._next, self._uses, slots, cells)
+        self._close(slots, cells)
+        gone = _unpack(slots)
+        self._count -= len(gone)
+        self._used.extend(gone)
         self._hops.drop(index for index in idle if not self._uses[index])
-
-    def remove(self, keys: Iterable[FlowKey]) -> None:
-        """Close what is open of these."""
-        idents = dict.fromkeys(map(layout.ident, keys))
-        slots = [self._known.pop(ident) for ident in idents if ident in self._known]
-        size = layout.KEY.size
-        raw = [bytes(self._keys[slot * size : (slot + 1) * size]) for slot in slots]
-        idle = []
-        for slot in slots:
-            self._keys[slot * size : (slot + 1) * size] = bytes(size)
-            hop = self._next[slot]
-            self._next[slot] = 0
-            if hop:
-                self._uses[hop] -= 1
-                if not self._uses[hop]:
-                    idle.append(hop)
-        self._used.extend(slots)
-        self._maps.delete("pinholes", raw)
-        self._hops.drop(idle)
+        return odd
 
     def change(self, keys: Iterable[FlowKey], how: Callable[[FlowKey, bytes], bytes]) -> None:
         """Write pinholes that stand anew, with something changed."""
-        size = layout.KEY.size
-        found = [(key, self.slot_of(key)) for key in keys]
-        there = [
-            (key, bytes(self._keys[s * size : (s + 1) * size])) for key, s in found if s is not None
-        ]
-        read = [(key, raw, self._maps.get("pinholes", raw)) for key, raw in there]
-        changed = [(raw, how(key, value)) for key, raw, value in read if value]
-        self._maps.update("pinholes", [raw for raw, _ in changed], [value for _, value in changed])
+        found = self.read(keys)
+        values = b"".join(how(key, raw) for key, raw in found.items())
+        pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
+        _xdp.write_pinholes(pinholes, ports, values, *self._locate(list(found)))
 
     # ---- counts ---------------------------------------------------------------------------------
 
     def seen(self, keys: Sequence[FlowKey]) -> list[layout.Seen | None]:
         """What was counted, in the order of `keys`; None for unknown ones."""
-        slots = [self.slot_of(key) for key in keys]
-        where = b"".join([layout.U32.pack(slot) for slot in slots if slot is not None])
-        raw = _xdp.map_lookup_each(self._maps.fds["stats"], where)
-        rows = map(
-            layout.Seen._make, layout.STATS.iter_unpack(_xdp.sum_stats(raw, _xdp.possible_cpus()))
-        )
-        return [None if slot is None else next(rows) for slot in slots]
+        slots = self.slots_of(keys)
+        where = _pack([slot for slot in slots if slot != layout.NO_SLOT])
+        summed = _xdp.sum_stats(self._maps.mapped("stats"), where, self._cpus)
+        rows = map(layout.Seen._make, layout.STATS.iter_unpack(summed))
+        return [None if slot == layout.NO_SLOT else next(rows) for slot in slots]
 
     def streams(self, keys: Sequence[FlowKey]) -> list[bytes]:
         """struct bgf_stream of those that are there, in their order."""
-        slots = [slot for key in keys if (slot := self.slot_of(key)) is not None]
-        return self._maps.each("streams", [layout.U32.pack(s) for s in slots], layout.STREAM.size)
+        slots = [slot for slot in self.slots_of(keys) if slot != layout.NO_SLOT]
+        size = layout.STREAM.size
+        raw = _xdp.take_rows(self._maps.mapped("streams"), _pack(slots), size)
+        return [raw[at : at + size] for at in range(0, len(raw), size)]
 
     # ---- inside ---------------------------------------------------------------------------------
+
+    def _rows(self, slots: bytes) -> list[bytes]:
+        size = _xdp.SIZEOF_PINHOLE
+        raw = _xdp.take_rows(self._maps.mapped("pinholes"), slots, size)
+        return [raw[at : at + size] for at in range(0, len(raw), size)]
+
+    def _locate(self, keys: Sequence[FlowKey]) -> tuple[bytes, bytes]:
+        """Slots and cells in the order of the keys, NO_SLOT for unknown ones."""
+        return _xdp.locate_pinholes(list(keys), self._places.rows, self._cells)
+
+    def _book(self, values: bytes | bytearray, slots: bytes, cells: bytes) -> None:
+        idle = _xdp.book_pinholes(self._cells, self._next, self._uses, values, slots, cells)
+        self._hops.drop(index for index in idle if not self._uses[index])
+
+    def _close(self, slots: bytes, cells: bytes) -> None:
+        pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
+        _xdp.close_pinholes(pinholes, ports, slots, cells)
 
     def _reuse(self, count: int) -> None:
         """Clear slots that were used, the longest unused first, and put them behind the free."""
         slots = [self._used.popleft() for _ in range(min(count, len(self._used)))]
-        where = struct.pack(f"={len(slots)}I", *slots)
+        where = _pack(slots)
         for name, size in (
-            ("stats", self._stats_bytes),
             ("streams", layout.STREAM.size),
             ("latches", layout.LATCH.size),
         ):
-            self._maps.update_packed(name, where, bytes(len(slots) * size), len(slots))
+            _xdp.clear_rows(self._maps.mapped(name), where, size)
+        _xdp.clear_rows(self._maps.mapped("stats"), where, layout.STATS.size, self._cpus)
         self._free = [*reversed(slots), *self._free]
 
     def _host(self, host: str) -> bytes:
@@ -244,4 +288,15 @@ class Pinholes:
             self._realms.wire(realm)
         if flow.group not in self._groups:
             raise DatapathError(f"group '{flow.group}' is not configured on this node")
+        row = self._places.rows.get(flow.local_in.host)
+        if row and row[1:] != tuple(self._realms.wire(flow.realm_in)):
+            return f"{flow.local_in.host} is an address of another realm"
         return objection(flow) or "its addresses, ports or numbers are out of range"
+
+
+def _pack(indices: Sequence[int]) -> bytes:
+    return struct.pack(f"={len(indices)}I", *indices)
+
+
+def _unpack(raw: bytes) -> Sequence[int]:
+    return memoryview(raw).cast("I")

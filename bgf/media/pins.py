@@ -23,10 +23,12 @@ from bgf.media import _xdp, layout
 KERNEL_MIN = (5, 15)
 MAPS = (
     "config",
+    "cpus",
     "groups",
     "armed",
     "interfaces",
-    "guarded",
+    "addresses",
+    "ports",
     "pinholes",
     "stats",
     "streams",
@@ -124,7 +126,7 @@ def _has_our_sizes(fds: Mapping[str, int]) -> bool:
 
 def _is_our_build(program: int) -> bool:
     """Is the running program this version's? The kernel's tag is over the instructions alone."""
-    ours = _xdp.load_bgf(pinholes=1, stats=1, streams=1, latches=1, nexthops=1)
+    ours = _xdp.load_bgf(ports=1, pinholes=1, stats=1, streams=1, latches=1, nexthops=1)
     try:
         return _xdp.prog_info(ours[PROGRAM])["tag"] == _xdp.prog_info(program)["tag"]
     finally:

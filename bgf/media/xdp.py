@@ -26,6 +26,7 @@ from bgf.media.neighbours import NextHops
 from bgf.media.netlink import Link, Netlink, Wire
 from bgf.media.pinholes import Pinholes, Plan
 from bgf.media.pins import ArmedMap, Attachment
+from bgf.media.places import Places
 from bgf.media.realms import Realms
 from bgf.media.silence import SilenceWatch
 from bgf.model import Address, Counters, Flow, FlowKey, Group, RtpStatistics
@@ -35,6 +36,8 @@ __all__ = ["ENTRIES_PER_CALL", "ArmedMap", "Attachment", "XdpDatapath"]
 PINHOLES_MAX_DEFAULT = 65_536
 GROUPS_MAX = 256
 GUARDED_MAX = 1_024
+ROWS_MIN, ROWS_SPARE = 15, 8
+"""Of ports, 256 KiB each: for how many addresses there is room at least, and beyond those known."""
 SNAP_BYTES_MAX = 16_384
 CLOCK_HZ_DEFAULT = 8_000
 
@@ -53,6 +56,12 @@ def _kernel(doing: str) -> Iterator[None]:
 
 def _now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _ports_rows(groups: Sequence[Group]) -> int:
+    """Rows of ports: one for each address, with room for some more, and one for nobody."""
+    addresses = {address.host for group in groups for address in group.addresses}
+    return 1 + max(ROWS_MIN, len(addresses) + ROWS_SPARE)
 
 
 class XdpDatapath:
@@ -82,11 +91,12 @@ class XdpDatapath:
         fds, self.reopened = pins.open_set(
             self._pin_dir,
             {
+                "cpus": _xdp.possible_cpus(),
                 "groups": GROUPS_MAX,
                 "armed": GROUPS_MAX,
-                "guarded": GUARDED_MAX,
+                "ports": _ports_rows(groups),
                 "pinholes": pinholes_max,
-                "stats": pinholes_max,
+                "stats": pinholes_max * _xdp.possible_cpus(),
                 "streams": pinholes_max,
                 "latches": pinholes_max,
                 "nexthops": pinholes_max + 1,
@@ -110,11 +120,11 @@ class XdpDatapath:
     def install(self, flows: Sequence[Flow]) -> None:
         """See Datapath. DatapathError names the flow and the reason; nothing is installed then."""
         table = self._table
-        plan = table.plan(flows, self._odd)
-        special = {plan.idents[at]: plan.flows[at] for at in plan.special}  # of two the later
+        plan = table.plan(flows)
+        special = {plan.flows[at].key: plan.flows[at] for at in plan.special}  # of two the later
         with _kernel(f"installing {len(plan.flows)} pinholes"):
             if special:
-                slots = {plan.flows[at].key: plan.slots[at] for at in plan.special}
+                slots = {plan.flows[at].key: plan.slot(at) for at in plan.special}
                 self._learn_by.settle((plan.flows[at] for at in plan.special), slots)
                 self._finish(plan)
             table.commit(plan)
@@ -123,14 +133,12 @@ class XdpDatapath:
                 self._lead(self._learn_by.installed(special.values()))
 
     def remove(self, keys: Iterable[FlowKey]) -> None:
-        gone = set(keys)
-        odd = [key for key in gone if layout.ident(key) in self._odd] if self._odd else []
+        gone = list(keys)
         with _kernel(f"removing {len(gone)} pinholes"):
-            self._table.remove(gone)
+            odd = self._table.remove(gone)
             # Before a slot is another's: who follows its latch must not follow the new one's.
             self._lead(self._learn_by.removed(odd))
         for key in odd:
-            self._odd.discard(layout.ident(key))
             self._silence.forget(key)
             self._clocks.pop(key, None)
             self._captured.discard(key)
@@ -141,9 +149,7 @@ class XdpDatapath:
             self._maps.put("armed", layout.U32.pack(index), layout.U64.pack(deadline_ns))
 
     def keys(self) -> set[FlowKey]:
-        with _kernel("listing the pinholes"):
-            dump = self._maps.dump("pinholes", layout.KEY.size)
-            return {layout.unpack_key(key)[0] for key, _ in dump}
+        return self._table.keys()
 
     def counters(self, keys: Sequence[FlowKey]) -> list[Counters]:
         """See Datapath. `bytes` are of UDP payload."""
@@ -237,7 +243,8 @@ class XdpDatapath:
                 self._maps.fds["captured"], self._realms.name_of, self._end_capture
             )
             self._captured.update(key for key in keys if self._table.slot_of(key) is not None)
-            self._odd.update(map(layout.ident, self._captured))
+            for slot in self._table.slots_of(list(self._captured)):
+                self._table.odd[slot] = 1
             self._mark(self._captured, True)
         return self._capture
 
@@ -246,9 +253,10 @@ class XdpDatapath:
         with _kernel("comparing the maps"):
             flows = list(flows)
             known = [flow for flow in flows if self._table.slot_of(flow.key) is not None]
-            plan = self._table.plan(known, self._odd, add_hops=False)
+            plan = self._table.plan(known, add_hops=False)
             self._finish(plan, captured=False)
-            return compare(flows, plan, self._maps)
+            there = self._table.read(flow.key for flow in known)
+            return compare(flows, plan, there, self._learn_by.latch)
 
     # ---- for the process that runs it -----------------------------------------------------------
 
@@ -351,7 +359,6 @@ class XdpDatapath:
         self._armed_since: dict[str, int] = {}
         self._clocks: dict[FlowKey, int] = {}
         self._captured: set[FlowKey] = set()
-        self._odd: set[bytes] = set()  # idents of flows that packing alone does not finish
         self._next_hops = NextHops(
             self._realm_names.values(),
             self._write_next_hops,
@@ -364,9 +371,15 @@ class XdpDatapath:
         self._realms = Realms(self._realm_names, self._maps, self._pin_dir, self._next_hops)
         self._write_config(0)
         self._groups = self._write_groups(groups)
-        addresses = {a.host: self._groups[group.id] for group in groups for a in group.addresses}
+        wires = {a.host: self._realms.wire(a.realm) for group in groups for a in group.addresses}
+        places = Places(self._maps)
         self._table = Pinholes(
-            self._maps, self._realms, self._next_hops, self._groups, frozenset(addresses)
+            self._maps,
+            self._realms,
+            self._next_hops,
+            places,
+            groups=self._groups,
+            guarded=frozenset(wires),
         )
         if self._table.capacity != pinholes_max:
             _log.warning(
@@ -376,16 +389,13 @@ class XdpDatapath:
                 pinholes_max,
             )
         self._learning = Learning(self._maps, self._table.slot_of)
-        self._maps.make_exactly(
-            "guarded",
-            len(layout.pack_address("::")),
-            {layout.pack_address(host): layout.U32.pack(at) for host, at in addresses.items()},
-        )
-        self._realms.write()
+        in_use = []
         if self.reopened:
-            self._learn()
+            in_use = self._learn()
         else:
             self._table.begin()
+        places.guard(wires, in_use)
+        self._realms.write()
         self._realms.attach(attach)
 
     def _write_groups(self, groups: Sequence[Group]) -> dict[str, int]:
@@ -407,16 +417,17 @@ class XdpDatapath:
                 )
         return known
 
-    def _learn(self) -> None:
-        """What an earlier process installed; captures of its end here."""
-        marked = []
+    def _learn(self) -> list[str]:
+        """What an earlier process installed, and its local hosts; captures of its end here."""
+        marked, hosts = [], set()
         for pinhole in self._table.learn():
+            hosts.add(pinhole.key.host)
             if pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW):
                 self._learn_by.adopt(pinhole.key, pinhole.flags, pinhole.reverse_key)
-                self._odd.add(layout.ident(pinhole.key))
             if pinhole.flags & _xdp.CAPTURED:
                 marked.append(pinhole.key)
         self._mark(marked, False)
+        return sorted(hosts)
 
     @property
     def _hops(self) -> NextHops:
@@ -438,21 +449,26 @@ class XdpDatapath:
 
     def _finish(self, plan: Plan, captured: bool = True) -> None:
         """What packing leaves open in the pinholes: whom to follow, whom to capture."""
+        planned: dict[FlowKey, int] | None = None
         for at in plan.special:
             flow = plan.flows[at]
             if flow.follows:
-                known = self._table.slot_of(flow.reverse_key)
-                leader = plan.fresh.get(layout.ident(flow.reverse_key), known)
+                leader = self._table.slot_of(flow.reverse_key)
+                if leader is None:
+                    if planned is None:
+                        planned = {one.key: plan.slot(n) for n, one in enumerate(plan.flows)}
+                    leader = planned.get(flow.reverse_key)
                 if leader is not None:
                     plan.patch(at, layout.PEER_AT, leader)
             if captured and flow.key in self._captured:
                 flags = plan.field(at, layout.FLAGS_AT) | _xdp.CAPTURED
                 plan.patch(at, layout.FLAGS_AT, flags)
 
-    def _watch(self, special: Mapping[bytes, Flow]) -> None:
+    def _watch(self, special: Mapping[FlowKey, Flow]) -> None:
         now_ns = _now_ns()
-        for ident, flow in special.items():
-            key = flow.key
+        for (key, flow), slot in zip(
+            special.items(), self._table.slots_of(list(special)), strict=True
+        ):
             limit_ms = flow.inactivity_ms if layout.is_open(flow) else 0
             self._silence.watch(key, flow.group, limit_ms, now_ns)
             hz = flow.rtp.clock_hz if flow.rtp else CLOCK_HZ_DEFAULT
@@ -461,10 +477,7 @@ class XdpDatapath:
             else:
                 self._clocks[key] = hz
             odd = flow.latch.learns or flow.follows or flow.inactivity_ms or key in self._clocks
-            if odd or key in self._captured:
-                self._odd.add(ident)
-            else:
-                self._odd.discard(ident)
+            self._table.odd[slot] = bool(odd or key in self._captured)
 
     def _silent(self) -> list[Report]:
         if not self._silence:

@@ -76,6 +76,7 @@ class GatewayAdmin:
             "reports": dict(process.reports.tally) | {"waiting": process.reports.waiting},
             "feed": dict(process.feed.tally + process.tally),
             "store": {k: v for k, v in process.store.stats().items() if k.startswith("client_")},
+            "copies": process.copying.status(),
             "ng": dict(total),
             "memory_mb": process.load.memory_bytes >> 20,
             "memory_max_mb": process.load.memory_max_bytes >> 20,
@@ -137,6 +138,7 @@ class GatewayAdmin:
                 flows, datapath.counters(keys), datapath.rtp(keys), strict=True
             )
         ]
+        row["recorded_into"] = self._process.copying.recording_of(session.group, session.call_id)
         row["journal_entries"] = len(driver.hands.journal.entries(session.call_id))
         return row
 

@@ -24,13 +24,14 @@ from bgf.control.newcalls import NewCalls
 from bgf.control.server import Handler, Incoming, NgServer, Ports
 from bgf.errors import BgfError, DatapathError, EnvironmentProblem, StateError
 from bgf.events import DropFlow, PutFlow, Reply, Result
-from bgf.gateway import Gateway, Limits
+from bgf.gateway import ENTROPY_BITS, Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Group
 from bgf.runtime.captures import Captures
 from bgf.runtime.cluster import open_store, views_of
+from bgf.runtime.copying import Copying
 from bgf.runtime.feed import Changes, FlowFeed
 from bgf.runtime.gateway_admin import GatewayAdmin
 from bgf.runtime.load import Load
@@ -41,6 +42,7 @@ from bgf.runtime.reconcile import Found, reconcile
 from bgf.runtime.registry_adapters import StoreRegistry
 from bgf.runtime.reports import LogNotices, MediaReports
 from bgf.runtime.served import Served
+from bgf.runtime.shared_capture import SharedCapture
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
 from bgf.runtime.takeover import Takeover
 from failover.registry import Ownership, RegistryUnavailable
@@ -56,9 +58,9 @@ READY_MS = 200
 SERVING_WAIT_S = 60.0
 UNSERVED_MS = 1_000
 NEIGHBOURS_MS = 2_000
-ENTROPY_BITS = 32
 LOOK_MS = 1_000
 DELIVER_MS = 20
+COPY_MS = 20
 RESTS_MAX = 65_536
 """Released ports remembered per group that is served elsewhere."""
 RESTORE_BATCH, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 8, 1, 50
@@ -88,7 +90,15 @@ class GatewayProcess:
         self.standby = StandbyHands(datapath)
         self.served = {group.id: Served(group) for group in node.groups}
         self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
-        self.captures = Captures(datapath)
+        self.shared_capture = SharedCapture(datapath)
+        self.captures = Captures(self.shared_capture)
+        recorder_realm = node.realms.get(node.recording.recorder_realm)
+        self.copying = Copying(
+            self.shared_capture,
+            self.served,
+            node.recording,
+            recorder_realm.interface if recorder_realm is not None else "",
+        )
         self.measures = Measures(datapath, self.served, self._elsewhere)
         self.found = Found()
         self.load = Load(node.control.memory_max_mb)
@@ -147,7 +157,10 @@ class GatewayProcess:
             if served.server is not None:
                 served.server.close()
         self.takeover.close()
+        self.copying.follow()
+        self.copying.close()
         self.captures.close()
+        self.shared_capture.close()
 
     # -- roles -----------------------------------------------------------------------------
 
@@ -387,6 +400,8 @@ class GatewayProcess:
 
     def _answer(self, served: Served, driver: Driver, incoming: Incoming) -> bytes | None:
         """Raises PeerError."""
+        request = self.copying.admit(driver.gateway, incoming.request)
+        incoming = incoming._replace(request=request)
         answer: list[bytes] = []
         served.asked = (incoming, answer)
         self.measures.before(driver.gateway, incoming.request)
@@ -499,6 +514,7 @@ async def run(node: NodeConfig) -> None:
                     asyncio.create_task(every(READY_MS, process.publish_ready)),
                     asyncio.create_task(every(NEIGHBOURS_MS, datapath.refresh)),
                     asyncio.create_task(every(DELIVER_MS, process.reports.deliver)),
+                    asyncio.create_task(every(COPY_MS, process.copying.follow)),
                     asyncio.create_task(every(LOOK_MS, process.look)),
                 ]
             )

@@ -191,7 +191,26 @@ class Calls(RuleBasedStateMachine):
 
     @rule(call=st.sampled_from(CALLS))
     def delete(self, call: str) -> None:
-        self.say(self.command(Verb.DELETE, call, **self.tags(call, 0)))
+        """The whole call."""
+        tags = self.tags(call, 0) | {"to_tag": ""}
+        self.say(self.command(Verb.DELETE, call, **tags))
+
+    @rule(data=st.data(), call=st.sampled_from(CALLS))
+    def delete_a_branch_that_lost(self, data: st.DataObject, call: str) -> None:
+        """By the tag of who has answered, but not last."""
+        known = self.model.calls.get(call)
+        others = sorted(known.others - {""}) if known else []
+        if known is not None and others and known.offerer == 0:
+            lost = data.draw(st.sampled_from(others))
+            self.say(self.command(Verb.DELETE, call, from_tag=known.tags[0], to_tag=lost))
+            known.others.discard(lost)
+
+    @rule(call=st.sampled_from(CALLS), side=st.integers(0, 2), block=st.booleans())
+    def block(self, call: str, side: int, block: bool) -> None:
+        """What one party sends, or both."""
+        tag = "" if side == 2 else self.tags(call, side)["from_tag"]
+        verb = Verb.BLOCK_MEDIA if block else Verb.UNBLOCK_MEDIA
+        self.say(self.command(verb, call, from_tag=tag))
 
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:

@@ -11,7 +11,7 @@ proxy sees, commands and the replies to them: our addresses are those that the r
   address, takes no RTCP there, or asks for it at an address of another IP version than ours.
 - It is closed while nobody has said whence the sender sends, unless everybody may.
 - RTCP has no gate of its own where both have agreed on one port for both.
-- The last answer counts.
+- The last answer counts. What a command has blocked, nobody sends.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Call:
     offered: tuple[MediaLine, ...] = ()
     answered: bool = False
     blocked: set[int] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)  # who answered, and whose answer does not count
 
 
 class GatewayModel:
@@ -80,7 +81,15 @@ class GatewayModel:
         elif command.verb is Verb.ANSWER:
             self._answer(command, reply)
         elif command.verb is Verb.DELETE:
-            self.calls.pop(command.call_id, None)
+            # Of another branch than the one that counts: nothing moves.
+            call = self.calls.get(command.call_id)
+            if call is None or command.to_tag in ("", call.tags[1]):
+                self.calls.pop(command.call_id, None)
+        elif command.verb in (Verb.BLOCK_MEDIA, Verb.UNBLOCK_MEDIA):
+            call = self.calls[command.call_id]
+            sides = {side for side in (0, 1) if command.from_tag in ("", call.tags[side])}
+            blocks = command.verb is Verb.BLOCK_MEDIA
+            call.blocked = call.blocked | sides if blocks else call.blocked - sides
 
     def tick(self, now_ns: int) -> None:
         """Offers that nobody has answered are given up."""
@@ -122,6 +131,9 @@ class GatewayModel:
         answerer = 1 - call.offerer
         in_force = [line.said[call.offerer] for line in call.lines]
         offered: list[MediaLine | None] = list(call.offered) or in_force
+        if command.to_tag != call.tags[answerer]:
+            call.others.add(call.tags[answerer])
+            call.others.discard(command.to_tag)
         call.tags[answerer] = command.to_tag
         call.answered = True
         for index, (asked, given) in enumerate(zip(offered, command.media, strict=True)):

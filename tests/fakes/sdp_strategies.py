@@ -72,6 +72,19 @@ def is_over_udp(transport: str) -> bool:
     return transport.upper().startswith(("RTP/", "UDP")) and not transport.endswith("/TCP")
 
 
+def carried_part(text: str) -> str:
+    """A text without the m-lines that a gateway for UDP leaves to their ends."""
+    kept: list[str] = []
+    passing = False
+    for line in text.split("\n"):
+        if line.startswith("m="):
+            _, port, transport = line.rstrip("\r").split(" ", 3)[:3]
+            passing = port.partition("/")[0] != "0" and not is_over_udp(transport)
+        if not passing:
+            kept.append(line)
+    return "\n".join(kept)
+
+
 MEDIA = (
     ("audio", "RTP/AVP", "0 8 101"),
     ("audio", "RTP/AVP", "104 102 9"),

@@ -23,6 +23,7 @@ from tests.fakes.packet_lab import CALLEE4, REALMS, UE4, UE6, PacketLab, group, 
 from tests.fakes.packet_path import flow
 
 ROOT = Path(__file__).resolve().parents[2]
+_HASH = 1  # BPF_MAP_TYPE_HASH
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_no_such_interface(lab: PacketLab) -> None:
 
 
 def test_another_program_on_the_interface(lab: PacketLab) -> None:
-    foreign = _xdp.load_bgf(pinholes=1, stats=1, nexthops=1)
+    foreign = _xdp.load_bgf(ports=1, pinholes=1, stats=1, nexthops=1)
     try:
         with lab.inside("gw"):
             link = _xdp.link_create_xdp(foreign["bgf_xdp"], socket.if_nametoindex("core"))
@@ -134,7 +135,7 @@ def test_pins_that_are_not_all_there(lab: PacketLab) -> None:
 
 def test_a_set_left_half_made_is_made_anew(lab: PacketLab) -> None:
     pin_dir = lab.bpffs / "node"
-    fds = _xdp.load_bgf(pinholes=1, stats=1, nexthops=1)
+    fds = _xdp.load_bgf(ports=1, pinholes=1, stats=1, nexthops=1)
     (pin_dir / "new").mkdir(parents=True)
     _xdp.obj_pin(fds["config"], pin_dir / "new" / "config")
     pins.close_all(fds.values())
@@ -263,15 +264,15 @@ def test_a_far_end_nobody_answers_for(lab: PacketLab) -> None:
 
 
 def test_a_table_larger_than_one_batch_is_listed_whole() -> None:
-    fds = _xdp.load_bgf(pinholes=20_000, stats=1, nexthops=1)
+    hashed = _xdp.map_create(_HASH, layout.KEY.size, 96, 20_000, name="hashed")
     try:
         count = 10_000
         keys = b"".join(
             layout.pack_key(Address("10.0.0.1", port), Wire(1)) for port in range(1, count + 1)
         )
-        values = b"".join(n.to_bytes(_xdp.SIZEOF_PINHOLE, "little") for n in range(count))
-        assert _xdp.map_update_batch(fds["pinholes"], keys, values, count) == count
-        found, held = _xdp.map_lookup_batch(fds["pinholes"])
+        values = b"".join(n.to_bytes(96, "little") for n in range(count))
+        assert _xdp.map_update_batch(hashed, keys, values, count) == count
+        found, held = _xdp.map_lookup_batch(hashed)
         size = layout.KEY.size
         listed = {found[n * size : (n + 1) * size] for n in range(len(found) // size)}
         assert len(found) == len(keys)
@@ -279,21 +280,21 @@ def test_a_table_larger_than_one_batch_is_listed_whole() -> None:
         assert listed == {keys[n * size : (n + 1) * size] for n in range(count)}
         absent = layout.pack_key(Address("10.0.0.2", 1), Wire(1))
         some = keys[: 5 * size] + absent + keys[5 * size : 10 * size] + absent
-        assert _xdp.map_delete_batch(fds["pinholes"], some, 12) == 10
-        assert len(_xdp.map_lookup_batch(fds["pinholes"])[0]) == len(keys) - 10 * size
+        assert _xdp.map_delete_batch(hashed, some, 12) == 10
+        assert len(_xdp.map_lookup_batch(hashed)[0]) == len(keys) - 10 * size
     finally:
-        pins.close_all(fds.values())
+        os.close(hashed)
 
 
 def test_buffers_that_do_not_fit_are_refused() -> None:
-    fds = _xdp.load_bgf(pinholes=1, stats=1, nexthops=1)
+    fds = _xdp.load_bgf(ports=1, pinholes=1, stats=1, nexthops=1)
     try:
         with pytest.raises(ValueError, match="key: 3 bytes given, the map needs 4"):
             _xdp.map_lookup(fds["armed"], b"abc")
         with pytest.raises(ValueError, match="value"):
-            _xdp.map_update(fds["stats"], bytes(4), bytes(24 * _xdp.possible_cpus() + 1))
+            _xdp.map_update(fds["outcomes"], bytes(4), bytes(8 * _xdp.possible_cpus() + 1))
         with pytest.raises(ValueError, match="keys"):
-            _xdp.map_update_batch(fds["pinholes"], bytes(24), bytes(96), 2)
+            _xdp.map_update_batch(fds["pinholes"], bytes(4), bytes(2 * _xdp.SIZEOF_PINHOLE), 2)
         with pytest.raises(ValueError, match="no map 'pinhole'"):
             _xdp.load_bgf(pinhole=1)
         with pytest.raises(OSError, match="reading what a BPF map is"):

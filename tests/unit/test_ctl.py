@@ -242,7 +242,13 @@ def test_remarks_of_a_gateway() -> None:
     odd = {
         "attachments": {"access": {"mode": "generic", "reason": "no native XDP in this driver"}},
         "unresolved": ["10.20.0.9", "fd00:a::9"],
-        "groups": {"g1": {**ACTIVE, "failures": ["c1: table full"]}},
+        "groups": {
+            "g1": {
+                **ACTIVE,
+                "failures": ["c1: table full"],
+                "ng": {"shed-lag_max_ms": 3, "stranger": 5, "received": 9},
+            }
+        },
     }
     shown = drawn(
         render.status(client.cluster(NODES, with_changes(status("n1", "gateway", **odd))))
@@ -250,6 +256,8 @@ def test_remarks_of_a_gateway() -> None:
     assert "n1: access runs in generic mode, which is slower: no native XDP in this driver" in shown
     assert "n1: no answer from next hop 10.20.0.9, fd00:a::9" in shown
     assert "n1: g1: c1: table full" in shown
+    shown = " ".join(shown.split())
+    assert "n1: g1: new calls refused by lag_max_ms 3; 5 datagrams of strangers dropped" in shown
 
 
 def test_a_node_that_is_silent_is_one_problem() -> None:

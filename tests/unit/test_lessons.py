@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from bgf import journal
-from bgf.events import Learned, Relatch, Verb
+from bgf.events import Learned, Nominated, Relatch, Verb
 from bgf.hands import Outcome
 from bgf.journal import Mode
 from bgf.model import Address, Gate
@@ -250,6 +250,14 @@ def _eventful() -> list[Session]:
     run(command(Verb.ANSWER, "7", bob, at_ms=10_100, via_branch="z1"))
     run(command(Verb.ANSWER, "8", bob, at_ms=10_200, to_tag="carol"))
     run(command(Verb.BLOCK_MEDIA, "9", at_ms=10_300))
+    # Once more: with ICE, and with rtcp-mux on one side alone.
+    run(command(Verb.DELETE, "10", at_ms=10_400, from_tag=""))
+    flags = ("ICE=force", "rtcp-mux=demux")
+    alice = line("10.10.0.2", 4000, mux=True, ice="abcd")
+    run(command(Verb.OFFER, "11", alice, at_ms=11_000, flags=flags))
+    run(command(Verb.ANSWER, "12", bob, at_ms=12_000))
+    key = node.gateway.expected_flows("call-1")[0].key
+    run(Nominated(14 * NS_PER_S, "call-1", key, Address("10.10.0.2", 62_000)))
     return found
 
 

@@ -65,24 +65,28 @@ def test_keys_survive_packing(local: Address, wire: Wire) -> None:
 
 
 REALMS: dict[str, tuple[int, int, dict[str, int]]] = {"a": (3, 4, {}), "b": (8, 9, {})}
+ROW = 11
 
 
 def pack(
     flows: list[Flow],
-    known: dict[bytes, int] | None = None,
+    index: bytearray | None = None,
     free: Sequence[int] = (7,),
-    odd: Set[bytes] = frozenset(),
+    odd: Set[int] = frozenset(),
     guarded: Set[str] = frozenset(),
-) -> tuple[bytes, bytearray, bytes, list[bytes], dict[bytes, int], list[int], int]:
+) -> tuple[bytearray, bytes, bytes, int, list[int], int]:
+    marks = bytearray(n in odd for n in range(64))
+    index = bytearray((ROW + 1) << 18) if index is None else index
     return _xdp.pack_flows(
-        flows, known or {}, list(free), {"g1": 5}, REALMS, {}, layout.pack_address, guarded, odd,
-        lambda realm, host: 6,
+        flows, index, list(free), {"g1": 5}, REALMS, {}, {}, layout.pack_address, guarded,
+        marks, lambda realm, host: 6, lambda realm, host: (ROW, *REALMS[realm][:2]),
     )  # fmt: skip
 
 
 def packed(flow: Flow) -> bytes:
-    keys, values, _, idents, _, _, short = pack([flow])
-    assert (keys, idents, short) == (bytes(values[:24]), [layout.ident(flow.key)], 0)
+    values, slots, cells, fresh, _, short = pack([flow])
+    assert (fresh, short) == (1, 0)
+    assert struct.unpack("=II", slots + cells) == (7, ROW << 16 | flow.key.port)
     return bytes(values)
 
 
@@ -103,7 +107,7 @@ def test_pinholes_survive_packing(
     host = remote.host if remote else None
     again = layout.unpack_pinhole(raw)
     assert again == layout.Pinhole(
-        flow.key, Wire(3, 4), host, 5, 6 if remote else 0, 7, again.flags, flow.reverse_key
+        flow.key, Wire(3, 4), host, 5, 6 if remote else 0, again.flags, flow.reverse_key
     )
     assert bool(again.flags & _xdp.OPEN) == (opened and remote is not None)
     assert bool(again.flags & _xdp.OUT_IP6) == (local_out.family == 6)
@@ -151,16 +155,22 @@ def test_slots_are_kept_and_new_ones_come_from_the_end() -> None:
     flows = [
         msgspec.structs.replace(PLAIN, local_in=Address("10.0.0.1", port)) for port in (1, 2, 3, 2)
     ]
-    first = layout.ident(flows[0].key)
-    _, values, slots, idents, fresh, special, short = pack(flows, {first: 40}, [10, 11, 12])
+    index = bytearray((ROW + 1) << 18)
+    struct.pack_into("=I", index, 4 * (ROW << 16 | 1), 41)
+    before = bytes(index)
+    values, slots, _, fresh, special, short = pack(flows, index, [10, 11, 12])
     assert struct.unpack("=4I", slots) == (40, 12, 11, 12)
-    assert fresh == {idents[1]: 12, idents[2]: 11}
-    assert (special, short) == ([], 0)
+    assert (fresh, special, short) == (2, [], 0)
+    assert index == before  # nothing is booked by planning
     size = _xdp.SIZEOF_PINHOLE
     found = [layout.unpack_pinhole(bytes(values[n * size : (n + 1) * size])) for n in range(4)]
-    assert [pinhole.slot for pinhole in found] == [40, 12, 11, 12]
-    assert pack(flows, {first: 40}, [])[-1] == 3
-    assert pack(flows, odd={idents[2]})[-2] == [2]
+    assert [pinhole.key for pinhole in found] == [flow.key for flow in flows]
+    assert pack(flows, index, [])[-1] == 3
+    assert pack(flows, index, [10, 11, 12], odd={11})[-2] == [2]
+    broken = msgspec.structs.replace(PLAIN, dscp=64)
+    with pytest.raises(ValueError, match=r"^3$"):
+        pack([*flows[:3], broken], index, [10, 11, 12])
+    assert index == before
 
 
 def test_what_needs_a_second_look_is_named() -> None:
@@ -170,16 +180,25 @@ def test_what_needs_a_second_look_is_named() -> None:
         {"policer": Policer(1), "dscp": 1, "rtcp_mux": True},
     ]  # fmt: skip
     flows = [msgspec.structs.replace(PLAIN, **change) for change in changes]
-    assert pack(flows)[5] == [1, 3, 4, 6]
+    assert pack(flows)[4] == [1, 3, 4, 6]
 
 
 def test_an_address_of_ours_is_marked() -> None:
-    plain, ours = packed(PLAIN), pack([PLAIN], guarded={"10.0.1.9"})[1]
+    plain, ours = packed(PLAIN), pack([PLAIN], guarded={"10.0.1.9"})[0]
     assert not layout.unpack_pinhole(plain).flags & _xdp.HAIRPIN
     assert layout.unpack_pinhole(bytes(ours)).flags & _xdp.HAIRPIN
 
 
-PINHOLE = struct.Struct("=24s16s16s16sIIII2s2sHHHBBHxxIIIxxxx16sQQQQQQ")
+def test_an_address_of_another_realm_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^0$"):
+        _xdp.pack_flows(
+            [PLAIN], bytearray(8), [7], {"g1": 5}, REALMS, {"10.0.0.1": (ROW, *REALMS["b"][:2])},
+            {}, layout.pack_address, set(), bytearray(), lambda realm, host: 6,
+            lambda realm, host: (0, 0, 0),
+        )  # fmt: skip
+
+
+PINHOLE = struct.Struct("=xxxxIII2s2sHHHBBI16s16s16sQQQQQQ16sIHxxIxxxx24s8x")
 NO_BUCKET = (1 << 64) - 1
 
 
@@ -216,15 +235,15 @@ def test_every_field_of_a_pinhole(
         PLAIN, source=source, rtp=Rtp(payload_types=types, clock_hz=hz), dscp=dscp,
         policer=Policer(*rates), remote=remote,
     )  # fmt: skip
-    (key, near, far, filtered, flags, group, hop, slot, near_port, far_port, first, to, total,
-     tos_mask, tos_bits, vlan, ifindex, peer, clock, mask, low, high, *buckets) = PINHOLE.unpack(
+    (flags, group, hop, near_port, far_port, first, to, total, tos_mask, tos_bits, clock, near,
+     far, filtered, low, high, *buckets, mask, ifindex, vlan, peer, key) = PINHOLE.unpack(
         packed(flow)
     )  # fmt: skip
     assert key == layout.pack_key(flow.local_in, Wire(3, 4))
     assert (near, near_port) == (layout.pack_address("10.0.1.1"), b"\0\2")
     assert (far, far_port) == (layout.pack_address(remote.host), remote.port.to_bytes(2))
-    assert (group, hop, slot, vlan, ifindex, peer) == (5, 6, 7, 9, 8, layout.NO_SLOT)
-    bits = 0 if source.host is None else 128 if prefix is None else 96 + prefix
+    assert (group, hop, vlan, ifindex, peer) == (5, 6, 9, 8, layout.NO_SLOT)
+    bits = 0 if prefix is None else 96 + prefix
     assert int.from_bytes(mask) == (1 << 128) - (1 << (128 - bits))
     assert filtered == (layout.pack_address(source.host) if source.host else bytes(16))
     port = source.port
@@ -244,6 +263,7 @@ def test_every_field_of_a_pinhole(
         _xdp.OPEN | _xdp.RTP | _xdp.POLICE | (_xdp.RTP_TYPES if types else 0)
         | (_xdp.SOURCE_HOST if source.host else 0)
         | (_xdp.SOURCE_PORT if port is not None else 0)
+        | (_xdp.SOURCE_PREFIX if prefix is not None else 0)
     )  # fmt: skip
 
 
@@ -261,7 +281,7 @@ def test_every_field_of_a_pinhole(
 )
 def test_a_full_bucket_holds_its_burst(rate: int, burst: int, length: int, fits: bool) -> None:
     raw = packed(msgspec.structs.replace(PLAIN, policer=Policer(rate, burst)))
-    cost, depth = PINHOLE.unpack(raw)[-4:-2]
+    cost, depth = PINHOLE.unpack(raw)[16:18]
     assert length * cost < 1 << 64
     assert ((length * cost) >> _xdp.COST_SHIFT <= depth) is fits
 
@@ -336,13 +356,80 @@ def test_interfaces_that_find_no_place() -> None:
 def test_statistics_add_up_over_the_cpus() -> None:
     rows = [(1, 10, 5, 1, 9, 0), (2, 20, 9, 1, 8, 1), (0, 0, 0, 0, 0, 0), (7, 6, 5, 4, 3, 2)]
     raw = b"".join(layout.STATS.pack(*row) for row in rows)
-    first, second = map(layout.Seen._make, layout.STATS.iter_unpack(_xdp.sum_stats(raw, 2)))
-    assert first == layout.Seen(3, 30, 9, 2, 17, 1)
-    assert first.counters == Counters(3, 30, 9)
-    assert second == layout.Seen(*rows[3])
-    assert _xdp.sum_stats(raw, 4) == layout.STATS.pack(10, 36, 9, 6, 20, 3)
-    with pytest.raises(ValueError, match="whole number"):
-        _xdp.sum_stats(raw, 3)
+    first, second = map(layout.Seen._make, layout.STATS.iter_unpack(_sums(raw, 2, 0, 1)))
+    assert first == layout.Seen(1, 10, 5, 1, 9, 0)
+    assert first.counters == Counters(1, 10, 5)
+    assert second == layout.Seen(9, 26, 9, 5, 11, 3)
+    assert _sums(raw, 2, 1) == layout.STATS.pack(*second)
+    assert _sums(raw, 4, 0) == layout.STATS.pack(10, 36, 9, 6, 20, 3)
+    for cpus, slot in ((2, 2), (3, 1)):
+        with pytest.raises(ValueError, match="out of range"):
+            _sums(raw, cpus, slot)
+
+
+def _sums(raw: bytes, cpus: int, *slots: int) -> bytes:
+    return _xdp.sum_stats(bytearray(raw), struct.pack(f"={len(slots)}I", *slots), cpus)
+
+
+def test_pinholes_in_memory_are_found_whole_or_not_at_all() -> None:
+    """Written, written again, changed, closed: each time the version moves by two."""
+    size, flows = _xdp.SIZEOF_PINHOLE, [
+        msgspec.structs.replace(PLAIN, local_in=Address("10.0.0.1", port)) for port in (1, 2, 3)
+    ]  # fmt: skip
+    pinholes, ports = bytearray(4 * size), bytearray((ROW + 1) << 18)
+    values, slots, cells, *_ = pack(flows, free=[0, 3, 2])
+    assert _xdp.write_pinholes(pinholes, ports, values, slots, cells) == 3
+    assert _xdp.write_pinholes(pinholes, ports, values, slots, cells) == 0
+    assert _xdp.scan_ports(ports) == (cells, slots)
+    found = _xdp.take_rows(pinholes, slots, size)
+    assert [found[n * size :][:4] for n in range(3)] == [b"\2\0\0\0"] * 3
+    assert [layout.without_version(found[n * size :][:size]) for n in range(3)] == [
+        bytes(values[n * size :][:size]) for n in range(3)
+    ]
+    changed = layout.with_capture(bytes(values[:size]), True)
+    assert _xdp.write_pinholes(pinholes, ports, changed, slots[:4], cells[:4]) == 1
+    _xdp.close_pinholes(pinholes, ports, slots[:8], cells[:8])
+    assert _xdp.scan_ports(ports) == (cells[8:], slots[8:])
+    closed = _xdp.take_rows(pinholes, slots[:8], size)
+    assert closed == b"\6" + bytes(size - 1) + b"\4" + bytes(size - 1)
+    with pytest.raises(ValueError, match="out of range"):
+        _xdp.write_pinholes(pinholes, ports, values[:size], struct.pack("=I", 4), cells[:4])
+    with pytest.raises(ValueError, match="not as many"):
+        _xdp.write_pinholes(pinholes, ports, values, slots[:4], cells[:4])
+
+
+def test_what_is_booked_is_found_until_it_is_forgotten() -> None:
+    flows = [
+        msgspec.structs.replace(PLAIN, local_in=Address("10.0.0.1", port)) for port in (1, 2, 3)
+    ]
+    keys, nobody = [flow.key for flow in flows], FlowKey("10.0.0.2", 1)
+    index, hops, uses = bytearray((ROW + 1) << 18), bytearray(4 * 8), bytearray(4 * 8)
+    rows = {"10.0.0.1": (ROW, 3, 4)}
+    values, slots, cells, *_ = pack(flows, index, [0, 3, 2])
+    assert _xdp.locate_pinholes([keys[0]], rows, index) == (b"\xff" * 4, cells[:4])
+    assert _xdp.book_pinholes(index, hops, uses, values, slots, cells) == []
+    assert _xdp.book_pinholes(index, hops, uses, values, slots, cells) == []
+    assert struct.unpack_from("=8I", uses)[6] == 3
+    assert _xdp.locate_pinholes([*keys, nobody], rows, index) == (
+        slots + b"\xff" * 4, cells + bytes(4),
+    )  # fmt: skip
+    twice = (slots + slots[:4] + b"\xff" * 4, cells + cells[:4] + bytes(4))
+    assert _xdp.unbook_pinholes(index, hops, uses, *twice) == (slots, cells, [6])
+    assert not any(index)
+    assert not any(hops)
+    assert struct.unpack_from("=8I", uses)[6] == 0
+    with pytest.raises(ValueError, match="next hop is out of range"):
+        _xdp.book_pinholes(index, hops, uses[:8], values, slots, cells)
+    with pytest.raises(ValueError, match="an index is out of range"):
+        _xdp.book_pinholes(index, hops[:8], uses, values, slots, cells)
+
+
+@given(st.sets(HOSTS, max_size=40))
+def test_addresses_begin_their_search_within_the_table(hosts: set[str]) -> None:
+    found = {_xdp.address_hash(layout.pack_address(host)) for host in hosts}
+    assert all(0 <= place < _xdp.ADDRESS_PLACES for place in found)
+    with pytest.raises(ValueError, match="16 bytes"):
+        _xdp.address_hash(b"1234")
 
 
 def test_rtp_statistics_from_what_the_program_keeps() -> None:

@@ -18,7 +18,7 @@ from bgf.control.client import decode_reply, encode_request
 from bgf.control.sdp import SDP_BYTES_MAX, BadAddress, BadPort, NoMedia, SdpLimit
 from bgf.errors import LoadLimit, Misuse, PeerError, PortsExhausted
 from bgf.events import CallReport, Command, MediaRewrite, Party, Reply, Result, Verb
-from bgf.model import Address, Component, Counters, Flow, RtpStatistics
+from bgf.model import Address, Component, Counters, Flow, Ice, RtpStatistics
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "ng").glob("*.json"))
 WRITE = os.environ.get("BGF_GOLDEN") == "write"
@@ -98,13 +98,17 @@ def transcript_effect(
         effect.get("warning", ""),
         tuple(
             MediaRewrite(
-                Address.parse(line["rtp"]), address(line.get("rtcp")), line.get("rtcp_mux", False)
+                Address.parse(line["rtp"]),
+                address(line.get("rtcp")),
+                line.get("rtcp_mux", False),
+                Ice(*line["ice"]) if "ice" in line else None,
             )
             for line in effect.get("media", ())
         ),
         tuple(flows),
         report=report if flows else None,
         calls=tuple(effect.get("calls", ())),
+        loop_mark=effect.get("loop_mark", ""),
     )
     return reply, counters, heard
 
@@ -136,6 +140,7 @@ def run(transcript: dict[str, Any]) -> dict[str, Any]:
         "media": [
             f"{line.kind} {line.transport} {line.rtp} rtcp {line.rtcp}"
             f"{' mux' if line.rtcp_mux else ''} {line.direction}"
+            f"{f' ice {line.ice_ufrag}' if line.ice_ufrag else ''}{' dtls' if line.dtls else ''}"
             for line in command.media
         ],
         "reply": rendered.decode().splitlines(keepends=True),
@@ -227,7 +232,11 @@ def test_the_signalling_source_overrides_the_sdp_when_asked() -> None:
         ({"frobnicate": {"a": [1]}}, "ignored (unknown): frobnicate"),
         ({"flags": ["always-transcode"]}, "ignored (not done here): always-transcode"),
         ({"codec": {"strip": ["all"]}}, "ignored (not done here): codec"),
-        ({"ICE": "force"}, "ignored (not done here): ICE=force"),
+        ({"ICE": "force"}, ""),
+        ({"ICE": "maybe"}, "ignored (not done here): ICE=maybe"),
+        ({"ICE": "optional"}, "ICE=optional is done as ICE=force: no other candidate passes"),
+        ({"ICE-lite": "both"}, ""),
+        ({"rtcp-mux": ["demux", "perhaps"]}, "ignored (not done here): rtcp-mux=perhaps"),
         ({"replace": ["username"]}, "ignored (not done here): replace=username"),
         ({"SDES": ["off"]}, ""),
         ({"SDES": ["off", "pad"]}, "ignored (not done here): SDES"),

@@ -50,7 +50,7 @@ class Call:
             count = sessions.demand(self.session, made)
             ports = tuple(range(self.port, self.port + 2 * count, 2))
             self.port += 2 * count
-            made = msgspec.structs.replace(made, ports=ports)
+            made = msgspec.structs.replace(made, ports=ports, entropy=bytes(range(24)))
         self.session, reply, _ = sessions.apply(self.session, made, SITE)
         return reply or Reply("", Result.OK)
 

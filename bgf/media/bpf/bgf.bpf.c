@@ -25,6 +25,7 @@
 
 #include "bgf.h"
 #include "maps.h"
+#include "clock.h"
 #include "packet.h"
 #include "sums.h"
 #include "parse.h"
@@ -41,6 +42,7 @@ int bgf_xdp(struct xdp_md *ctx)
 {
 	struct packet packet = {};
 	__u32 outcome = parse(ctx, &packet);
+	struct bgf_place *place;
 	int action;
 
 	if (unlikely(outcome == BGF_PASS))
@@ -52,15 +54,16 @@ int bgf_xdp(struct xdp_md *ctx)
 		if (action)
 			return action;
 	}
+	place = find_address(&packet.key.local);
 	if (likely(outcome == BGF_FORWARD)) {
-		action = forward(ctx, &packet);
+		action = place ? forward(ctx, &packet, place) : 0;
 		if (action)
 			return action;
 		outcome = BGF_NO_PINHOLE;
 	}
 	/* No pinhole could take it: dropped at a guarded address or cut off before its address, else
 	 * the kernel's. */
-	if (!bpf_map_lookup_elem(&guarded, &packet.key.local) &&
+	if (!(place && place->guarded) &&
 	    !(outcome == BGF_RUNT && !(packet.key.local.hi | packet.key.local.lo)))
 		return XDP_PASS;
 	if (outcome == BGF_ICMP || outcome == BGF_ICMP_ERROR)

@@ -11,17 +11,19 @@
 
 #include <linux/types.h>
 
-#define BGF_LAYOUT 2
+#define BGF_LAYOUT 3
 
 /* Maps by name, in the order of the object file. The last column is the default size in entries. */
 #define BGF_MAPS(X)                                                                                \
 	X(config, 1)      /* array: struct bgf_config */                                           \
+	X(cpus, 1024)     /* array: CPU -> struct bgf_cpu */                                       \
 	X(groups, 256)    /* array: group index -> its id, for those who open the pins */          \
 	X(armed, 256)     /* array: group index -> deadline, CLOCK_BOOTTIME ns; 0 never */         \
 	X(interfaces, 256) /* array: struct bgf_interface, see BGF_PROBES */                       \
-	X(guarded, 1024)  /* hash: media address -> group index */                                 \
-	X(pinholes, 65536) /* hash: struct bgf_key -> struct bgf_pinhole */                        \
-	X(stats, 65536)   /* per-CPU array: slot -> struct bgf_stats */                            \
+	X(addresses, 8192) /* array: struct bgf_place, see BGF_ADDRESS_PROBES */                  \
+	X(ports, 16)	  /* array: row -> struct bgf_ports */                                      \
+	X(pinholes, 65536) /* array: slot -> struct bgf_pinhole */                                 \
+	X(stats, 65536)   /* array: CPU x slots + slot -> struct bgf_stats */                      \
 	X(streams, 65536) /* array: slot -> struct bgf_stream */                                   \
 	X(latches, 65536) /* array: slot -> struct bgf_latch */                                    \
 	X(nexthops, 16384) /* array: index -> struct bgf_nexthop; 0 is never valid */              \
@@ -62,7 +64,17 @@ struct bgf_config {
 	__u32 layout;	     /* BGF_LAYOUT of who filled the maps */
 	__u32 discriminator; /* S-BFD, this node's; 0 reflects nothing */
 	__u32 snap;	     /* bytes of a frame that a capture keeps */
-	__u32 pad;
+};
+
+/* What a CPU keeps for itself: its clock (clock.h), and where its part of `stats` begins, which user
+ * space writes. A cache line. */
+struct bgf_cpu {
+	__u64 tick; /* in which the clock was read last */
+	__u64 boot_ns;
+	__u32 packets; /* of this tick, those of the last reading included */
+	__u32 left;    /* that go by the last reading, one more than that */
+	__u32 stats_first;
+	__u32 pad[9];
 };
 
 /*
@@ -86,16 +98,45 @@ struct bgf_address {
 	__u64 lo;
 };
 
-/* Where packets of a pinhole arrive. */
+/*
+ * An address stands at its hash (BGF_ADDRESS_HASH), or one of the next few places where that is
+ * taken, without a gap. Pinholes are found by its row and the port: two array lookups, each of
+ * which touches one cache line, where a hash of keys touches many.
+ */
+#define BGF_ADDRESS_PLACES 8192u
+#define BGF_ADDRESS_SHIFT 51 /* 64 less the bits of a place */
+#define BGF_ADDRESS_PROBES 8u
+#define BGF_ADDRESS_HI 0x9e3779b97f4a7c15ull
+#define BGF_ADDRESS_MIX 0xd6e8feb86659fd93ull
+#define BGF_ADDRESS_HASH(a)                                                                        \
+	((((a)->lo ^ (a)->hi * BGF_ADDRESS_HI) * BGF_ADDRESS_MIX) >> BGF_ADDRESS_SHIFT)
+
+struct bgf_place {
+	struct bgf_address address;
+	__u32 ifindex; /* of its realm: it has pinholes there alone */
+	__u16 vlan;
+	__u8 used;    /* somebody stands here */
+	__u8 guarded; /* it is a media address: what has no pinhole is dropped */
+	__u32 row;    /* of ports */
+	__u32 pad;
+};
+
+/* A row: slot + 1 for each port, 0 where no pinhole is. User space sees all rows as one array of
+ * cells, row << 16 | port. */
+struct bgf_ports {
+	__u32 slot[65536];
+};
+
+/* Where packets of a pinhole arrive, in what is told to user space. */
 struct bgf_key {
 	struct bgf_address local;
-	__u32 ifindex; /* of the realm: an address is guarded in its own realm alone */
+	__u32 ifindex;
 	__u16 port_be;
 	__u16 vlan;
 };
 
 #define BGF_OPEN 0x001u	       /* the gate */
-#define BGF_SOURCE_HOST 0x002u /* `source` must match under its mask */
+#define BGF_SOURCE_HOST 0x002u /* `source` must match */
 #define BGF_SOURCE_PORT 0x004u /* the port must lie in its range */
 #define BGF_OUT_IP6 0x008u     /* leaves as IPv6 */
 #define BGF_POLICE 0x010u      /* through both token buckets */
@@ -109,21 +150,19 @@ struct bgf_key {
 #define BGF_NO_REMOTE 0x1000u  /* with FOLLOW: nowhere else */
 #define BGF_HAIRPIN 0x2000u    /* `remote` is an address of this node: a pinhole may be there */
 #define BGF_CAPTURED 0x4000u   /* its packets are copied to user space */
+#define BGF_SOURCE_PREFIX 0x8000u /* with SOURCE_HOST: under `source_mask` */
 
 /*
- * The key comes first again: a removed element's memory may be given to another pinhole while a
- * packet is still being rewritten from it, so the program looks at the key once more at the end.
- * The program writes nothing here: what moves stands in stats, streams and latches.
+ * Three cache lines, of which most packets touch two; the map starts at a page. User space writes
+ * it in place through a mapping: `version` is odd meanwhile and another one afterwards, and a
+ * packet for which it has changed on the way is dropped. The program writes nothing here: what
+ * moves stands in stats, streams and latches.
  */
 struct bgf_pinhole {
-	struct bgf_key key;
-	struct bgf_address local_out; /* new source */
-	struct bgf_address remote;    /* new destination */
-	struct bgf_address source;    /* filter, under its mask */
+	__u32 version;
 	__u32 flags;
 	__u32 group;   /* index into armed */
 	__u32 nexthop; /* index into nexthops */
-	__u32 slot;    /* index into stats, streams, latches */
 	__u16 local_port_be;
 	__u16 remote_port_be;
 	__u16 source_port_first; /* filter, both included */
@@ -131,18 +170,25 @@ struct bgf_pinhole {
 	__u16 sum_out; /* one's complement sum of local_out, remote and their ports, as they go out */
 	__u8 tos_mask; /* bits of the traffic class that stay */
 	__u8 tos_bits; /* bits that are set */
-	__u16 vlan_out;
-	__u16 pad;
-	__u32 ifindex_out;
-	__u32 peer_slot;
-	__u32 clock; /* RTP timestamp units in a nanosecond, times 2^32 */
-	__u32 pad2;
-	struct bgf_address source_mask;
-	__u64 types[2]; /* bit per payload type that is admitted */
-	__u64 sustained_cost; /* see BGF_COST_SHIFT */
+	__u32 clock;   /* RTP timestamp units in a nanosecond, times 2^32 */
+	struct bgf_address local_out; /* new source */
+	struct bgf_address remote;    /* new destination */
+
+	struct bgf_address source; /* filter */
+	__u64 types[2];		   /* bit per payload type that is admitted */
+	__u64 sustained_cost;	   /* see BGF_COST_SHIFT */
 	__u64 sustained_depth;
 	__u64 peak_cost;
 	__u64 peak_depth;
+
+	struct bgf_address source_mask;
+	__u32 ifindex_out;
+	__u16 vlan_out;
+	__u16 pad;
+	__u32 peer_slot;
+	__u32 pad2;
+	struct bgf_key key; /* for user space: the program finds it without */
+	__u64 pad3;
 };
 
 /*
@@ -160,6 +206,7 @@ struct bgf_stats {
 	__u64 rtp_packets;   /* of flows with BGF_RTP */
 	__u64 rtp_bytes;     /* UDP payload */
 	__u64 rtcp_packets;
+	__u64 pad[2]; /* a cache line of its own */
 };
 
 /*
@@ -241,12 +288,16 @@ struct bgf_trace {
 };
 
 _Static_assert(BGF_OUTCOME_COUNT <= BGF_ROW, "a row of counts");
-_Static_assert(sizeof(struct bgf_config) == 16, "shared layout");
+_Static_assert(sizeof(struct bgf_config) == 12, "shared layout");
+_Static_assert(sizeof(struct bgf_cpu) == 64, "shared layout");
 _Static_assert(sizeof(struct bgf_interface) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_address) == 16, "shared layout");
+_Static_assert(sizeof(struct bgf_place) == 32, "shared layout");
+_Static_assert(BGF_ADDRESS_PLACES == 1u << (64 - BGF_ADDRESS_SHIFT), "shared layout");
+_Static_assert(sizeof(struct bgf_ports) == 1u << 18, "shared layout");
 _Static_assert(sizeof(struct bgf_key) == 24, "shared layout");
-_Static_assert(sizeof(struct bgf_pinhole) == 184, "shared layout");
-_Static_assert(sizeof(struct bgf_stats) == 48, "shared layout");
+_Static_assert(sizeof(struct bgf_pinhole) == 192, "shared layout");
+_Static_assert(sizeof(struct bgf_stats) == 64, "shared layout");
 _Static_assert(sizeof(struct bgf_stream) == 64, "shared layout");
 _Static_assert(sizeof(struct bgf_latch) == 32, "shared layout");
 _Static_assert(sizeof(struct bgf_nexthop) == 24, "shared layout");

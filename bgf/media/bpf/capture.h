@@ -4,8 +4,7 @@
 #define BGF_CAPTURE_H
 
 /* `to` is where the frame leaves, NULL for one that has arrived. */
-APART int capture(struct xdp_md *ctx, const struct packet *packet,
-		  const struct bgf_pinhole *pinhole, const struct target *to)
+APART int capture(struct xdp_md *ctx, const struct packet *packet, const struct target *to)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct bgf_captured head = {};
@@ -14,7 +13,7 @@ APART int capture(struct xdp_md *ctx, const struct packet *packet,
 	__u64 length;
 
 	/* A hairpin's packet has arrived but once, and leaves but once. */
-	if (!packet || !pinhole || traced(ctx) || (packet->turned && !to))
+	if (!packet || traced(ctx) || (packet->turned && !to))
 		return 0;
 	node = bpf_map_lookup_elem(&config, &zero);
 	if (!node)
@@ -22,7 +21,7 @@ APART int capture(struct xdp_md *ctx, const struct packet *packet,
 	/* The compiler would keep but half of a pointer, which the verifier does not allow. */
 	asm volatile("" : "+r"(data), "+r"(end));
 	length = end - data;
-	head.key = pinhole->key;
+	head.key = packet->key;
 	head.time_ns = packet->now_ns;
 	head.length = length;
 	head.kept = length < node->snap ? length : node->snap;

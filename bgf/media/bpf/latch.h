@@ -56,11 +56,10 @@ APART int learn(struct xdp_md *ctx, const struct packet *packet, __u32 slot, __u
 }
 
 /* Whether this sender may send; learns it where that is what the latch waits for. */
-static __always_inline bool latch_admits(struct xdp_md *ctx, const struct packet *packet,
-					 __u32 slot)
+static __always_inline bool latch_admits(struct xdp_md *ctx, const struct packet *packet)
 {
+	__u32 slot = packet->slot, word, state;
 	struct bgf_latch *latch = bpf_map_lookup_elem(&latches, &slot);
-	__u32 word, state;
 
 	if (!latch)
 		return false;

@@ -25,12 +25,15 @@ MAP(config, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_config);
 MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct group_id);
 MAP(armed, BPF_MAP_TYPE_ARRAY, __u32, __u64);
 MAP(interfaces, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_interface);
-MAP(guarded, BPF_MAP_TYPE_HASH, struct bgf_address, __u32);
-MAP(pinholes, BPF_MAP_TYPE_HASH, struct bgf_key, struct bgf_pinhole);
-MAP(stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct bgf_stats);
-/* What may be mapped into memory starts at a page, so that no stream straddles two cache lines. */
+MAP(addresses, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_place);
+/* What may be mapped into memory starts at a page, so that nothing straddles two cache lines; and
+ * user space writes and reads it without a system call for each entry. */
+MAP_WITH(cpus, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_cpu, BPF_F_MMAPABLE);
+MAP_WITH(ports, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_ports, BPF_F_MMAPABLE);
+MAP_WITH(pinholes, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_pinhole, BPF_F_MMAPABLE);
+MAP_WITH(stats, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_stats, BPF_F_MMAPABLE);
 MAP_WITH(streams, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_stream, BPF_F_MMAPABLE);
-MAP(latches, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_latch);
+MAP_WITH(latches, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_latch, BPF_F_MMAPABLE);
 MAP(nexthops, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_nexthop);
 MAP(outcomes, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64);
 

@@ -46,9 +46,13 @@ struct packet {
 	__u8 ip6;    /* 1 or 0 */
 	__u8 turned; /* it is behind the first pinhole of a hairpin */
 	__u8 pad;
+	__u32 slot; /* of its pinhole */
+	__u32 version; /* of its pinhole, as it was when it was found */
+	__u32 stats_first; /* of this CPU */
+	__u32 pad2;
 };
 
-_Static_assert(sizeof(struct packet) == 64, "no holes");
+_Static_assert(sizeof(struct packet) == 80, "no holes");
 
 static __always_inline struct bgf_trace *traced(struct xdp_md *ctx)
 {
@@ -113,6 +117,50 @@ static __always_inline bool is_ours(struct xdp_md *ctx, const struct ethhdr *eth
 	}
 	packet->place = BGF_INTERFACE_PLACES;
 	return false;
+}
+
+/* Where an address stands; NULL for one that is nowhere. */
+static __always_inline struct bgf_place *find_address(const struct bgf_address *address)
+{
+	__u32 probe, first = BGF_ADDRESS_HASH(address);
+	struct bgf_place *place;
+
+#pragma clang loop unroll(full)
+	for (probe = 0; probe < BGF_ADDRESS_PROBES; probe++) {
+		__u32 at = (first + probe) % BGF_ADDRESS_PLACES;
+
+		place = bpf_map_lookup_elem(&addresses, &at);
+		if (!place || !place->used)
+			return NULL;
+		if (likely(place->address.lo == address->lo && place->address.hi == address->hi))
+			return place;
+	}
+	return NULL;
+}
+
+/* The pinhole for packets to this key at this address, NULL when there is none; notes which. */
+static __always_inline struct bgf_pinhole *find_pinhole(const struct bgf_place *place,
+							const struct bgf_key *key,
+							__u32 *slot, __u32 *version)
+{
+	struct bgf_pinhole *pinhole;
+	struct bgf_ports *row;
+	__u32 cell;
+
+	if (unlikely(place->ifindex != key->ifindex || place->vlan != key->vlan))
+		return NULL;
+	cell = place->row;
+	row = bpf_map_lookup_elem(&ports, &cell);
+	if (!row)
+		return NULL;
+	/* Nobody's cell is 0, and one less than that no slot. */
+	cell = row->slot[bpf_ntohs(key->port_be)] - 1;
+	pinhole = bpf_map_lookup_elem(&pinholes, &cell);
+	if (!pinhole)
+		return NULL;
+	*slot = cell;
+	*version = *(volatile __u32 *)&pinhole->version;
+	return *version & 1 ? NULL : pinhole;
 }
 
 #endif

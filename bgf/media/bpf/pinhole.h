@@ -13,23 +13,16 @@
 
 _Static_assert(BGF_OUT_IP6 == 1u << BGF_OUT_IP6_SHIFT, "one bit");
 
-static __always_inline bool same_key(const struct bgf_pinhole *pinhole, const struct bgf_key *key)
-{
-	const volatile struct bgf_key *now = &pinhole->key;
-
-	return now->local.lo == key->local.lo && now->local.hi == key->local.hi &&
-	       now->ifindex == key->ifindex && now->port_be == key->port_be &&
-	       now->vlan == key->vlan;
-}
-
 static __always_inline bool admits(const struct bgf_pinhole *pinhole, const struct packet *packet)
 {
-	const struct bgf_address *mask = &pinhole->source_mask;
+	__u64 lo = pinhole->source.lo ^ packet->source.lo, hi = pinhole->source.hi ^ packet->source.hi;
 	__u16 port = bpf_ntohs(packet->source_port);
 
-	if (pinhole->flags & BGF_SOURCE_HOST &&
-	    ((pinhole->source.lo ^ packet->source.lo) & mask->lo ||
-	     (pinhole->source.hi ^ packet->source.hi) & mask->hi))
+	if (unlikely(pinhole->flags & BGF_SOURCE_PREFIX)) {
+		lo &= pinhole->source_mask.lo;
+		hi &= pinhole->source_mask.hi;
+	}
+	if (pinhole->flags & BGF_SOURCE_HOST && (lo || hi))
 		return false;
 	return !(pinhole->flags & BGF_SOURCE_PORT) ||
 	       (port >= pinhole->source_port_first && port <= pinhole->source_port_last);
@@ -40,7 +33,7 @@ static __always_inline bool is_armed(const struct bgf_pinhole *pinhole, __u64 no
 	__u32 index = pinhole->group;
 	__u64 *deadline = bpf_map_lookup_elem(&armed, &index);
 
-	return deadline && now < *deadline;
+	return deadline && is_before(now, *deadline);
 }
 
 static __always_inline __u32 judge(struct xdp_md *ctx, const struct packet *packet,
@@ -56,7 +49,7 @@ static __always_inline __u32 judge(struct xdp_md *ctx, const struct packet *pack
 		return BGF_BAD_SOURCE;
 	if (flags & BGF_RTP && !read_rtp(ctx, packet, pinhole, rtp))
 		return BGF_BAD_RTP;
-	if (flags & BGF_LATCH && !latch_admits(ctx, packet, pinhole->slot))
+	if (flags & BGF_LATCH && !latch_admits(ctx, packet))
 		return BGF_BAD_SOURCE;
 	return packet->hops <= 1 ? BGF_TTL : BGF_FORWARD;
 }
@@ -128,8 +121,9 @@ APART int aim_back(const struct bgf_pinhole *pinhole, struct target *to)
 static __always_inline void account(const struct packet *packet, const struct bgf_pinhole *pinhole,
 				    const struct rtp *rtp)
 {
-	__u32 bytes = packet->udp_length - sizeof(struct udphdr), slot = pinhole->slot;
-	struct bgf_stats *stat = bpf_map_lookup_elem(&stats, &slot);
+	__u32 bytes = packet->udp_length - sizeof(struct udphdr);
+	__u32 row = packet->stats_first + packet->slot;
+	struct bgf_stats *stat = bpf_map_lookup_elem(&stats, &row);
 
 	if (unlikely(!stat))
 		return;
@@ -141,7 +135,7 @@ static __always_inline void account(const struct packet *packet, const struct bg
 	if (rtp->kind == RTP_MEDIA) {
 		stat->rtp_packets++;
 		stat->rtp_bytes += bytes;
-		observe(pinhole, rtp, packet->now_ns);
+		observe(packet, pinhole, rtp);
 	} else if (rtp->kind == RTP_CONTROL) {
 		stat->rtcp_packets++;
 	}
@@ -180,13 +174,13 @@ static __always_inline int leave(struct xdp_md *ctx, const struct packet *packet
 		return refuse(ctx, packet, BGF_NO_NEIGHBOUR);
 	if (ip_length(packet, to->ip6) > to->mtu)
 		return refuse(ctx, packet, BGF_TOO_BIG);
-	if (flags & BGF_POLICE && !conforms(ctx, pinhole, length, packet->now_ns))
+	if (flags & BGF_POLICE && !conforms(ctx, packet, pinhole, length))
 		return refuse(ctx, packet, BGF_POLICED);
 	to->hops = packet->hops - 1;
 	to->tos = (packet->tos & pinhole->tos_mask) | pinhole->tos_bits;
 	outcome = rewrite(ctx, packet, to);
-	if (unlikely(!same_key(pinhole, &packet->key)))
-		outcome = BGF_NO_PINHOLE; /* it was closed meanwhile */
+	if (unlikely(*(volatile __u32 *)&pinhole->version != packet->version))
+		outcome = BGF_NO_PINHOLE; /* it was closed or changed meanwhile */
 	if (unlikely(outcome != BGF_FORWARD))
 		return refuse(ctx, packet, outcome);
 	note(ctx, packet, BGF_FORWARD, to->ifindex, to->vlan);
@@ -194,7 +188,7 @@ static __always_inline int leave(struct xdp_md *ctx, const struct packet *packet
 		return XDP_REDIRECT;
 	account(packet, pinhole, rtp);
 	if (unlikely(flags & BGF_CAPTURED))
-		capture(ctx, packet, pinhole, to);
+		capture(ctx, packet, to);
 	return (int)bpf_redirect(to->ifindex, 0);
 }
 
@@ -206,10 +200,11 @@ static __always_inline int leave(struct xdp_md *ctx, const struct packet *packet
 APART int hairpin(struct xdp_md *ctx, struct packet *packet, const struct bgf_pinhole *first,
 		  struct target *to, struct rtp *rtp)
 {
+	__u32 outcome, index, length, slot, version;
 	struct bgf_pinhole *pinhole;
 	struct bgf_nexthop *next;
 	struct bgf_key there = {};
-	__u32 outcome, index, length;
+	struct bgf_place *place;
 
 	if (!packet || !first || !to || !rtp)
 		return -1;
@@ -217,15 +212,18 @@ APART int hairpin(struct xdp_md *ctx, struct packet *packet, const struct bgf_pi
 	there.ifindex = first->ifindex_out;
 	there.port_be = to->remote_port_be;
 	there.vlan = first->vlan_out;
-	pinhole = bpf_map_lookup_elem(&pinholes, &there);
+	place = find_address(&there.local);
+	pinhole = place ? find_pinhole(place, &there, &slot, &version) : NULL;
 	if (!pinhole || !is_armed(pinhole, packet->now_ns))
 		return -1;
 	if (first->flags & BGF_POLICE &&
-	    !conforms(ctx, first, ip_length(packet, packet->ip6), packet->now_ns))
+	    !conforms(ctx, packet, first, ip_length(packet, packet->ip6)))
 		return refuse(ctx, packet, BGF_POLICED);
 	if (!traced(ctx))
 		account(packet, first, rtp);
 	turn(packet, first, to);
+	packet->slot = slot;
+	packet->version = version;
 	outcome = judge(ctx, packet, pinhole, rtp);
 	if (outcome != BGF_FORWARD)
 		return refuse(ctx, packet, outcome);
@@ -241,21 +239,29 @@ APART int hairpin(struct xdp_md *ctx, struct packet *packet, const struct bgf_pi
 }
 
 /* The action for what has a pinhole, 0 for what has none. */
-static __always_inline int forward(struct xdp_md *ctx, struct packet *packet)
+static __always_inline int forward(struct xdp_md *ctx, struct packet *packet,
+				   const struct bgf_place *place)
 {
-	struct bgf_pinhole *pinhole = bpf_map_lookup_elem(&pinholes, &packet->key);
-	__u32 outcome, index, flags;
+	struct bgf_pinhole *pinhole =
+		find_pinhole(place, &packet->key, &packet->slot, &packet->version);
+	__u32 outcome, index, flags, cpu;
 	struct target to = {};
 	struct bgf_nexthop *next;
 	struct rtp rtp = {};
+	struct bgf_cpu *own;
 	int action, back = 1;
 
 	if (!pinhole)
 		return 0;
-	packet->now_ns = bpf_ktime_get_boot_ns();
+	cpu = bpf_get_smp_processor_id();
+	own = bpf_map_lookup_elem(&cpus, &cpu);
+	if (unlikely(!own)) /* no clock, no lease */
+		return refuse(ctx, packet, BGF_DISARMED);
+	packet->stats_first = own->stats_first;
+	packet->now_ns = clock_now(own);
 	flags = pinhole->flags;
 	if (unlikely(flags & BGF_CAPTURED))
-		capture(ctx, packet, pinhole, NULL);
+		capture(ctx, packet, NULL);
 	outcome = judge(ctx, packet, pinhole, &rtp);
 	if (outcome != BGF_FORWARD)
 		return refuse(ctx, packet, outcome);

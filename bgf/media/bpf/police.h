@@ -36,13 +36,13 @@ static __always_inline bool take(__u64 *bucket, __u64 cost, __u64 depth, __u64 n
 }
 
 /* `length` is the IP packet's, bytes. A packet that is only traced takes nothing. */
-static __always_inline bool conforms(struct xdp_md *ctx, const struct bgf_pinhole *pinhole,
-				     __u32 length, __u64 now_ns)
+static __always_inline bool conforms(struct xdp_md *ctx, const struct packet *packet,
+				     const struct bgf_pinhole *pinhole, __u32 length)
 {
-	__u64 now = now_ns << BGF_TIME_SHIFT;
+	__u64 now = packet->now_ns << BGF_TIME_SHIFT;
 	__u64 sustained = (length * pinhole->sustained_cost) >> BGF_COST_SHIFT;
 	__u64 peak = (length * pinhole->peak_cost) >> BGF_COST_SHIFT;
-	__u32 slot = pinhole->slot;
+	__u32 slot = packet->slot;
 	struct bgf_stream *stream = bpf_map_lookup_elem(&streams, &slot);
 
 	if (!stream)
