@@ -36,12 +36,15 @@ class CallsInTheKernel(Calls):
 
     def pinholes(self) -> dict[FlowKey, Open | None]:
         found: dict[FlowKey, Open | None] = {}
-        for _, raw in self.path.datapath._maps.dump("pinholes", layout.KEY.size):
+        datapath = self.path.datapath
+        _, slots = _xdp.scan_ports(datapath._maps.mapped("ports"))  # as the program walks them
+        for raw in datapath._table._rows(slots):
             pinhole = layout.unpack_pinhole(raw)
             if not pinhole.flags & _xdp.OPEN:
                 found[pinhole.key] = None
                 continue
-            _, _, _, source, flags, _, _, _, _, port, first, last, *_ = layout._PINHOLE.unpack(raw)
+            _, flags, _, _, _, port, first, last, *_ = fields = layout._PINHOLE.unpack(raw)
+            source = fields[14]
             assert pinhole.remote is not None
             assert first == last or not flags & _xdp.SOURCE_PORT
             found[pinhole.key] = Open(

@@ -29,4 +29,4 @@ class CallsInMemory(Calls):
 
 
 def test_what_is_open_is_what_must_be() -> None:
-    run_state_machine_as_test(CallsInMemory, settings=effort(60))
+    run_state_machine_as_test(CallsInMemory, settings=effort(40))
