@@ -23,7 +23,9 @@ PROCESSES: Final = ("state", "gateway", "failover")
 NODES_MAX: Final = 64
 ASKED_AT_ONCE_MAX: Final = 16
 TIMEOUT_S: Final = 5.0
-NOT_DROPS: Final = ("forward", "reflect", "pass", "icmp", "icmp-error", "foreign-vlan")
+NOT_DROPS: Final = (
+    *("forward", "reflect", "pass", "icmp", "icmp-error", "foreign-vlan", "stun-check"),
+)
 
 
 @dataclass(frozen=True, slots=True)

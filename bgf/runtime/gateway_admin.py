@@ -74,6 +74,7 @@ class GatewayAdmin:
                 name: attachment._asdict() for name, attachment in datapath.attachments.items()
             },
             "reports": dict(process.reports.tally) | {"waiting": process.reports.waiting},
+            "ice": process.ice.counts,
             "feed": dict(process.feed.tally + process.tally),
             "store": {k: v for k, v in process.store.stats().items() if k.startswith("client_")},
             "copies": process.copying.status(),

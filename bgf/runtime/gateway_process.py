@@ -30,6 +30,7 @@ from bgf.journal import Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Group
 from bgf.runtime.captures import Captures
+from bgf.runtime.checks import IceAgent
 from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.copying import Copying
 from bgf.runtime.feed import Changes, FlowFeed
@@ -90,6 +91,9 @@ class GatewayProcess:
         self.standby = StandbyHands(datapath)
         self.served = {group.id: Served(group) for group in node.groups}
         self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
+        self.ice = IceAgent(
+            datapath.checks, self.served, lambda group, key: self.feed.flows(group).get(key)
+        )
         self.shared_capture = SharedCapture(datapath)
         self.captures = Captures(self.shared_capture)
         recorder_realm = node.realms.get(node.recording.recorder_realm)
@@ -307,6 +311,7 @@ class GatewayProcess:
             served.server.hang_up()
         if owner.node != self.node.node.id:
             self.reports.discard(served.group.id)
+            self.ice.discard(served.group.id)
         # What the new owner wrote before this node noticed was passed over as our own.
         if self.unserved_ns:
             self.behind = True  # what the segment holds now need not be what is so: later
@@ -501,6 +506,7 @@ async def run(node: NodeConfig) -> None:
         wake.bind(str(wake_path))
         loop.add_reader(wake, _woken, wake, process)
         loop.add_reader(datapath.fileno(), process.readable)
+        loop.add_reader(datapath.checks.fileno(), process.ice.take)
         async with AdminServer(node.node.socket("gateway"), GatewayAdmin(process).handlers):
             process.follow()
             process.refresh_roles()
@@ -514,6 +520,7 @@ async def run(node: NodeConfig) -> None:
                     asyncio.create_task(every(READY_MS, process.publish_ready)),
                     asyncio.create_task(every(NEIGHBOURS_MS, datapath.refresh)),
                     asyncio.create_task(every(DELIVER_MS, process.reports.deliver)),
+                    asyncio.create_task(every(DELIVER_MS, process.ice.deliver)),
                     asyncio.create_task(every(COPY_MS, process.copying.follow)),
                     asyncio.create_task(every(LOOK_MS, process.look)),
                 ]
@@ -521,6 +528,7 @@ async def run(node: NodeConfig) -> None:
     finally:
         loop.remove_reader(wake)
         loop.remove_reader(datapath.fileno())
+        loop.remove_reader(datapath.checks.fileno())
         wake.close()
         wake_path.unlink(missing_ok=True)
         process.close()

@@ -19,7 +19,7 @@ from bgf.control.statistics import Calls, ControlCounts, Ports, Scores, Traffic
 from bgf.errors import DatapathError
 from bgf.events import Reply, Result, Verb
 from bgf.gateway import Gateway
-from bgf.media.datapath import Datapath, Outcome
+from bgf.media.datapath import PASSED, Datapath, Outcome
 from bgf.model import Component, FlowKey
 from bgf.quality import mos
 from bgf.runtime.process import now_ns
@@ -34,9 +34,7 @@ SCORED_MAX: Final = 2_000
 """Streams looked at for the node's mean quality and packet length."""
 STATISTICS_KEPT_MS: Final = 1_000
 """How old `statistics` may be: reading all of a full node's counters is work."""
-NOT_ERRORS: Final = frozenset(
-    (Outcome.FORWARD, Outcome.REFLECT, Outcome.PASS, Outcome.ICMP, Outcome.ICMP_ERROR, Outcome.VLAN)
-)
+NOT_ERRORS: Final = frozenset((*PASSED, Outcome.FORWARD, Outcome.REFLECT, Outcome.CHECK))
 
 
 class Measures:
@@ -122,7 +120,6 @@ class Measures:
 
     def _look(self, now: int) -> dict[str, Encodable]:
         totals, live, refused = Totals(), 0, self._refused
-        totals.add(self._past)
         ports: list[Ports] = []
         for served in self._served.values():
             machine = served.driver.gateway if served.driver is not None else None
@@ -138,6 +135,7 @@ class Measures:
                 Ports(f"{served.group.id}/{one.realm}", one.host, first, last, used)
                 for one in served.group.addresses
             ]
+        totals.add(self._past)
         streams, scores, traffic = self._heard(now)
         return statistics.told(
             uptime_s=(now - self._began_ns) / NS_PER_S,

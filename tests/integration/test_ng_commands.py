@@ -36,6 +36,7 @@ pytestmark = [
     pytest.mark.timeout(240),
 ]
 
+TONES = 101
 RECORDER = Address("10.20.0.100", 20_000)
 
 
@@ -98,12 +99,16 @@ def test_orders_take_hold_of_media_and_outlive_their_node(
             assert reply["result"] == "ok", reply
             return reply
 
+        def with_tones(request: dict[str, Any]) -> dict[str, Any]:
+            sdp = str(request["sdp"]).replace("RTP/AVP ", f"RTP/AVP {TONES} ")
+            return request | {"sdp": f"{sdp}a=rtpmap:{TONES} telephone-event/8000\r\n"}
+
         def silent(mark: bytes) -> bool:
             caller.send(towards_access, mark)
             return not callee.hears(mark)
 
-        towards_core = media_of(client.call(offer("call"))["sdp"])
-        towards_access = media_of(client.call(answer("call"))["sdp"])
+        towards_core = media_of(client.call(with_tones(offer("call")))["sdp"])
+        towards_access = media_of(client.call(with_tones(answer("call")))["sdp"])
         says(caller, towards_access, callee, b"hello")
         says(callee, towards_core, caller, b"hello back")
 
@@ -112,6 +117,17 @@ def test_orders_take_hold_of_media_and_outlive_their_node(
         says(callee, towards_core, caller, b"the other way")
         order("unblock media", **{"from-tag": "a"})
         says(caller, towards_access, callee, b"unblocked")
+
+        order("silence media", **{"from-tag": "a"})
+        assert silent(b"silenced")
+        order("unsilence media", **{"from-tag": "a"})
+        order("block DTMF", **{"from-tag": "a"})
+        caller.send(towards_access, b"a tone", TONES)
+        says(caller, towards_access, callee, b"speech beside tones")
+        assert not callee.hears(b"a tone")
+        order("unblock DTMF", **{"from-tag": "a"})
+        caller.send(towards_access, b"another tone", TONES)
+        wait_for("tones pass again", lambda: callee.hears(b"another tone"))
 
         order("start recording")
         order("start forwarding", **{"from-tag": "a"})

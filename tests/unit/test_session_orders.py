@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import msgspec
@@ -452,3 +453,29 @@ def test_a_report_says_who_and_what() -> None:
     assert report.parties[0].label == "caller"
     assert (report.parties[1].branch, report.parties[1].treatments) == ("z1", ("dtmf-blocked",))
     assert report.media == ((("audio", "RTP/AVP", "sendrecv"),) * 2,)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_ordered_the_journal_is_the_call(seed: int) -> None:
+    """Orders, forks and ends in any order: refused or not, replay gives the same session, and the
+    pinholes are only those of its ports."""
+    rng = Random(seed)
+    call = Call()
+    verbs = [OFFER, OFFER, ANSWER, ANSWER, ANSWER, DELETE, *sorted(session_orders.ORDERS)]
+    for step in range(80):
+        verb = rng.choice(verbs)
+        host = ALICE if verb is OFFER else rng.choice((BOB, CAROL))
+        media = [described(host, 4000 + 2 * rng.randrange(4), mux=rng.random() < 0.3)]
+        call.do(
+            verb,
+            *(media if verb in (OFFER, ANSWER) else ()),
+            at_ms=step * rng.choice((1, 40)),
+            from_tag=rng.choice(("alice", "alice", "alice", "bob", "carol", "")),
+            to_tag=rng.choice(("", "bob", "bob", "carol", "dave")) if verb is not OFFER else "",
+            via_branch=rng.choice(("", "", "z1", "z2")),
+            flags=rng.choice(((), (), ("all",), ("label=x",), ("delete-delay=9",), ("fatal",))),
+        )
+        call.replayed()
+        session = call.gateway.session("call-1")
+        held = session.ports() if session is not None else set()
+        assert {flow.local_in.port - flow.local_in.port % 2 for flow in call.flows} == held
