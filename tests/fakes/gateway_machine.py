@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, note, settings
+from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -39,8 +39,10 @@ FLAGS = ((), (), ("strict-source",), ("asymmetric",), ("symmetric",), ("SIP-sour
 CALLS = ("c1", "c2", "c3")
 
 
-def effort(examples: int, steps: int = 30) -> settings:
+def effort(examples: int, shrink: bool = True, steps: int = 30) -> settings:
+    """How much is tried. Where a step is dear, a failing run is not made shorter."""
     return settings(
+        phases=[phase for phase in Phase if shrink or phase not in (Phase.shrink, Phase.explain)],
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,

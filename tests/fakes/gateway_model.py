@@ -10,7 +10,8 @@ proxy sees, commands and the replies to them: our addresses are those that the r
 - It is closed where there is nowhere to send to: the receiver is on hold by the unspecified
   address, takes no RTCP there, or asks for it at an address of another IP version than ours.
 - It is closed while nobody has said whence the sender sends, unless everybody may.
-- RTCP has no gate of its own where both have agreed on one port for both.
+- RTCP shares a party's RTP port where he has said so and was told so (RFC 5761, on each side for
+  itself); it has no gate of its own where that is so on both sides.
 - The last answer counts. What a command has blocked, nobody sends.
 """
 
@@ -45,6 +46,8 @@ class Line:
 
     said: list[MediaLine | None] = field(default_factory=lambda: [None, None])
     ours: list[Address | None] = field(default_factory=lambda: [None, None])
+    told_mux: list[bool] = field(default_factory=lambda: [False, False])
+    mux: list[bool] = field(default_factory=lambda: [False, False])
     sends_from: list[Address | None] = field(default_factory=lambda: [None, None])
 
 
@@ -125,6 +128,7 @@ class GatewayModel:
         for line, shown in zip(call.lines, reply.media, strict=False):
             if shown.rtp.port:
                 line.ours[1 - call.offerer] = shown.rtp
+                line.told_mux[1 - call.offerer] = shown.rtcp_mux
 
     def _answer(self, command: Command, reply: Reply) -> None:
         call = self.calls[command.call_id]
@@ -144,6 +148,8 @@ class GatewayModel:
             line.said[call.offerer], line.said[answerer] = asked, given
             if reply.media[index].rtp.port:
                 line.ours[call.offerer] = reply.media[index].rtp
+                line.mux[call.offerer] = asked.rtcp_mux and reply.media[index].rtcp_mux
+                line.mux[answerer] = line.told_mux[answerer] and given.rtcp_mux
             for side in (0, 1):
                 said = line.said[side]
                 if said is not None and said.rtp.port and said.rtp.host not in NOWHERE:
@@ -161,10 +167,10 @@ class GatewayModel:
             return set()
         found = set()
         for offset in (0, 1):
-            if offset and says.rtcp_mux and wants.rtcp_mux:
+            if offset and all(line.mux):
                 continue
-            remote = wants.rtcp if offset else wants.rtp
-            stated = says.rtcp if offset else says.rtp
+            remote = wants.rtcp if offset and not line.mux[receiver] else wants.rtp
+            stated = says.rtcp if offset and not line.mux[sender] else says.rtp
             if remote is None or remote.host in NOWHERE or remote.family != leaves.family:
                 continue
             if stated is not None and stated.host in NOWHERE:

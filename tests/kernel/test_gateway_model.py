@@ -79,4 +79,4 @@ class CallsInTheKernel(Calls):
 
 def test_what_is_open_is_what_must_be(path: PacketPath) -> None:
     CallsInTheKernel.path = path
-    run_state_machine_as_test(CallsInTheKernel, settings=effort(20))
+    run_state_machine_as_test(CallsInTheKernel, settings=effort(20, shrink=False))
