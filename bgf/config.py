@@ -18,6 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from bgf.config_control import ControlSection, Listen, dump_control, parse_control, peers_of
+from bgf.config_failover import (
+    DEFAULT_PROFILE,
+    KEYS,
+    PROFILES,
+    FailoverTimers,
+    dump_timers,
+    parse_timers,
+)
 from bgf.config_media import (
     REALM_KEYS,
     MediaSection,
@@ -39,8 +47,10 @@ from bgf.policy import DEFAULT_POLICY, RealmPolicy
 from bgf.toml_table import Table, bare, one_line, plain_path, quote
 
 __all__ = [
+    "PROFILES",
     "ControlSection",
     "FailoverSection",
+    "FailoverTimers",
     "Listen",
     "MediaSection",
     "NodeConfig",
@@ -65,10 +75,7 @@ LONGEST_SOCKET: Final = "failover.sock"
 
 MEDIA_PORT_MIN: Final = 1024
 DISCRIMINATOR_MAX: Final = 0xFFFF_FFFF  # 32 bits, non-zero: RFC 5880 section 4.1
-PROBE_INTERVAL_MS_RANGE: Final = (5, 10_000)
-DETECT_MULTIPLIER_RANGE: Final = (1, 255)  # 8 bits, RFC 5880 section 4.1
-LEASE_MS_RANGE: Final = (50, 60_000)
-ANNOUNCE_INTERVAL_MS_RANGE: Final = (100, 60_000)
+DOMAIN_CHARS_MAX: Final = 63
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _NAME_RULE = "1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or digit"
@@ -78,11 +85,16 @@ _INTERFACE_RULE = "an interface name: 1 to 15 characters, no space, '/', ':' or 
 
 @dataclass(frozen=True, slots=True)
 class NodeSection:
-    """Who this node is. `discriminator` is its S-BFD discriminator (RFC 7880 section 3)."""
+    """Who this node is. `discriminator` is its S-BFD discriminator (RFC 7880 section 3).
+
+    `host` and `rack` name what it shares with other nodes that would die with it; empty: nothing.
+    """
 
     id: str
     discriminator: int
     run_dir: Path
+    host: str = ""
+    rack: str = ""
 
     def socket(self, process: str) -> Path:
         """Admin socket of `process`: state, gateway or failover."""
@@ -111,13 +123,11 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class FailoverSection:
-    """Timers and peers of the failover process. The defaults are for a lab on one machine."""
+    """Timers and peers of the failover process. `profile` names what the timers began with."""
 
-    probe_interval_ms: int = 20
-    detect_multiplier: int = 3
-    lease_ms: int = 1_000
-    announce_interval_ms: int = 5_000
+    timers: FailoverTimers = PROFILES[DEFAULT_PROFILE]
     peers: tuple[Peer, ...] = ()
+    profile: str = DEFAULT_PROFILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +242,7 @@ def _node_config(root: Table) -> NodeConfig:
 
 
 def _node(table: Table) -> NodeSection:
-    table.only("id", "discriminator", "run_dir")
+    table.only("id", "discriminator", "run_dir", "host", "rack")
     run_dir = _directory(table, "run_dir")
     if len(str(run_dir / LONGEST_SOCKET).encode()) > UNIX_PATH_BYTES_MAX:
         table.fail(
@@ -240,7 +250,16 @@ def _node(table: Table) -> NodeSection:
             str(run_dir),
             f"too long: with /{LONGEST_SOCKET} it may have {UNIX_PATH_BYTES_MAX} bytes (unix(7))",
         )
-    return NodeSection(_name(table, "id"), _discriminator(table), run_dir)
+    host, rack = (
+        table.text(
+            key,
+            lambda v: len(v) <= DOMAIN_CHARS_MAX and v.isprintable(),
+            f"at most {DOMAIN_CHARS_MAX} printable characters, or absent",
+            "",
+        )
+        for key in ("host", "rack")
+    )
+    return NodeSection(_name(table, "id"), _discriminator(table), run_dir, host, rack)
 
 
 def _discriminator(table: Table) -> int:
@@ -297,9 +316,8 @@ def _check_media_realm(table: Table, key: str, name: object, realms: Mapping[str
 
 
 def _failover(table: Table, node: NodeSection, realms: Mapping[str, Realm]) -> FailoverSection:
-    table.only(
-        "probe_interval_ms", "detect_multiplier", "lease_ms", "announce_interval_ms", "peers"
-    )
+    table.only(*KEYS, "peers")
+    profile, timers = parse_timers(table)
     ids = {node.id: "node.id"}
     discriminators = {node.discriminator: f"node '{node.id}'"}
     peers = []
@@ -316,13 +334,7 @@ def _failover(table: Table, node: NodeSection, realms: Mapping[str, Realm]) -> F
         ids[peer.id] = f"{entry.path}.id"
         discriminators[peer.discriminator] = f"node '{peer.id}'"
         peers.append(peer)
-    return FailoverSection(
-        table.integer("probe_interval_ms", PROBE_INTERVAL_MS_RANGE, 20),
-        table.integer("detect_multiplier", DETECT_MULTIPLIER_RANGE, 3),
-        table.integer("lease_ms", LEASE_MS_RANGE, 1_000),
-        table.integer("announce_interval_ms", ANNOUNCE_INTERVAL_MS_RANGE, 5_000),
-        tuple(peers),
-    )
+    return FailoverSection(timers, tuple(peers), profile)
 
 
 def _peer(table: Table, realms: Mapping[str, Realm]) -> Peer:
@@ -509,12 +521,13 @@ def _check_paths(root: Table, groups: tuple[Group, ...], peers: tuple[Peer, ...]
 
 def dump(config: NodeConfig) -> str:
     """TOML text that `parse` reads back to an equal value."""
-    node, media, timers = config.node, config.media, config.failover
+    node, media, failover = config.node, config.media, config.failover
     lines = [
         "[node]",
         f"id = {quote(node.id)}",
         f"discriminator = {node.discriminator}",
         f"run_dir = {quote(str(node.run_dir))}",
+        *(f"{key} = {quote(v)}" for key, v in (("host", node.host), ("rack", node.rack)) if v),
         *dump_state(config.state),
         *dump_media(media),
     ]
@@ -537,12 +550,9 @@ def dump(config: NodeConfig) -> str:
     lines += [
         *dump_control(config.control),
         "[failover]",
-        f"probe_interval_ms = {timers.probe_interval_ms}",
-        f"detect_multiplier = {timers.detect_multiplier}",
-        f"lease_ms = {timers.lease_ms}",
-        f"announce_interval_ms = {timers.announce_interval_ms}",
+        *dump_timers(failover.profile, failover.timers),
     ]
-    for peer in timers.peers:
+    for peer in failover.peers:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]

@@ -126,6 +126,13 @@ class Plan:
     """What is wrong with other members."""
     warnings: tuple[str, ...] = ()
     silent_since: Mapping[str, int] = field(default_factory=dict)
+    clauses: Mapping[str, str] = field(default_factory=dict)
+    """The part of the sentence that is about each group."""
+
+    def about(self, me: str, group: str) -> str:
+        """The sentence of one group alone."""
+        clause = self.clauses.get(group)
+        return f"{me} {clause}." if clause else self.sentence
 
 
 Verdict = tuple[Rule, Sequence[Action], str]
@@ -189,17 +196,17 @@ class _Decision:
         evidence, local, me = self._evidence, self._local, self._me
         actions: list[Action] = []
         rules: list[tuple[str, Rule]] = []
-        clauses: list[str] = []
+        clauses: dict[str, str] = {}
         for group in sorted(self._policy.groups):
             rule, steps, clause = self._judge(group)
             rules.append((group, rule))
             actions += steps
-            clauses.append(clause)
+            clauses[group] = clause
         silent = silent_since(evidence, local.silent_since)
         seen = Seen(local.control, silent)
         return Plan(
             actions=tuple(actions),
-            sentence=f"{me} {'; '.join(clauses)}."
+            sentence=f"{me} {'; '.join(clauses.values())}."
             if clauses
             else f"{me} has no groups to look after.",
             rules=tuple(rules),
@@ -210,6 +217,7 @@ class _Decision:
             conditions=conditions(evidence, seen, self._policy.lease_ns, me),
             warnings=tuple(warnings(evidence, self._policy.groups, local.restless)),
             silent_since=silent,
+            clauses=clauses,
         )
 
     def _judge(self, group: str) -> Verdict:

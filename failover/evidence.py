@@ -57,6 +57,13 @@ class Evidence:
             for name, member in sorted(view.members.items())
             if now_ns < member.lease_deadline_ns
         }
+        self.suspected = {
+            node
+            for member in self.live.values()
+            for node, silent in member.suspects.items()
+            if silent
+        }
+        """Whom anybody with a lease suspects of anything."""
         self._deaths: dict[str, Death | None] = {}
         self._hearing: dict[tuple[str, str], bool] = {}
         self._heard_by: dict[tuple[str, str], list[str]] = {}

@@ -12,12 +12,13 @@ from typing import Any, Final, TypedDict
 
 EVENTS_PER_GROUP_MAX: Final = 96
 TEXT_CHARS_MAX: Final = 600
+TEXTS: Final = ("event", "group", "node", "sentence", "reason", "last")
 
 
 class TimelineEvent(TypedDict):
     """One moment of a failover. `at_ns` is CLOCK_BOOTTIME; `epoch` 0 where there is none.
 
-    `reason` of a decision says in one word why its last owner lost the group.
+    `reason` of a decision says in one word why `last`, its last owner, lost the group.
     """
 
     event: str
@@ -27,6 +28,7 @@ class TimelineEvent(TypedDict):
     at_ns: int
     sentence: str
     reason: str
+    last: str
 
 
 class History:
@@ -39,6 +41,7 @@ class History:
     def note(self, event: TimelineEvent) -> None:
         """Events that concern no group are of the timeline only."""
         if event["group"]:
+            event = event | {"sentence": event["sentence"][:TEXT_CHARS_MAX]}
             group = self._events.setdefault(event["group"], deque(maxlen=EVENTS_PER_GROUP_MAX))
             group.append(event)
             self.changed = True
@@ -64,7 +67,7 @@ class History:
 def _event(found: Any) -> TimelineEvent | None:
     if not isinstance(found, dict):
         return None
-    texts = [found.get(name) for name in ("event", "group", "node", "sentence", "reason")]
+    texts = [found.get(name) for name in TEXTS]
     numbers = [found.get(name) for name in ("epoch", "at_ns")]
     if not all(isinstance(text, str) and len(text) <= TEXT_CHARS_MAX for text in texts):
         return None
@@ -76,6 +79,7 @@ def _event(found: Any) -> TimelineEvent | None:
         node=str(texts[2]),
         sentence=str(texts[3]),
         reason=str(texts[4]),
+        last=str(texts[5]),
         epoch=int(numbers[0] or 0),
         at_ns=int(numbers[1] or 0),
     )

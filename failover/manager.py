@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from failover.actions import Action, Claim, MakeOffer, Publish, Withdraw
 from failover.adapters import Addresses, Armer, Prober
@@ -37,6 +37,13 @@ ROUNDS_MAX: Final = 8  # decide-perform rounds in one turn
 URGENT_POLLS: Final = 4  # looks at the registry per probe interval while a death is in doubt
 SLEEP_MIN_S: Final = 0.0005
 WISH_MS: Final = 10_000  # a planned move that has not begun by then is given up
+
+
+class _Told(NamedTuple):
+    """The last word about a node, and the groups that it owned when there was first one."""
+
+    text: str
+    groups: tuple[str, ...]
 
 
 class Manager:
@@ -113,7 +120,8 @@ class Manager:
         self._drained = False
         self._remembered = False
         self._wishes: dict[str, tuple[str, int]] = {}
-        self._told: dict[str, str] = {}
+        self._told: dict[str, _Told] = {}
+        self._warned: tuple[str, ...] = ()
         self._timeline: deque[TimelineEvent] = deque(maxlen=TIMELINE_MAX)
         self.history = History()
         self.tally: Counter[str] = Counter()
@@ -227,7 +235,7 @@ class Manager:
         for group, (to, until_ns) in list(self._wishes.items()):
             if now_ns >= until_ns and not self._hands.held[group].offered:
                 del self._wishes[group]
-                text = f"{group} does not move to {to or 'another node'}: {self._plan.sentence}"
+                text = f"{group} does not move to {to or 'another node'}: {self._about(group)}"
                 self._tell("given-up", group, self._me, 0, text)
 
     def drain(self, drained: bool) -> None:
@@ -398,26 +406,25 @@ class Manager:
     def _tell_what_changed(self) -> None:
         """Conditions and warnings, each time that one comes, changes or goes."""
         plan, owners = self._plan, (self._view or View()).owners
-        now = {f"condition {n}": c.sentence for n, c in plan.conditions.items() if n != self._me}
-        now |= {f"warning {line}": line for line in plan.warnings}
         if self._view is None or not self._lease.alive(self._clock()):
             return
-        for key, text in now.items():
-            if self._told.get(key) != text:
-                kind, _, node = key.partition(" ")
-                groups = [
-                    g for g, o in sorted(owners.items()) if kind == "condition" and o.node == node
-                ]
-                reason = plan.conditions[node].state.value if kind == "condition" else ""
-                for group in groups or [""]:
-                    epoch = owners[group].epoch if group else 0
-                    about = node if kind == "condition" else self._me
-                    self._tell(kind, group, about, epoch, text, reason=reason)
-        for key in sorted(self._told.keys() - now.keys()):
-            kind, _, what = key.partition(" ")
-            text = f"{what} is well again" if kind == "condition" else f"no more: {what}"
-            self._tell(f"{kind}-over", "", what if kind == "condition" else self._me, 0, text)
-        self._told = now
+        told: dict[str, _Told] = {}
+        for node, condition in plan.conditions.items():
+            before = self._told.get(node, _Told("", ("",)))
+            owned = tuple(g for g, o in sorted(owners.items()) if o.node == node)
+            told[node] = _Told(condition.sentence, owned or before.groups)
+            if condition.sentence != before.text:
+                for group in told[node].groups:
+                    epoch = owners[group].epoch if group in owned else 0
+                    reason = condition.state.value
+                    self._tell("condition", group, node, epoch, condition.sentence, reason=reason)
+        for node in sorted(self._told.keys() - told.keys()):
+            self._tell("condition-over", "", node, 0, f"{node} is well again")
+        for line in sorted(set(plan.warnings) - set(self._warned)):
+            self._tell("warning", "", self._me, 0, line)
+        for line in sorted(set(self._warned) - set(plan.warnings)):
+            self._tell("warning-over", "", self._me, 0, f"no more: {line}")
+        self._told, self._warned = told, plan.warnings
 
     def _registry_trouble(self, error: RegistryUnavailable) -> None:
         self.tally["registry_errors"] += 1
@@ -480,9 +487,9 @@ class Manager:
                 self._hands.remember(action)
                 self._renew()
                 self._wishes.pop(group, None)
-                self._tell("withdrawn", group, self._me, 0, self._plan.sentence)
+                self._tell("withdrawn", group, self._me, 0, self._about(group))
             case _:
-                self._hands.perform(action, self._plan.sentence)
+                self._hands.perform(action, self._about(group))
         return True
 
     def _claim(self, group: str, seen: Ownership) -> bool:
@@ -498,10 +505,12 @@ class Manager:
         self.tally["claims_won"] += 1
         view = self._view or View()
         self._view = replace(view, owners={**view.owners, group: won})
-        self._tell(
-            "decided", group, self._me, won.epoch, self._plan.sentence, reason=self._reason(seen)
-        )
+        why, text = self._reason(seen), self._about(group)
+        self._tell("decided", group, self._me, won.epoch, text, reason=why, last=seen.node)
         return True
+
+    def _about(self, group: str) -> str:
+        return self._plan.about(self._me, group)
 
     def _reason(self, seen: Ownership) -> str:
         """Why its last owner loses a group, in one word or two."""
@@ -513,7 +522,15 @@ class Manager:
         return (condition.state if condition else State.SILENT).value
 
     def _tell(
-        self, event: str, group: str, node: str, epoch: int, sentence: str, *, reason: str = ""
+        self,
+        event: str,
+        group: str,
+        node: str,
+        epoch: int,
+        sentence: str,
+        *,
+        reason: str = "",
+        last: str = "",
     ) -> None:
         told = TimelineEvent(
             event=event,
@@ -523,6 +540,7 @@ class Manager:
             at_ns=self._clock(),
             sentence=sentence,
             reason=reason,
+            last=last,
         )
         self._timeline.append(told)
         self.history.note(told)

@@ -28,6 +28,7 @@ from failover.evidence import Evidence, listed
 from failover.lease import RENEWALS_PER_LEASE
 
 RENEWALS_MISSED: Final = 2
+CONTROL_LEASES: Final = 2  # the state plane takes longer to miss somebody than a lease is
 
 
 class State(enum.StrEnum):
@@ -64,7 +65,7 @@ class Seen:
 def silent_since(evidence: Evidence, before: Mapping[str, int]) -> dict[str, int]:
     """Since when each member has been silent on all paths that anybody can judge."""
     found = {}
-    for node in evidence.view.members:
+    for node in evidence.view.members.keys() & evidence.suspected:
         silent, heard = _paths(evidence, node)
         if silent and not heard:
             found[node] = before.get(node, evidence.now_ns)
@@ -84,6 +85,8 @@ def conditions(evidence: Evidence, seen: Seen, lease_ns: int, me: str = "") -> d
 def _condition(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Condition | None:
     member = evidence.view.members[node]
     live = node in evidence.live
+    if live and node not in evidence.suspected and not member.health and not member.strain:
+        return None
     silent, heard = _paths(evidence, node)
     if live and (confessed := evidence.confessed(node)):
         return Condition(
@@ -95,7 +98,7 @@ def _condition(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Cond
         text = f"{node} is silent on {listed(silent)} and heard on {listed(heard)}"
         return Condition(State.LINK_DEAD, text)
     if not live and heard:
-        return _unrenewed(seen, node)
+        return _unrenewed(evidence, seen, lease_ns, node)
     if not live:
         return Condition(State.SILENT, f"{node} does not renew its lease, and nobody can hear it")
     if member.health:
@@ -125,11 +128,12 @@ def _silent(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Conditi
     return Condition(State.SILENT, text)
 
 
-def _unrenewed(seen: Seen, node: str) -> Condition:
+def _unrenewed(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Condition:
     """Its packet path answers, its failover process does not renew."""
     base = f"{node} answers probes but does not renew its lease"
     control = seen.control.get(node)
-    if control is None:
+    over_ns = evidence.now_ns - evidence.view.members[node].lease_deadline_ns
+    if control is None or (control and over_ns < lease_ns * CONTROL_LEASES):
         return Condition(
             State.UNRENEWED,
             f"{base}: its failover process is dead, or its way to the registry is cut",

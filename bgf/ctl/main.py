@@ -29,6 +29,7 @@ from bgf.ctl.cli import (
     show,
     warn,
 )
+from bgf.ctl.failover_commands import drain, ready, switchover, undrain, why
 from bgf.ctl.lab_commands import drill, lab, rtpload
 from bgf.ctl.media_commands import capture, relatch
 from bgf.ctl.ng_command import ng
@@ -180,7 +181,8 @@ def trace(
     return OK if any(a.value is not None for a in answers) else FAILED
 
 
-for _command in (sessions, capture, relatch, ng, state, lab, drill, rtpload):
+_FAILOVER = (switchover, drain, undrain, ready, why)
+for _command in (sessions, capture, relatch, ng, state, lab, drill, rtpload, *_FAILOVER):
     bgfctl.add_command(_command)
 
 

@@ -128,6 +128,7 @@ def status(cluster: Json) -> Group:
                 ", ".join(f"{n} ({held})" for n, held in table(group.get("standby")).items()) or "-"
             ),
         )
+    said += _of_cluster(cluster)
     problems = [cell(f"problem: {p}", BAD) for p in cluster.get("problems") or []]
     parts: list[RenderableType] = [nodes, Text(), groups_table, Text()]
     packets = _packets(cluster)
@@ -150,10 +151,24 @@ def _packets(cluster: Json) -> Table:
     return made
 
 
+def _of_cluster(cluster: Json) -> list[Text]:
+    """What is wrong with which node, and what an operator is warned of."""
+    lines = []
+    for node, states in sorted(table(cluster.get("conditions")).items()):
+        for state, one in table(states).items():
+            by = _listed(table(one).get("by"))
+            lines.append(cell(f"{node}: {state}: {text(table(one).get('sentence'))} ({by})", ODD))
+    return lines + [cell(f"warning: {line}", ODD) for line in cluster.get("warnings") or []]
+
+
 def _of_failover(node: str, failover: Json) -> list[Text]:
     """What a failover process says of itself, whom it does not hear, what troubles it."""
     sentence = text(failover.get("sentence"))
     lines = [cell(f"{node}: {sentence}", QUIET)] if sentence else []
+    if failover.get("drained") is True:
+        lines.append(cell(f"{node}: is drained", ODD))
+    if failover.get("restless"):
+        lines.append(cell(f"{node}: trusts {_listed(failover['restless'])} less for a while", ODD))
     for peer, paths in sorted(table(failover.get("suspects")).items()):
         if paths:
             lines.append(cell(f"{node}: does not hear {peer} on {_listed(paths)}", ODD))

@@ -5,6 +5,8 @@ Knows: the process's parts, the names of fields. Must not know how answers are s
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from bgf.control.server import NgServer
 from bgf.errors import EnvironmentProblem, Malformed, StateError, UnknownCall
 from bgf.events import Relatch
 from bgf.hands import Driver, Outcome
-from bgf.model import Address
+from bgf.model import Address, Flow, FlowKey
 from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
 from bgf.runtime.process import now_ns
@@ -30,6 +32,7 @@ PAYLOAD_BYTES_MAX = 1_472
 RTP_HEADER_BYTES = 12
 RTP_VERSION = 0x80  # version 2, RFC 3550 section 5.1
 PAYLOAD_TYPE_MAX = 127
+DIGEST_CHARS = 16
 
 
 class GatewayAdmin:
@@ -47,11 +50,32 @@ class GatewayAdmin:
             "why": self.why,
             "relatch": self.relatch,
             "trace": self.trace,
+            "recorded": self.recorded,
             "capture": self.capture,
             "capture-fetch": lambda request: self._process.captures.fetch(request.get("capture")),
             "capture-end": lambda request: self._process.captures.end(request.get("capture")),
             "reload-keys": self.reload_keys,
         }
+
+    async def recorded(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """Each group's pinholes as this node knows them: how many, how many of them the packet
+        path holds, and a digest that is equal wherever the same is known."""
+        process = self._process
+        known = {group: process.recorded.of(group) for group in process.served}
+        held = process.datapath.keys()
+
+        def row(flows: dict[FlowKey, Flow]) -> dict[str, Any]:
+            digest = hashlib.sha256()
+            for line in sorted(map(repr, flows.values())):
+                digest.update(line.encode())
+            return {
+                "recorded": len(flows),
+                "held": len(flows.keys() & held),
+                "digest": digest.hexdigest()[:DIGEST_CHARS],
+            }
+
+        groups = {group: await asyncio.to_thread(row, flows) for group, flows in known.items()}
+        return {"groups": groups, "missing": process.feed.missing}
 
     def status(self, _request: dict[str, Any]) -> dict[str, Any]:
         process, datapath = self._process, self._process.datapath
@@ -98,7 +122,7 @@ class GatewayAdmin:
             "pending": served.pending,
             "ready_in_ms": round(served.ready_in_ms, 1),
             "restored_in_ms": round(served.restored_in_ms, 1),
-            "flows": len(self._process.feed.flows(served.group.id)),
+            "flows": self._process.recorded.count(served.group.id),
             "outcomes": dict(served.outcomes),
             "failures": driver.failures[-5:] if driver is not None else [],
             "failed": dict(driver.tally) if driver is not None else {},

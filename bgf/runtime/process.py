@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 OPEN_TRIES_MAX = 100
 OPEN_RETRY_MS = 100
+GC_YOUNG, GC_ROUNDS = 50_000, 20
+"""Objects made before the collector looks at the young ones, and rounds till the older."""
 
 
 def now_ns() -> int:
@@ -106,3 +109,10 @@ async def until_signalled(tasks: list[asyncio.Task[None]]) -> None:
         for task in (stopper, *tasks):
             task.cancel()
         await asyncio.gather(stopper, *tasks, return_exceptions=True)
+
+
+def few_collections() -> None:
+    """Calls are values without cycles: what lives now is looked at no more, what comes seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_YOUNG, GC_ROUNDS, GC_ROUNDS)

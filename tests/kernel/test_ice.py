@@ -143,6 +143,21 @@ def test_a_disarmed_node_tells_nobody(lab: PacketLab, datapath: XdpDatapath) -> 
     assert not list(datapath.checks.take())
 
 
+def test_a_new_process_answers_in_the_place_of_the_one_before(
+    lab: PacketLab, datapath: XdpDatapath
+) -> None:
+    datapath.install([flow(NEAR, FAR, f"{CALLEE4}:5000", ice=OURS)])
+    datapath.close()
+    with lab.inside("gw"):
+        again = XdpDatapath(lab.bpffs / "ice", REALMS, [group()], pinholes_max=64)
+    try:
+        with lab.udp("ue", UE4) as peer, Agent(lab, again):
+            peer.sendto(raw(request("Wx9+/Abc:peer")), ("10.10.0.101", 30_000))
+            assert understood(peer.recv(2_000))
+    finally:
+        again.close()
+
+
 def test_a_full_agent_of_another_kind_connects_and_media_flows(
     lab: PacketLab, datapath: XdpDatapath
 ) -> None:

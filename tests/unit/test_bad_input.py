@@ -108,7 +108,7 @@ def test_a_duplicate_of_one_in_flight_gets_its_one_answer() -> None:
     assert answer is not None and made.send(frame("k1", **OFFER)) == answer
     assert len(made.node.entries("c")) == 1
     # The flows fail after the entry is written: done when asked again, not twice.
-    made.node.shared.not_now = lambda operation: operation == "put"
+    made.node.shared.not_now = lambda operation: operation == "record"
     assert made.send(frame("k2", **ANSWER)) is None
     made.node.shared.not_now = lambda operation: False
     assert b"2:ok" in (made.send(frame("k2", **ANSWER)) or b"")

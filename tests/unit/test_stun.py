@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from aioice import stun as theirs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgf.events import Verb
 from bgf.media import ice, stun
 from bgf.media.checks import StunCheck
 from bgf.media.ice import Check
 from bgf.model import Address, Flow, FlowKey, Ice
+from bgf.model import Source as Filter
 from bgf.runtime.checks import TAKEN_MAX, IceAgent
-from tests.fakes.calls import unhurried
+from bgf.runtime.served import Served
+from tests.fakes.calls import GROUP, command, line, unhurried
+from tests.fakes.flows import Pinholes
+from tests.fakes.gateway_rig import Node
+from tests.fakes.journal import Shared
 
 OURS = Ice("Wx9+/Abc", "0123456789abcdefghijkl+/", "abcd")
 SENDER = Address("192.0.2.7", 40_000)
@@ -167,3 +174,47 @@ def test_what_comes_too_fast_is_shed_and_counted() -> None:
     assert made.counts["no-flow"] == TAKEN_MAX
     assert made.counts["lost"] == 3
     assert not source.said
+
+
+def node() -> tuple[Node, Served]:
+    made = Node(Shared(), Pinholes())
+    served = Served(GROUP)
+    return made, served
+
+
+def test_a_choice_waits_for_the_owner_and_is_told_once() -> None:
+    """The standby that has just been armed answers; its machine hears of it when it is there."""
+    made, served = node()
+    made.run(command(Verb.OFFER, "1", line("10.10.0.2", 4000, ice="abcd")))
+    made.run(command(Verb.ANSWER, "2", line("10.20.0.2", 6000)))
+    recorded = {flow.key: flow for flow in made.gateway.expected_flows("call-1")}
+    flow = next(one for one in recorded.values() if one.ice)
+    assert flow.ice is not None
+    source = Source()
+    ours = IceAgent(source, {GROUP.id: served}, lambda _, key: recorded.get(key))
+    name = f"{flow.ice.ufrag}:{flow.ice.remote_ufrag}"
+    check = StunCheck(1, flow.key, SENDER, raw(request(name, flow.ice.pwd, use=True)), bytes(60), 2)
+    source.waiting = [check, check]
+    ours.take()
+    assert len(source.said) == 2
+    ours.deliver()
+    assert ours.counts["waiting"] == 1
+    served.driver = made.driver
+    ours.deliver()
+    ours.deliver()
+    assert ours.counts["waiting"] == 0
+    assert ours.counts["nominated"] == 1
+    after = {one.key: one for one in made.gateway.expected_flows("call-1")}
+    assert after[flow.key].source == Filter(SENDER.host, SENDER.port)
+    # What is known is no news.
+    recorded.update(after)
+    source.waiting = [check]
+    ours.take()
+    assert ours.counts["waiting"] == 0
+    # Another node's group is no business of ours.
+    other = msgspec.structs.replace(SENDER, port=9)
+    source.waiting = [check._replace(sender=other)]
+    ours.take()
+    assert ours.counts["waiting"] == 1
+    ours.discard(GROUP.id)
+    assert ours.counts["waiting"] == 0
