@@ -246,9 +246,11 @@ class Calls(RuleBasedStateMachine):
 
     @rule(at_once=st.booleans())
     def die(self, at_once: bool) -> None:
-        """Another process on this node, with the same packet path, or one with an empty one."""
+        """Another process on this node, with the same packet path, or one on another node, which
+        has followed the records."""
         if not at_once:
             self.datapath.remove(self.datapath.keys())
+            self.datapath.install(list(self.shared.flows.values()))
         self.sent = [one for one in self.sent if one.cookie not in self.strays]  # are not journaled
         self.node = self.make()
         self.node.restore_all(self.now_ns)

@@ -301,7 +301,7 @@ def test_deleted_calls_stay_deleted() -> None:
     assert second.node.gateway.usage().sessions == 0
 
 
-@pytest.mark.parametrize("operation", ["mark", "append", "put", "drop", "forget"])
+@pytest.mark.parametrize("operation", ["mark", "append", "record", "forget"])
 def test_trouble_of_the_store_hangs_nobody(operation: str) -> None:
     """Answered with the reason or not at all; media stays as it is; then all goes on."""
     made = established()
