@@ -25,7 +25,7 @@ from bgf.session import Session, Site
 ITEM_MAX_BYTES: Final = 64 * 1024
 COMPACT_AT_BYTES: Final = 48 * 1024  # leaves room for one entry of a datagram's size
 FRAME_BYTES: Final = 8  # at most, per entry, for the store's own framing
-INPUTS_MAX: Final = 1  # replayed after a checkpoint: an answered call is read, not worked out anew
+INPUTS_MAX: Final = 16  # replayed after a checkpoint: bounds the time of restoring one session
 READABLE: Final = range(1, SCHEMA + 1)
 
 
