@@ -61,6 +61,7 @@ bench: setup
 	@$(PY) -m benchmarks.statestore --quick
 	@$(PY) -m benchmarks.failover --runs $(RUNS)
 	@$(PY) -m benchmarks.media --quick
+	@$(PY) -m benchmarks.control --quick
 
 QUICK ?=
 bench-media: setup

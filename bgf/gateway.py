@@ -38,7 +38,7 @@ from bgf.model import Flow, FlowKey, Group
 from bgf.policy import Policies
 from bgf.ports import PortPool
 from bgf.rate import Rate
-from bgf.session import ENTROPY_BYTES, Session, Site, State
+from bgf.session import ENTROPY_BYTES, NS_PER_MS, REPLY_KEPT_MS, Session, Site, State
 from bgf.totals import Totals
 
 PORT_ENTROPY_BITS = 64
@@ -48,6 +48,9 @@ ENTROPY_BITS = PORT_ENTROPY_BITS + 8 * ENTROPY_BYTES
 _ENCODER = msgspec.msgpack.Encoder()
 LATEST_MAX = 64
 """Calls whose flows are remembered: most are asked about again at once."""
+
+STRAYS_MAX = 4_096
+"""Replies kept for commands about calls that were not here."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -111,6 +114,7 @@ class Gateway:
         self._copied: dict[str, Session] = {}
         self.copied_version = 0
         self.totals = Totals()
+        self._strays: dict[tuple[str, str], tuple[int, Reply]] = {}  # oldest first
         self._heard_ns = 0  # the latest time in what was restored, by whose clock ever
 
     @property
@@ -161,7 +165,7 @@ class Gateway:
         call_id = event.call_id
         before = self._sessions.get(call_id)
         if isinstance(event, Command):
-            reply = self._aside(event, before)
+            reply = self._stray(event) or self._aside(event, before)
             if reply is not None:
                 return Plan(event, call_id, before, before, [reply])
         after, reply, notice = sessions.apply(before, event, self.site)
@@ -180,6 +184,7 @@ class Gateway:
     def commit(self, plan: Plan) -> None:
         """Make a plan the state. Raises Misuse when the session has moved on since."""
         if not plan.changes:
+            self._keep_stray(plan)
             return
         if self._sessions.get(plan.call_id) is not plan.before:
             raise Misuse(f"call {plan.call_id}: the plan is stale, plan again")
@@ -325,6 +330,25 @@ class Gateway:
             if limit:
                 return Reply(command.cookie, Result.LOAD_LIMIT, limit)
         return None
+
+    def _stray(self, command: Command) -> Reply | None:
+        """What the same command was told when its call was not here: a delete that is repeated
+        must not meet a call that has begun since. (A new owner does not know of it.)"""
+        at_ns, reply = self._strays.get((command.call_id, command.cookie), (0, None))
+        return reply if command.now_ns - at_ns < REPLY_KEPT_MS * NS_PER_MS else None
+
+    def _keep_stray(self, plan: Plan) -> None:
+        event, known = plan.event, plan.before is not None
+        if known or not isinstance(event, Command) or not (event.cookie and event.call_id):
+            return
+        if not event.verb.changes_state or event.verb is Verb.OFFER:
+            return
+        for effect in plan.effects:
+            if isinstance(effect, Reply):
+                self._strays.pop((event.call_id, event.cookie), None)
+                self._strays[event.call_id, event.cookie] = (event.now_ns, effect)
+        while len(self._strays) > STRAYS_MAX:
+            del self._strays[next(iter(self._strays))]
 
     def _query(self, command: Command) -> Reply:
         known = self.describe(command.call_id, command.cookie)
