@@ -16,7 +16,7 @@ help:
 	@echo 'make bench      the benchmarks, quick forms (RUNS=10 for the ten-run outage figures)'
 	@echo 'make bench-media  the packet path beside its peers, with a picture in demo/ (QUICK=--quick)'
 	@echo 'make soak       the packet path at half capacity, every packet accounted for (MINUTES=10)'
-	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (half an hour)'
+	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (forty minutes)'
 	@echo 'make bpf-check  rebuild the packet programs with clang and compare with the committed ones'
 	@echo 'make bpf        rebuild the packet programs and write them'
 	@echo 'make setup      only the set-up'

@@ -129,8 +129,10 @@ class Rig:
                 self._hold(scenario, hold, caller, callees[0], call_id)
             self._end(caller, *callees)
         if kill is not None:
-            assert self.wire.pulled.is_set(), f"no such moment: {self.wire.commands()}"
+            # The last moment comes when Kamailio has its reply: the call may have ended already.
+            self._wait(f"the moment has come: {kill}", self.wire.pulled.is_set)
             assert not self.wire.failures, self.wire.failures
+            wait_for("somebody else owns the group", lambda: self.owner() in self.living())
         self.settle()
         passed = self.wire.passed()
         refused = [(one.command, one.reply) for one in passed if one.reply.get("result") != "ok"]
@@ -337,6 +339,7 @@ class Rig:
 
     def _left(self) -> list[str]:
         found = []
+        served: set[str] = set()
         for node in self.living():
             try:
                 status = self.status(node)
@@ -346,10 +349,13 @@ class Rig:
             if status["pinholes"]:
                 found.append(f"{node}: {status['pinholes']} pinholes")
             for group, held in status["groups"].items():
+                if held["role"] == "active":
+                    served.add(group)
                 held["failed"].pop("ports-exhausted", None)  # a refusal, said to who asked
                 for what in ("sessions", "flows", "pairs_used", "pending", "failed"):
                     if held[what]:
                         found.append(f"{node} {group}: {what} {held[what]} {held['failures']}")
+        found += [f"nobody serves {g.id}" for g in self.lab.plan.groups if g.id not in served]
         return found
 
     def heal(self) -> None:
