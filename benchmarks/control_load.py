@@ -5,6 +5,8 @@ Knows: what Kamailio sends for a call, and how replies begin. Must not know whom
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import select
 import socket
 import time
@@ -20,7 +22,7 @@ from bgf.model import Address
 TIMEOUT_S: Final = 2.0
 RECEIVE_BYTES: Final = 65_536
 CALLER, CALLEE = "as5f1b2c9e", "gK0c77d1a2"
-NS_PER_MS: Final = 1_000_000
+WINDOW: Final = 16
 
 SDP: Final = "\r\n".join(
     (
@@ -50,6 +52,7 @@ class Call(NamedTuple):
     offer: bytes
     answer: bytes
     delete: bytes
+    query: bytes
 
 
 def call(name: str, number: int) -> Call:
@@ -88,6 +91,7 @@ def call(name: str, number: int) -> Call:
         encode_request(f"1{cookie}", offer),
         encode_request(f"2{cookie}", answer),
         encode_request(f"3{cookie}", delete),
+        encode_request(f"4{cookie}", {"command": "query", "call-id": call_id}),
     )
 
 
@@ -97,10 +101,12 @@ def calls(name: str, count: int, first: int = 0) -> list[Call]:
 
 @dataclass
 class Timed:
-    """Milliseconds from a request to its reply, and how many were late to be sent."""
+    """Milliseconds from a request to its reply, how many were late to be sent, and how many were
+    answered with something else than success."""
 
     latencies_ms: list[float] = field(default_factory=list)
     behind: int = 0
+    refused: int = 0
 
 
 class Client:
@@ -122,6 +128,9 @@ class Client:
     def ask(self, frame: bytes) -> bytes:
         """The reply. Raises EnvironmentProblem when there is none, or it is no success."""
         self._socket.send(frame)
+        return self._reply()
+
+    def _reply(self) -> bytes:
         try:
             reply = self._socket.recv(RECEIVE_BYTES)
         except OSError as error:
@@ -134,11 +143,35 @@ class Client:
         """Offer, answer and delete of each, one command at a time. Calls per second."""
         ask = self.ask
         began = time.perf_counter()
-        for offer, answer, delete in load:
+        for offer, answer, delete, _ in load:
             ask(offer)
             ask(answer)
             ask(delete)
         return len(load) / (time.perf_counter() - began)
+
+    def windowed(self, load: list[Call]) -> None:
+        """Offer and answer of each call, WINDOW commands under way."""
+        for at in range(0, len(load), WINDOW):
+            batch = load[at : at + WINDOW]
+            for frames in ([one.offer for one in batch], [one.answer for one in batch]):
+                for frame in frames:
+                    self._socket.send(frame)
+                for _ in frames:
+                    self._reply()
+
+    def until_answered(self, frames: list[bytes], every_s: float, wait_s: float) -> int:
+        """Send one after the other until somebody answers one: when, CLOCK_BOOTTIME ns."""
+        deadline = time.monotonic() + wait_s
+        for frame in itertools.cycle(frames):
+            with contextlib.suppress(OSError):  # nobody may be there now
+                self._socket.send(frame)
+            if select.select([self._socket], [], [], every_s)[0]:
+                with contextlib.suppress(OSError):
+                    self._socket.recv(RECEIVE_BYTES)
+                    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            if time.monotonic() > deadline:
+                break
+        raise EnvironmentProblem(f"{self._address} does not answer within {wait_s:g} s")
 
     def paced(self, load: list[Call], calls_per_s: float, held: int) -> Timed:
         """Calls begun at that rate, whatever the replies do; each is answered at once and deleted
@@ -167,8 +200,7 @@ class Client:
             reply = self._socket.recv(RECEIVE_BYTES)
             at = pending.pop(reply[: reply.index(b" ")])
             timed.latencies_ms.append((time.perf_counter() - at) * 1_000)
-            if b"6:result2:ok" not in reply:
-                raise EnvironmentProblem(f"{self._address} answers {reply[:200]!r}")
+            timed.refused += b"6:result2:ok" not in reply
         return timed
 
 

@@ -39,6 +39,8 @@ READY_S: Final = 30.0
 STEP_S: Final = 0.02
 END_S: Final = 10.0
 LOG_CHARS: Final = 300
+LAG_MS: Final = 5_000
+"""Nothing is to be shed: what takes long is to be seen."""
 NICE: Final = -15
 """Of all who are measured, and of who asks: other work on the machine is not to count."""
 TIMERS: Final = Timers(50, 6, lease_ms=2_000, state_profile="safe")
@@ -143,7 +145,11 @@ class Gateways:
             groups=groups,
             failover=dataclasses.replace(made.failover, peers=peers),
             control=dataclasses.replace(
-                made.control, journal=self.journal, peers=(CONTROL_NETWORK,), rate_per_peer=0
+                made.control,
+                journal=self.journal,
+                peers=(CONTROL_NETWORK,),
+                rate_per_peer=0,
+                lag_max_ms=LAG_MS,
             ),
         )
 

@@ -267,7 +267,8 @@ class GatewayProcess:
         driver.take_over(found, now_ns(), list(self.rests[group.id]))
         self.feed.hush(group.id)
         self.partial.discard(group.id)
-        served.driver, served.ready_in_ms = driver, (now_ns() - began_ns) / 1e6
+        served.driver, served.began_ns = driver, began_ns
+        served.ready_in_ms = (now_ns() - began_ns) / 1e6
         log.info(
             "group %s epoch %d: active here, %d port pairs in use, ready after %.1f ms",
             group.id, epoch, driver.gateway.usage().pairs_used, served.ready_in_ms,
