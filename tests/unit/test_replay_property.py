@@ -1,6 +1,6 @@
 """Whatever happens to a group's calls, a replay of what is written gives the same, byte for byte.
 
-All verbs, re-offers, forks, wrong tags, repeated cookies, deadlines, learned and silent senders: the
+All verbs, re-offers, forks, wrong tags, repeated cookies, deadlines, learned senders, silence: the
 events of `Callers` and orders beside them, on a driver whose store now and then cannot. After them
 the machine, the journals, a checkpoint made anywhere in between, and the next owner's machine under
 another clock say the same of every call.
