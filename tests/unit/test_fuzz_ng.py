@@ -7,6 +7,7 @@ import random
 import pytest
 
 from bgf.control import sdp, wishes
+from tests.fuzz import fuzz_ng
 from tests.fuzz.fuzz_ng import Fuzzer, Mutator, seeds
 
 RUNS = 1_500
@@ -63,14 +64,16 @@ def test_work_without_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     real = sdp.Sdp._media
 
     def slow(self: sdp.Sdp) -> object:
-        for _ in range(12_000):
-            sdp.show("x")  # two lines each
+        for _ in range(3_000):
+            sdp.show("x")
         return real(self)
 
     monkeypatch.setattr(sdp.Sdp, "_media", slow)
+    monkeypatch.setattr(fuzz_ng, "LINES_BASE", 2_000)
+    monkeypatch.setattr(fuzz_ng, "LINES_PER_BYTE", 0)
     fuzzer = Fuzzer(1)
-    fuzzer.begin()
-    assert "lines, " in fuzzer.crashes[0]
+    fuzzer.one(next(raw for raw in seeds() if b"m=audio" in raw))
+    assert "lines, 2000 allowed" in fuzzer.crashes[0]
 
 
 def test_mutations_keep_their_size() -> None:
