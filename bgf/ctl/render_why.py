@@ -137,7 +137,7 @@ def _pinholes(holes: list[Json]) -> RenderableType:
 
 
 def _replies(replies: list[Json]) -> RenderableType:
-    made = grid("Replies kept for repeated commands", ("at", "cookie", "result", "said"), ("at",))
+    made = grid("Kept replies", ("at", "cookie", "result", "said"), ("at",))
     for reply in replies:
         bad = reply.get("result") not in ("ok", "pong")
         said = "; ".join(filter(None, (text(reply.get("reason")), text(reply.get("warning")))))
