@@ -55,7 +55,7 @@ class Why(enum.StrEnum):
 class Told(NamedTuple):
     """One entry of the journal: who brought it when, what it says, what came of it.
 
-    `at_ns` is by the clock of the node that took it. `state` is the call's state afterwards, ''
+    `at_ns` is the time of calls. `state` is the call's state afterwards, ''
     when the machine has forgotten it then.
     """
 

@@ -51,7 +51,7 @@ def _head(found: Json) -> list[Text]:
     ]
     group, node = text(found.get("group")), text(found.get("node"))
     facts = [f"group {group} on node {node}"]
-    if not restored and not ended:
+    if not ended:
         facts.append(f"begun {age(found.get('created_age_s'))} ago")
     if parties:
         facts.append(f"between {' and '.join(parties)}")

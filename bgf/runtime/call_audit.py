@@ -41,17 +41,16 @@ def call_row(
         flow.key: pair for flow, pair in zip(flows, zip(counters, rtp, strict=True), strict=True)
     }
     restored_ns = driver.restored_ns.get(session.call_id)
-    own = restored_ns is None
     first_ns = told[0].at_ns if told else session.created_ns
     end = explain.ending(told)
     row = session_row(session, gateway)
     row["settings"] = list(session.settings)
     row["journal_entries"] = len(entries)
     row["unreadable"] = unreadable
-    row["restored"] = None if own else {
+    row["restored"] = None if restored_ns is None else {
         "epoch": served.epoch,
         "from": served.owned_before,
-        "age_s": round((call_ns() - (restored_ns or 0)) / 1e9, 1),
+        "age_s": round((call_ns() - restored_ns) / 1e9, 1),
     }  # fmt: skip
     row["ended"] = None if session.state is not State.DELETED else {
         "age_s": round((call_ns() - session.changed_ns) / 1e9, 1),
