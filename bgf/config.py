@@ -17,6 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bgf.config_control import ControlSection, Listen, dump_control, parse_control, peers_of
+from bgf.config_failover import (
+    DEFAULT_PROFILE,
+    KEYS,
+    PROFILES,
+    FailoverTimers,
+    dump_timers,
+    parse_timers,
+)
 from bgf.config_media import (
     REALM_KEYS,
     MediaSection,
@@ -25,6 +34,12 @@ from bgf.config_media import (
     parse_media,
     parse_policy,
 )
+from bgf.config_recording import (
+    NO_RECORDING,
+    RecordingSection,
+    dump_recording,
+    parse_recording,
+)
 from bgf.config_state import PATH_RULE, StateCluster, StateSection, dump_state, parse_state
 from bgf.errors import ConfigError
 from bgf.model import PORT_MAX, Address, Group, RealmAddress
@@ -32,18 +47,23 @@ from bgf.policy import DEFAULT_POLICY, RealmPolicy
 from bgf.toml_table import Table, bare, one_line, plain_path, quote
 
 __all__ = [
+    "PROFILES",
     "ControlSection",
     "FailoverSection",
+    "FailoverTimers",
+    "Listen",
     "MediaSection",
     "NodeConfig",
     "NodeSection",
     "Peer",
     "Realm",
+    "RecordingSection",
     "StateCluster",
     "StateSection",
     "dump",
     "load",
     "parse",
+    "peers_of",
 ]
 
 FILE_BYTES_MAX: Final = 1 << 20
@@ -55,10 +75,7 @@ LONGEST_SOCKET: Final = "failover.sock"
 
 MEDIA_PORT_MIN: Final = 1024
 DISCRIMINATOR_MAX: Final = 0xFFFF_FFFF  # 32 bits, non-zero: RFC 5880 section 4.1
-PROBE_INTERVAL_MS_RANGE: Final = (5, 10_000)
-DETECT_MULTIPLIER_RANGE: Final = (1, 255)  # 8 bits, RFC 5880 section 4.1
-LEASE_MS_RANGE: Final = (50, 60_000)
-ANNOUNCE_INTERVAL_MS_RANGE: Final = (100, 60_000)
+DOMAIN_CHARS_MAX: Final = 63
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _NAME_RULE = "1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or digit"
@@ -68,11 +85,16 @@ _INTERFACE_RULE = "an interface name: 1 to 15 characters, no space, '/', ':' or 
 
 @dataclass(frozen=True, slots=True)
 class NodeSection:
-    """Who this node is. `discriminator` is its S-BFD discriminator (RFC 7880 section 3)."""
+    """Who this node is. `discriminator` is its S-BFD discriminator (RFC 7880 section 3).
+
+    `host` and `rack` name what it shares with other nodes that would die with it; empty: nothing.
+    """
 
     id: str
     discriminator: int
     run_dir: Path
+    host: str = ""
+    rack: str = ""
 
     def socket(self, process: str) -> Path:
         """Admin socket of `process`: state, gateway or failover."""
@@ -91,13 +113,6 @@ class Realm:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlSection:
-    """Realms used when an offer does not say: (towards its sender, towards its receiver)."""
-
-    default_realms: tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Peer:
     """Another node. `paths` maps a realm to the fixed address probed there."""
 
@@ -108,13 +123,11 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class FailoverSection:
-    """Timers and peers of the failover process. The defaults are for a lab on one machine."""
+    """Timers and peers of the failover process. `profile` names what the timers began with."""
 
-    probe_interval_ms: int = 20
-    detect_multiplier: int = 3
-    lease_ms: int = 1_000
-    announce_interval_ms: int = 5_000
+    timers: FailoverTimers = PROFILES[DEFAULT_PROFILE]
     peers: tuple[Peer, ...] = ()
+    profile: str = DEFAULT_PROFILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +141,7 @@ class NodeConfig:
     groups: tuple[Group, ...]
     control: ControlSection
     failover: FailoverSection
+    recording: RecordingSection = NO_RECORDING
 
     def group(self, group_id: str) -> Group | None:
         """The group of that id, None when there is none."""
@@ -203,12 +217,14 @@ def _directory(table: Table, key: str) -> Path:
 
 
 def _node_config(root: Table) -> NodeConfig:
-    root.only("node", "state", "media", "realms", "groups", "control", "failover")
+    root.only("node", "state", "media", "realms", "groups", "control", "failover", "recording")
     node = _node(root.table("node"))
     state = parse_state(root.table("state"))
     media = parse_media(root.table("media"))
     realms = _realms(root.table("realms"))
-    control = _control(root.table("control"), realms)
+    control = parse_control(
+        root.table("control"), lambda table, key, name: _check_media_realm(table, key, name, realms)
+    )
     failover = _failover(root.table("failover", required=False), node, realms)
     nodes = (node.id, *(peer.id for peer in failover.peers))
     tables = root.tables("groups", GROUPS_MAX, required=True)
@@ -221,11 +237,12 @@ def _node_config(root: Table) -> NodeConfig:
         root.table("media").fail(
             "pinholes_max", media.pinholes_max, f"the groups' port ranges need {needed}"
         )
-    return NodeConfig(node, state, media, realms, groups, control, failover)
+    recording = parse_recording(root.table("recording", required=False), realms)
+    return NodeConfig(node, state, media, realms, groups, control, failover, recording)
 
 
 def _node(table: Table) -> NodeSection:
-    table.only("id", "discriminator", "run_dir")
+    table.only("id", "discriminator", "run_dir", "host", "rack")
     run_dir = _directory(table, "run_dir")
     if len(str(run_dir / LONGEST_SOCKET).encode()) > UNIX_PATH_BYTES_MAX:
         table.fail(
@@ -233,7 +250,16 @@ def _node(table: Table) -> NodeSection:
             str(run_dir),
             f"too long: with /{LONGEST_SOCKET} it may have {UNIX_PATH_BYTES_MAX} bytes (unix(7))",
         )
-    return NodeSection(_name(table, "id"), _discriminator(table), run_dir)
+    host, rack = (
+        table.text(
+            key,
+            lambda v: len(v) <= DOMAIN_CHARS_MAX and v.isprintable(),
+            f"at most {DOMAIN_CHARS_MAX} printable characters, or absent",
+            "",
+        )
+        for key in ("host", "rack")
+    )
+    return NodeSection(_name(table, "id"), _discriminator(table), run_dir, host, rack)
 
 
 def _discriminator(table: Table) -> int:
@@ -279,17 +305,6 @@ def _is_interface(value: str) -> bool:
     return bool(_INTERFACE.fullmatch(value)) and value.isprintable() and value not in (".", "..")
 
 
-def _control(table: Table, realms: Mapping[str, Realm]) -> ControlSection:
-    table.only("default_realms")
-    allowed = "a list of two realms that carry media: towards the sender, towards the receiver"
-    value = table.get("default_realms", None, allowed)
-    if not isinstance(value, list) or len(value) != 2:
-        table.fail("default_realms", value, f"must be {allowed}")
-    for name in value:
-        _check_media_realm(table, "default_realms", name, realms)
-    return ControlSection((value[0], value[1]))
-
-
 def _check_media_realm(table: Table, key: str, name: object, realms: Mapping[str, Realm]) -> None:
     media = [r.name for r in realms.values() if r.media]
     if not isinstance(name, str) or name not in realms:
@@ -301,9 +316,8 @@ def _check_media_realm(table: Table, key: str, name: object, realms: Mapping[str
 
 
 def _failover(table: Table, node: NodeSection, realms: Mapping[str, Realm]) -> FailoverSection:
-    table.only(
-        "probe_interval_ms", "detect_multiplier", "lease_ms", "announce_interval_ms", "peers"
-    )
+    table.only(*KEYS, "peers")
+    profile, timers = parse_timers(table)
     ids = {node.id: "node.id"}
     discriminators = {node.discriminator: f"node '{node.id}'"}
     peers = []
@@ -320,13 +334,7 @@ def _failover(table: Table, node: NodeSection, realms: Mapping[str, Realm]) -> F
         ids[peer.id] = f"{entry.path}.id"
         discriminators[peer.discriminator] = f"node '{peer.id}'"
         peers.append(peer)
-    return FailoverSection(
-        table.integer("probe_interval_ms", PROBE_INTERVAL_MS_RANGE, 20),
-        table.integer("detect_multiplier", DETECT_MULTIPLIER_RANGE, 3),
-        table.integer("lease_ms", LEASE_MS_RANGE, 1_000),
-        table.integer("announce_interval_ms", ANNOUNCE_INTERVAL_MS_RANGE, 5_000),
-        tuple(peers),
-    )
+    return FailoverSection(timers, tuple(peers), profile)
 
 
 def _peer(table: Table, realms: Mapping[str, Realm]) -> Peer:
@@ -513,12 +521,13 @@ def _check_paths(root: Table, groups: tuple[Group, ...], peers: tuple[Peer, ...]
 
 def dump(config: NodeConfig) -> str:
     """TOML text that `parse` reads back to an equal value."""
-    node, media, timers = config.node, config.media, config.failover
+    node, media, failover = config.node, config.media, config.failover
     lines = [
         "[node]",
         f"id = {quote(node.id)}",
         f"discriminator = {node.discriminator}",
         f"run_dir = {quote(str(node.run_dir))}",
+        *(f"{key} = {quote(v)}" for key, v in (("host", node.host), ("rack", node.rack)) if v),
         *dump_state(config.state),
         *dump_media(media),
     ]
@@ -538,20 +547,16 @@ def dump(config: NodeConfig) -> str:
             f"ports = [{group.ports[0]}, {group.ports[1]}]",
             f"addresses = {_addresses_toml(group)}",
         ]
-    names = ", ".join(quote(name) for name in config.control.default_realms)
     lines += [
-        "[control]",
-        f"default_realms = [{names}]",
+        *dump_control(config.control),
         "[failover]",
-        f"probe_interval_ms = {timers.probe_interval_ms}",
-        f"detect_multiplier = {timers.detect_multiplier}",
-        f"lease_ms = {timers.lease_ms}",
-        f"announce_interval_ms = {timers.announce_interval_ms}",
+        *dump_timers(failover.profile, failover.timers),
     ]
-    for peer in timers.peers:
+    for peer in failover.peers:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
+    lines += dump_recording(config.recording)
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,7 @@
 An event is all that a step may depend on: the driver stamps `now_ns` (CLOCK_BOOTTIME, ns) and
 writes the drawn ports into it, so that the same events always give the same state (DESIGN
 section 2). Encodings are msgpack in array form; `SCHEMA` names the version, and fields are only
-ever appended, with defaults, so that version N reads N-1.
+ever appended, with defaults, so that a version reads all that were before it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import enum
 
 import msgspec
 
-from bgf.model import Address, Flow, FlowKey
+from bgf.model import Address, Flow, FlowKey, Ice
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Verb(enum.StrEnum):
@@ -25,10 +25,23 @@ class Verb(enum.StrEnum):
     ANSWER = "answer"
     DELETE = "delete"
     QUERY = "query"
+    LIST = "list"
+    STATISTICS = "statistics"
+    BLOCK_MEDIA = "block media"
+    UNBLOCK_MEDIA = "unblock media"
+    SILENCE_MEDIA = "silence media"
+    UNSILENCE_MEDIA = "unsilence media"
+    BLOCK_DTMF = "block DTMF"
+    UNBLOCK_DTMF = "unblock DTMF"
+    START_FORWARDING = "start forwarding"
+    STOP_FORWARDING = "stop forwarding"
+    START_RECORDING = "start recording"
+    PAUSE_RECORDING = "pause recording"
+    STOP_RECORDING = "stop recording"
 
     @property
     def changes_state(self) -> bool:
-        return self in (Verb.OFFER, Verb.ANSWER, Verb.DELETE)
+        return self not in (Verb.PING, Verb.QUERY, Verb.LIST, Verb.STATISTICS)
 
 
 class MediaLine(msgspec.Struct, frozen=True, array_like=True):
@@ -38,6 +51,9 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True):
     address (RFC 3605), None when muxed-only or rejected. `direction` is sendrecv, sendonly,
     recvonly or inactive as stated by the sender. `payload_types` are the RTP formats that it
     names, in its order; `clock_hz` is the clock rate of the first (RFC 3551, `a=rtpmap`).
+    `dtmf_types` are those of telephone-event (RFC 4733). `ice_ufrag` is its ICE user name (RFC 8839
+    section 5.4), '' when it does no ICE; `dtls` says that it exchanges keys on the media port
+    (`a=fingerprint`, RFC 5763).
     """
 
     kind: str
@@ -48,6 +64,9 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True):
     direction: str = "sendrecv"
     payload_types: tuple[int, ...] = ()
     clock_hz: int = 8_000
+    dtmf_types: tuple[int, ...] = ()
+    ice_ufrag: str = ""
+    dtls: bool = False
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
@@ -56,7 +75,9 @@ class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
     `realms` is (towards the sender of this SDP, towards its receiver), empty when not given.
     `family` is the requested IP version towards the receiver of the SDP, 0 when not given.
     `ports` are even RTP ports drawn for this command, RTCP on port + 1; one entry per port pair
-    that `Gateway.demand` asked for, in its order.
+    that `Gateway.demand` asked for, in its order. `wall_s` is the time in Unix seconds: what a
+    peer is told of times, on whichever node. `entropy` is there when the command may need ICE
+    credentials, which come out of it (`bgf.session_ice`).
     """
 
     now_ns: int
@@ -71,6 +92,8 @@ class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
     realms: tuple[str, ...] = ()
     family: int = 0
     ports: tuple[int, ...] = ()
+    wall_s: int = 0
+    entropy: bytes = b""
 
 
 class Expired(msgspec.Struct, frozen=True, array_like=True, tag="expired"):
@@ -88,6 +111,16 @@ class Learned(msgspec.Struct, frozen=True, array_like=True, tag="learned"):
     key: FlowKey
     peer: Address
     latch_round: int
+
+
+class Nominated(msgspec.Struct, frozen=True, array_like=True, tag="nominated"):
+    """The ICE agent behind the pinhole `key` has chosen to send from `peer` (RFC 8445 section 8):
+    a STUN check with USE-CANDIDATE and the right integrity came from there."""
+
+    now_ns: int
+    call_id: str
+    key: FlowKey
+    peer: Address
 
 
 class Relatch(msgspec.Struct, frozen=True, array_like=True, tag="relatch"):
@@ -118,8 +151,8 @@ class Abandoned(msgspec.Struct, frozen=True, array_like=True, tag="abandoned"):
     silent_ms: int
 
 
-Event = Command | Expired | Learned | Relatch | Silent | Abandoned
-Seen = Learned | Relatch | Silent | Abandoned
+Event = Command | Expired | Learned | Nominated | Relatch | Silent | Abandoned
+Seen = Learned | Nominated | Relatch | Silent | Abandoned
 """What no peer has sent and no deadline brought: the packet path, the operator."""
 
 
@@ -133,17 +166,45 @@ class Result(enum.StrEnum):
 
 
 class MediaRewrite(msgspec.Struct, frozen=True, array_like=True):
-    """What an m-line must say on the far side: our addresses. `rtp.port` 0 keeps it rejected."""
+    """What an m-line must say on the far side: our addresses. `rtp.port` 0 keeps it rejected.
+
+    With `ice` it speaks for an ICE-lite agent with these credentials (RFC 8839).
+    """
 
     rtp: Address
     rtcp: Address | None = None
     rtcp_mux: bool = False
+    ice: Ice | None = None
+
+
+class Party(msgspec.Struct, frozen=True, array_like=True):
+    """One side of a call, as a query tells it. `treatments` name what is ordered of its media."""
+
+    tag: str
+    label: str = ""
+    branch: str = ""
+    treatments: tuple[str, ...] = ()
+
+
+class CallReport(msgspec.Struct, frozen=True, array_like=True):
+    """What a query tells of a call besides its flows. Times are Unix seconds.
+
+    `media` is, by m-line and then by side, (kind, transport, direction).
+    """
+
+    created_s: int
+    signalled_s: int
+    parties: tuple[Party, Party]
+    media: tuple[tuple[tuple[str, str, str], tuple[str, str, str]], ...] = ()
+    recording: str = "off"
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
     """Answer `cookie`. The codec renders it together with the request's own SDP.
 
-    `flows` is filled for `query`: whose counters the reply must carry.
+    `flows` and `report` are filled for `query`: whose counters the reply must carry, and of what;
+    `calls` for `list`. `loop_mark` is to stand in the SDP, so that this group knows it should it
+    come here again (`loop-protect`).
     """
 
     cookie: str
@@ -153,6 +214,9 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
     media: tuple[MediaRewrite, ...] = ()
     flows: tuple[Flow, ...] = ()
     created_ns: int = 0
+    report: CallReport | None = None
+    calls: tuple[str, ...] = ()
+    loop_mark: str = ""
 
 
 class PutFlow(msgspec.Struct, frozen=True, array_like=True, tag="put"):

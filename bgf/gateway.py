@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import types
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from bgf import session as sessions
+from bgf import session_orders
 from bgf.errors import Misuse
 from bgf.events import (
     Command,
@@ -35,18 +37,25 @@ from bgf.events import (
 from bgf.model import Flow, FlowKey, Group
 from bgf.policy import Policies
 from bgf.ports import PortPool
-from bgf.session import Session, Site, State
+from bgf.rate import Rate
+from bgf.session import ENTROPY_BYTES, Session, Site, State
+from bgf.totals import Totals
+
+PORT_ENTROPY_BITS = 64
+ENTROPY_BITS = PORT_ENTROPY_BITS + 8 * ENTROPY_BYTES
+"""Bits of randomness that a driver gives to `draw`."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 
 
 class Limits(msgspec.Struct, frozen=True):
     """Bounds of one group. A pair of a deleted call rests for `quarantine_ms`: what its party
-    still sends must not reach the next call."""
+    still sends must not reach the next call. `new_calls_per_s` 0: no limit."""
 
     sessions_max: int = 20_000
     tombstones_max: int = 200_000
     quarantine_ms: int = 5_000
+    new_calls_per_s: int = 0
 
 
 class Plan(NamedTuple):
@@ -93,7 +102,11 @@ class Gateway:
         self._pool = PortPool(*group.ports, self.limits.quarantine_ms)
         self._sessions: dict[str, Session] = {}
         self._tombstones = 0
+        self._new_calls = Rate(self.limits.new_calls_per_s)  # of this owner: no state of the calls
         self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
+        self._copied: dict[str, Session] = {}
+        self.copied_version = 0
+        self.totals = Totals()
         self._adopted: dict[str, set[FlowKey]] = {}  # calls known by their flows only
         self._adopted_keys: dict[FlowKey, str] = {}
         self._heard_ns = 0  # the latest time in what was restored, by whose clock ever
@@ -123,8 +136,12 @@ class Gateway:
     def draw(self, command: Command, entropy: int) -> Command:
         """The same command carrying the ports that it needs; takes nothing. Raises PortsExhausted.
 
-        `entropy` is any integer: where in the range the search for each pair starts.
+        `entropy` is any integer: where in the range the search for each pair starts (the lowest
+        64 bits), and what ICE credentials are made of (192 bits above).
         """
+        if sessions.wants_entropy(self._sessions.get(command.call_id), command):
+            secret = (entropy >> PORT_ENTROPY_BITS) % (1 << 8 * ENTROPY_BYTES)
+            command = msgspec.structs.replace(command, entropy=secret.to_bytes(ENTROPY_BYTES))
         count = self.demand(command)
         if not count:
             return command
@@ -165,6 +182,9 @@ class Gateway:
         if self._sessions.get(plan.call_id) is not plan.before:
             raise Misuse(f"call {plan.call_id}: the plan is stale, plan again")
         self._set(plan.call_id, plan.before, plan.after, plan.event.now_ns)
+        if isinstance(plan.event, Command) and _begins(plan.before) and not _begins(plan.after):
+            self._new_calls.take(plan.event.now_ns)
+        self.totals.count(plan.event, plan.before, plan.after)
 
     def next_deadline(self) -> int | None:
         """When an Expired event is due, CLOCK_BOOTTIME ns; None when nothing waits."""
@@ -296,34 +316,66 @@ class Gateway:
 
     def _aside(self, command: Command, session: Session | None) -> Reply | None:
         """Replies that no session has a part in: nothing changes, nothing is journaled."""
+        if sessions.has_looped(command, self.group.id):
+            return Reply(command.cookie, Result.OK)
         if command.verb is Verb.PING:
             return Reply(command.cookie, Result.PONG)
         if command.verb is Verb.QUERY:
-            return self._query(command, session)
-        if command.verb is Verb.OFFER and (session is None or session.state is State.DELETED):
+            return self._query(command)
+        if command.verb is Verb.LIST:
+            calls = self.calls(session_orders.list_length(command))
+            return Reply(command.cookie, Result.OK, calls=calls)
+        if command.verb is Verb.STATISTICS:
+            return Reply(command.cookie, Result.OK)  # what there is to tell, counters know
+        if command.verb is Verb.OFFER and _begins(session):
             repeated = session is not None and session.kept_reply(command.cookie) is not None
-            limit = "" if repeated else self._limit_reached()
+            limit = "" if repeated else self._limit_reached(command.now_ns)
             if limit:
                 return Reply(command.cookie, Result.LOAD_LIMIT, limit)
         return None
 
-    def _query(self, command: Command, session: Session | None) -> Reply:
-        if session is None or session.state is State.DELETED:
+    def _query(self, command: Command) -> Reply:
+        known = self.describe(command.call_id, command.cookie)
+        if known is None:
             reason = f"call {command.call_id[:64]} is not here: nothing to query"
             return Reply(command.cookie, Result.ERROR, reason)
+        return known
+
+    def describe(self, call_id: str, cookie: str = "") -> Reply | None:
+        """What a query of a call is answered; None for one that is not here, or no longer."""
+        session = self._sessions.get(call_id)
+        if session is None or session.state is State.DELETED:
+            return None
         return Reply(
-            command.cookie,
+            cookie,
             Result.OK,
             flows=tuple(self._flows(session).values()),
             created_ns=session.created_ns,
+            report=session_orders.report(session),
         )
 
-    def _limit_reached(self) -> str:
-        calls, ends = len(self._sessions) - self._tombstones, self._tombstones
-        if calls >= self.limits.sessions_max:
-            return f"group {self.group.id} has {calls} calls, sessions_max: use another group"
-        if ends >= self.limits.tombstones_max:
-            return f"group {self.group.id} has {ends} ended calls, tombstones_max: slow down"
+    def calls(self, limit: int) -> tuple[str, ...]:
+        """At most `limit` of the calls that live, restored or not."""
+        live = (key for key, one in self._sessions.items() if one.state is not State.DELETED)
+        return tuple(itertools.islice(itertools.chain(live, self._adopted), limit))
+
+    @property
+    def copied(self) -> Mapping[str, Session]:
+        """The calls whose media is to be recorded or forwarded, by Call-ID. A read-only live
+        view; `copied_version` changes when any of them does."""
+        return types.MappingProxyType(self._copied)
+
+    def _limit_reached(self, now_ns: int) -> str:
+        """`name of the limit: why`, '' when none is. Calls not restored yet count as well."""
+        limits, group, ends = self.limits, self.group.id, self._tombstones
+        calls = len(self._sessions) - ends + len(self._adopted)
+        if calls >= limits.sessions_max:
+            return f"sessions_max: group {group} has {calls} calls: use another group"
+        if ends >= limits.tombstones_max:
+            return f"tombstones_max: group {group} has {ends} ended calls: slow down"
+        if not self._new_calls.allows(now_ns):
+            rate = limits.new_calls_per_s
+            return f"new_calls_per_s: group {group} takes {rate} new calls a second: slow down"
         return ""
 
     def _check_ports(self, call_id: str, before: Session | None, after: Session | None) -> None:
@@ -344,6 +396,12 @@ class Gateway:
         for port in sorted(held - wanted):
             self._pool.release(port, call_id, now_ns)
         self._tombstones += _is_tombstone(after) - _is_tombstone(before)
+        if after is not None and after.orders.copied:
+            self._copied[call_id] = after
+            self.copied_version += 1
+        elif call_id in self._copied:
+            del self._copied[call_id]
+            self.copied_version += 1
         if after is None:
             self._sessions.pop(call_id, None)
             return
@@ -368,6 +426,11 @@ def _difference(
 
 def _pair(key: FlowKey) -> int:
     return key.port - key.port % 2
+
+
+def _begins(session: Session | None) -> bool:
+    """Would an offer begin a call where this is?"""
+    return session is None or session.state is State.DELETED
 
 
 def _is_tombstone(session: Session | None) -> bool:

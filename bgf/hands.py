@@ -248,6 +248,7 @@ class Driver:
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
         self._audited: list[int] = []  # port pairs that the audit has not come to yet
+        self.restored_ns: dict[str, int] = {}  # calls that another owner began, and since when here
 
     def handle(self, command: Command, entropy: int) -> Outcome:
         """Carry out one command; `entropy` chooses its ports. Raises nothing that a peer causes."""
@@ -353,6 +354,17 @@ class Driver:
         if marked:
             self._restore_or_note(marked, now_ns)
 
+    def knows(self, call_id: str) -> bool:
+        """Is the call here, or perhaps in a journal that is not read yet?"""
+        if self.gateway.session(call_id) is not None or call_id in self._found:
+            return True
+        if self._waiting == []:
+            return False
+        try:
+            return bool(self.hands.journal.entries(call_id))
+        except BgfError:
+            return True  # nobody can say now: it must not be refused as a new one
+
     def restore(self, call_id: str, now_ns: int) -> bool:
         """Bring a call in from its journal, and its recorded flows in line with it.
 
@@ -368,6 +380,7 @@ class Driver:
         if session is not None:
             self.gateway.restore(session, now_ns)
             self.recorder.resume(call_id, entries)
+            self.restored_ns[call_id] = now_ns
         found = self._found.pop(call_id, [])
         self.gateway.disown(call_id, now_ns)
         expected = self.gateway.expected_flows(call_id)
@@ -433,6 +446,14 @@ class Driver:
         self.gateway.commit(plan)
         if plan.forgets:
             self.recorder.forget(plan.call_id)
+        if (
+            plan.after is None
+            or plan.before is None
+            or (
+                plan.after.created_ns != plan.before.created_ns  # a new call under an old Call-ID
+            )
+        ):
+            self.restored_ns.pop(plan.call_id, None)
         try:
             self._perform(plan.call_id, plan.effects)
         except Fenced as error:

@@ -5,7 +5,7 @@ entries are stored, nor sockets, clocks or roles.
 
 An entry is two bytes, schema version and kind, and a msgpack value in array form. A journal is
 a list of entries: at most one checkpoint, always the first, and the inputs since. Fields are only
-appended, with defaults, so this version reads what the version before it wrote.
+appended, with defaults, so this version reads what the versions before it wrote.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ITEM_MAX_BYTES: Final = 64 * 1024
 COMPACT_AT_BYTES: Final = 48 * 1024  # leaves room for one entry of a datagram's size
 FRAME_BYTES: Final = 8  # at most, per entry, for the store's own framing
 INPUTS_MAX: Final = 16  # replayed after a checkpoint: bounds the time of restoring one session
-READABLE: Final = (SCHEMA - 1, SCHEMA)
+READABLE: Final = range(1, SCHEMA + 1)
 
 
 class Mode(enum.StrEnum):
@@ -74,7 +74,7 @@ def decode(entry: bytes) -> Event | Session:
     if entry[0] not in READABLE:
         raise Unreadable(
             f"journal entry has schema {entry[0]}, this version reads"
-            f" {READABLE[0]} and {READABLE[1]}: upgrade one version at a time"
+            f" {READABLE[0]} to {SCHEMA}: upgrade one version at a time"
         )
     try:
         if entry[1] == Kind.INPUT:

@@ -150,6 +150,17 @@ class Rtp(msgspec.Struct, frozen=True, array_like=True):
     clock_hz: int = 8_000
 
 
+class Ice(msgspec.Struct, frozen=True, array_like=True):
+    """Credentials of our ICE-lite agent towards one party (RFC 8445 section 5.3, RFC 8839 5.4).
+
+    With `remote_ufrag` a check must name it behind `ufrag`; without it any party may be asking.
+    """
+
+    ufrag: str
+    pwd: str
+    remote_ufrag: str = ""
+
+
 class FlowKey(NamedTuple):
     """What a pinhole is found by: the local address and port where its packets arrive."""
 
@@ -171,7 +182,10 @@ class Flow(msgspec.Struct, frozen=True, array_like=True):
     `follows`: packets go to what the flow of the other direction (keyed by our `local_out`) has
     learned, in place of `remote`, as soon as it has. `dscp` 0..63 is written into every packet,
     None keeps the sender's. `rtcp_mux`: RTCP comes on this same pinhole (RFC 5761).
-    `inactivity_ms` without a packet is reported, 0 is never. Fields are only ever appended.
+    `inactivity_ms` without a packet is reported, 0 is never. With `ice` STUN checks that arrive
+    here are answered and go nowhere. `demux`, with `rtcp_mux`: RTCP that comes here goes on by the
+    flow of the next port, for the other side has a port of its own for it. Fields are only ever
+    appended.
     """
 
     group: str
@@ -194,6 +208,8 @@ class Flow(msgspec.Struct, frozen=True, array_like=True):
     rtp: Rtp | None = None
     rtcp_mux: bool = False
     inactivity_ms: int = 0
+    ice: Ice | None = None
+    demux: bool = False
 
     @property
     def key(self) -> FlowKey:

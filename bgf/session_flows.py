@@ -10,6 +10,9 @@ Who may send, from one side, by its mode:
   address which its signalling came from. What goes to that side goes to who was learned, and to
   the described address before (H.248.37; 3GPP TS 23.334 clause 5.4.2). A description with another
   address lets the side learn anew: the sender known so far goes on until another one comes.
+
+A side that does ICE teaches by its checks alone: whom its agent has nominated may send and is sent
+to; until then it is the address that it describes.
 """
 
 from __future__ import annotations
@@ -18,10 +21,18 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from bgf.events import Learned, MediaLine
-from bgf.model import Address, Component, Flow, FlowKey, Gate, Latch, Policer, Rtp, Source
+from bgf.events import Learned, MediaLine, Nominated
+from bgf.model import Address, Component, Flow, FlowKey, Gate, Ice, Latch, Policer, Rtp, Source
 from bgf.policy import DEFAULT_POLICY, Policies, RtpCheck
-from bgf.session_values import Session, Stream
+from bgf.session_ice import (
+    RTP_PREFIXES,
+    answers_checks,
+    does_ice,
+    is_rtp,
+    muxes_of,
+    nominated_of,
+)
+from bgf.session_values import Session, Stream, Treatment
 
 UNSPECIFIED: Final = ("0.0.0.0", "::")
 ASYMMETRIC: Final = "asymmetric"
@@ -31,7 +42,9 @@ LEARNING: Final = "endpoint-learning="
 NO_LEARNING: Final = (LEARNING + "off", LEARNING + "no-learning")
 TOS: Final = "TOS="
 TOS_MAX: Final = 255  # a whole traffic class byte, of which DSCP is the upper six bits
-RTP_PREFIXES: Final = ("RTP/", "UDP/TLS/RTP/")
+AUDIO: Final = "audio"
+NO_RTP: Final = (72,)  # what has it is RTCP, where both share a port (RFC 5761 section 4)
+ALL_TYPES: Final = range(128)
 CHECKED_PREFIX: Final = "RTP/"  # DTLS handshakes share the port of the others (RFC 5764 5.1.2)
 
 _NO_POLICIES: Final[Policies] = {}
@@ -51,7 +64,7 @@ def flows(session: Session | None, policies: Policies = _NO_POLICIES) -> dict[Fl
             continue
         for side in (0, 1):
             way = _way(session, stream, side, marked=marked, policies=policies)
-            for component in Component:
+            for component in Component if way.pair else (Component.RTP,):
                 flow = _flow(session, index, side, component, modes=modes, way=way)
                 found[FlowKey(flow.local_in.host, flow.local_in.port)] = flow
     return found
@@ -87,12 +100,35 @@ def learn(session: Session, event: Learned, policies: Policies = _NO_POLICIES) -
         return session
     if flow.learned == event.peer or flow.local_in.family is not event.peer.family:
         return session
-    streams = list(session.streams)
-    stream = streams[flow.stream]
-    side = int(flow.local_in.port not in (stream.ports[0], stream.ports[0] + 1))
+    stream = session.streams[flow.stream]
     learned = list(stream.learned)
-    learned[2 * side + int(flow.component is Component.RTCP)] = event.peer
-    streams[flow.stream] = msgspec.structs.replace(stream, learned=tuple(learned))
+    learned[_place_of(stream, flow)] = event.peer
+    return _with(session, flow.stream, msgspec.structs.replace(stream, learned=tuple(learned)))
+
+
+def nominate(session: Session, event: Nominated, policies: Policies = _NO_POLICIES) -> Session:
+    """The session that knows whom an ICE agent has chosen; the same one when that is no news."""
+    flow = flows(session, policies).get(event.key)
+    if flow is None or flow.ice is None or flow.local_in.family is not event.peer.family:
+        return session
+    stream = session.streams[flow.stream]
+    nominated = list(stream.nominated)
+    place = _place_of(stream, flow)
+    if nominated[place] == event.peer:
+        return session
+    nominated[place] = event.peer
+    return _with(session, flow.stream, msgspec.structs.replace(stream, nominated=tuple(nominated)))
+
+
+def _place_of(stream: Stream, flow: Flow) -> int:
+    """Where `learned` and `nominated` keep what concerns the sender of a flow."""
+    side = int(flow.local_in.port not in (stream.ports[0], stream.ports[0] + 1))
+    return 2 * side + int(flow.component is Component.RTCP)
+
+
+def _with(session: Session, index: int, stream: Stream) -> Session:
+    streams = list(session.streams)
+    streams[index] = stream
     return msgspec.structs.replace(session, streams=tuple(streams))
 
 
@@ -124,17 +160,16 @@ def agreed(stream: Stream, hosts: tuple[str, str], lines: tuple[MediaLine, Media
     return after
 
 
-def muxed(stream: Stream) -> bool:
-    """RFC 5761 section 5.1.1: RTCP shares the RTP port only when both said so."""
-    first, second = stream.lines
-    return first is not None and second is not None and first.rtcp_mux and second.rtcp_mux
-
-
 class _Way(NamedTuple):
-    """What both components of one direction have in common."""
+    """What both components of one direction have in common. `mux` is where it arrives, `far_mux`
+    where it leaves; without `pair` there is no RTCP (UDPTL)."""
 
     mux: bool
+    far_mux: bool
+    pair: bool
+    ice: Ice | None
     wanted: bool
+    passes: tuple[bool, bool]
     expected: bool
     policer: Policer | None
     dscp: int | None
@@ -150,14 +185,22 @@ def _way(
     leaving = policies.get(session.realms[1 - side], DEFAULT_POLICY)
     line = ours or theirs
     kind = "" if line is None else line.kind
+    muxes, treated = muxes_of(stream), session.orders.treatments[side]
+    silenced = kind == AUDIO and Treatment.SILENCED in treated
+    # Its RTCP comes through the same gate.
+    silent = silenced and muxes[side] and _filterable(ours, theirs)
     return _Way(
-        muxed(stream),
+        muxes[side],
+        muxes[1 - side],
+        ours is None or theirs is None or is_rtp(ours) or is_rtp(theirs),
+        answers_checks(stream, side),
         ours is not None and theirs is not None and bool(ours.rtp.port and theirs.rtp.port),
+        _passes(treated, silenced and not silent),
         _expected(ours, theirs),
         arriving.rule(kind).policer,
         leaving.rule(kind).dscp if marked is None else marked,
-        _rtp(ours, theirs, arriving.rtp_check),
-        arriving.inactivity_ms,
+        _filtered(_rtp(ours, theirs, arriving.rtp_check), ours, theirs, treated, silent),
+        0 if silent else arriving.inactivity_ms,
     )
 
 
@@ -173,15 +216,21 @@ def _flow(
     """The direction that arrives from `side`: who may send, where it goes, whether it may."""
     stream, far = session.streams[index], 1 - side
     offset = 1 if component is Component.RTCP else 0
-    unused = way.mux and bool(offset)  # RTCP comes with RTP
-    local_out = Address(stream.hosts[far], stream.ports[far] + offset)
-    remote, sender = _party(stream.lines[far], offset), _party(stream.lines[side], offset)
+    out = 0 if way.far_mux else offset
+    unused = way.mux and way.far_mux and bool(offset)  # RTCP comes with RTP, and goes with it
+    # RTCP that goes to its own port on the far side shares our RTP port here, or the other way.
+    local_out = Address(stream.hosts[far], stream.ports[far] + (offset if unused else out))
+    remote, sender = _party(stream, far, out), _party(stream, side, 0 if way.mux else offset)
     if remote is not None and (unused or remote.family is not local_out.family):
         remote = None  # an RTCP address of another family than the RTP's: nowhere to send to
     known = sender or stream.sources[side]
-    latch, source = _sender(session, modes[side], sender, known, observed=session.observed[side])
+    mode = Latch.OFF if does_ice(stream, side) else modes[side]
+    chosen = nominated_of(stream, side, component)
+    latch, source = _sender(session, mode, sender, known, observed=session.observed[side])
+    if chosen is not None and ASYMMETRIC not in session.settings:
+        source = Source(chosen.host, chosen.port)
     admits = known is not None or ASYMMETRIC in session.settings
-    is_open = remote is not None and admits and way.wanted
+    is_open = remote is not None and admits and way.wanted and way.passes[offset]
     learned, latch_round = None, 0
     if latch is Latch.LATCH:
         if unused:
@@ -208,12 +257,14 @@ def _flow(
         latch,
         learned,
         latch_round,
-        modes[far] is Latch.LATCH and not unused,
+        modes[far] is Latch.LATCH and not unused and not does_ice(stream, far),
         way.policer,
         way.dscp,
         rtp,
         way.mux and not offset,
         way.inactivity_ms if is_open and not offset and way.expected else 0,
+        None if way.mux and offset else way.ice,
+        way.mux and not offset and not way.far_mux and way.pair,
     )
 
 
@@ -257,6 +308,7 @@ def _rtp(ours: MediaLine | None, theirs: MediaLine | None, check: RtpCheck) -> R
     other = ours or first
     checks = (
         check is not RtpCheck.OFF
+        and not (first.dtls or other.dtls)
         and first.transport.upper().startswith(CHECKED_PREFIX)
         and other.transport.upper().startswith(CHECKED_PREFIX)
     )
@@ -264,6 +316,38 @@ def _rtp(ours: MediaLine | None, theirs: MediaLine | None, check: RtpCheck) -> R
     if checks and check is RtpCheck.PAYLOAD_TYPES and first.payload_types and other.payload_types:
         types = tuple(sorted({*first.payload_types, *other.payload_types}))
     return Rtp(checks, types, first.clock_hz)
+
+
+def _passes(treated: tuple[Treatment, ...], silenced: bool) -> tuple[bool, bool]:
+    """Do (RTP, RTCP) of a side pass their gates, as ordered?"""
+    blocked = Treatment.BLOCKED in treated
+    return not blocked and not silenced, not blocked
+
+
+def _filterable(ours: MediaLine | None, theirs: MediaLine | None) -> bool:
+    """Handshakes of DTLS are no RTP: what exchanges keys on the media port cannot be filtered."""
+    lines = [line for line in (ours, theirs) if line is not None]
+    return all(line.transport.upper().startswith(CHECKED_PREFIX) for line in lines)
+
+
+def _filtered(
+    rtp: Rtp | None,
+    ours: MediaLine | None,
+    theirs: MediaLine | None,
+    treated: tuple[Treatment, ...],
+    silent: bool,
+) -> Rtp | None:
+    """The payload types that still pass, as ordered."""
+    if rtp is None or not (silent or Treatment.DTMF_BLOCKED in treated):
+        return rtp
+    if silent:
+        return Rtp(True, NO_RTP, rtp.clock_hz)
+    lines = (line for line in (ours, theirs) if line is not None)
+    blocked = {kind for line in lines for kind in line.dtmf_types}
+    if not blocked or not _filterable(ours, theirs):
+        return rtp
+    types = set(rtp.payload_types or ALL_TYPES) - blocked
+    return Rtp(True, tuple(sorted(types)) or NO_RTP, rtp.clock_hz)
 
 
 def _expected(ours: MediaLine | None, theirs: MediaLine | None) -> bool:
@@ -276,11 +360,14 @@ def _expected(ours: MediaLine | None, theirs: MediaLine | None) -> bool:
     )
 
 
-def _party(line: MediaLine | None, offset: int) -> Address | None:
+def _party(stream: Stream, side: int, offset: int) -> Address | None:
     """Where a party receives RTP (0) or RTCP (1), None when it does not or is on hold."""
+    line = stream.lines[side]
     if line is None or not line.rtp.port:
         return None
     address = line.rtcp if offset else line.rtp
+    if line.rtp.host not in UNSPECIFIED:
+        address = nominated_of(stream, side, Component(1 + offset)) or address
     if address is None or address.host in UNSPECIFIED or not address.port:
         return None
     return address

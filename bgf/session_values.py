@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import msgspec
 
 from bgf.events import MediaLine, Reply
-from bgf.model import Address, Component, Group
+from bgf.model import Address, Component, Group, Ice
 from bgf.policy import DEFAULT_POLICY, Policies, RealmPolicy
 
 NS_PER_MS: Final = 1_000_000
@@ -51,6 +51,10 @@ class Stream(msgspec.Struct, frozen=True, array_like=True):
     are the descriptions in force, `sources` where each party was last known to send from (a
     description on hold does not say). `rounds` counts how often each side was let learn anew;
     `learned` is what was learned in the latest, as (RTP, RTCP) of side 0, then of side 1.
+
+    `ice` are our credentials where ICE is done, `nominated` whom the parties' agents have chosen to
+    send from, ordered as `learned`. `muxes` says with whom RTCP shares the RTP port where that is
+    not simply what both descriptions say.
     """
 
     ports: tuple[int, int] = (0, 0)
@@ -64,6 +68,15 @@ class Stream(msgspec.Struct, frozen=True, array_like=True):
         None,
         None,
     )
+
+    ice: tuple[Ice | None, Ice | None] = (None, None)
+    nominated: tuple[Address | None, Address | None, Address | None, Address | None] = (
+        None,
+        None,
+        None,
+        None,
+    )
+    muxes: tuple[bool, bool] | None = None
 
     def learned_of(self, side: int, component: Component) -> Address | None:
         return self.learned[2 * side + int(component is Component.RTCP)]
@@ -83,14 +96,59 @@ class Rest(msgspec.Struct, frozen=True, array_like=True):
     port: int
 
 
+class Treatment(enum.StrEnum):
+    """What is ordered about the media that one side sends."""
+
+    BLOCKED = "blocked"  # nothing of it passes
+    SILENCED = "silenced"  # its audio does not pass, its RTCP does
+    DTMF_BLOCKED = "dtmf-blocked"  # its telephone events do not pass (RFC 4733)
+    FORWARDED = "forwarded"  # it is copied to the recorder
+
+
+class Recording(enum.StrEnum):
+    OFF = "off"
+    ON = "on"
+    PAUSED = "paused"
+
+
+class Orders(msgspec.Struct, frozen=True, array_like=True):
+    """What was ordered of a call besides offers and answers. Pairs are by side.
+
+    `ends_ns`: a deletion was put off until then; 0: none was.
+    """
+
+    treatments: tuple[tuple[Treatment, ...], tuple[Treatment, ...]] = ((), ())
+    recording: Recording = Recording.OFF
+    labels: tuple[str, str] = ("", "")
+    ends_ns: int = 0
+
+    @property
+    def copied(self) -> bool:
+        """Is any of the call's media to be copied to user space?"""
+        return self.recording is Recording.ON or any(
+            Treatment.FORWARDED in treatments for treatments in self.treatments
+        )
+
+
+class Fork(msgspec.Struct, frozen=True, array_like=True):
+    """A callee that is not in force: not answered yet (no `tag`), or followed by another one's
+    answer. `lines` is what it answered, by m-line."""
+
+    tag: str
+    branch: str = ""
+    lines: tuple[MediaLine, ...] = ()
+
+
 class Session(msgspec.Struct, frozen=True, array_like=True):
     """A call. Compares by value; one canonical encoding (the journal's checkpoint).
 
     `changed_ns` is when the last offer or the end arrived. `realms`, `families` (0 unknown) and
     `tags` are by side. `offered` is the description that awaits its answer, by `offerer`.
     `observed` says, by side, that its address is the one that its signalling came from. `rests`
-    are the ports that nobody may have for a while, whoever owns the group then. Fields are only
-    ever appended.
+    are the ports that nobody may have for a while, whoever owns the group then. `branch` is the
+    via-branch of side 1 as it is in force, `forks` the other callees. `created_s` and `signalled_s`
+    (the last offer or answer) are Unix seconds. `wishes` are, by side, what commands have said last
+    of ICE and of rtcp-mux towards it. Fields are only ever appended.
     """
 
     group: str
@@ -108,6 +166,12 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
     replies: tuple[KeptReply, ...] = ()
     observed: tuple[bool, bool] = (False, False)
     rests: tuple[Rest, ...] = ()
+    orders: Orders = Orders()
+    branch: str = ""
+    forks: tuple[Fork, ...] = ()
+    created_s: int = 0
+    signalled_s: int = 0
+    wishes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def side_of(self, from_tag: str, to_tag: str) -> int:
         """Which side speaks. An in-dialog request of side 1 carries the tags swapped."""
@@ -120,12 +184,14 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
 
     def deadline_ns(self) -> int | None:
         """When an Expired event is due, None when the call may last for ever."""
-        if self.state is State.OFFERED:
-            return self.changed_ns + HALF_OPEN_MAX_MS * NS_PER_MS
         if self.state is State.DELETED:
             last_ns = self.replies[-1].at_ns if self.replies else 0
             return max(self.changed_ns, last_ns) + REPLY_KEPT_MS * NS_PER_MS
-        return None
+        ends_ns = self.orders.ends_ns or None
+        if self.state is State.OFFERED:
+            half_open_ns = self.changed_ns + HALF_OPEN_MAX_MS * NS_PER_MS
+            return half_open_ns if ends_ns is None else min(ends_ns, half_open_ns)
+        return ends_ns
 
     def kept_reply(self, cookie: str) -> Reply | None:
         for kept in self.replies:

@@ -54,7 +54,8 @@ class FailoverConfig:
     """One node. Raises FailoverConfigError naming the value that cannot be used.
 
     `sources` maps each media path (realm) to this node's own address there, `interfaces` to the
-    interface (optional: without it the node cannot see its own link go down).
+    interface (optional: without it the node cannot see its own link go down). `host` and `rack`
+    are its failure domains, `profile` the name of the timers that it began with.
     """
 
     node: str
@@ -69,6 +70,9 @@ class FailoverConfig:
     announce_interval_ms: int = 5000
     unowned_grace_ms: int = 10_000
     patience_ms: int = 150
+    host: str = ""
+    rack: str = ""
+    profile: str = ""
 
     def __post_init__(self) -> None:
         _between("probe_interval_ms", self.probe_interval_ms, 1, 60_000)

@@ -4,30 +4,43 @@ Knows: the registry's view, what this node holds, time. Must not know: sockets, 
 how any action is performed. `decide` is run again after every step and from every interrupted
 state; it derives what is missing, so it never needs to remember where it was.
 
-Per group, the first rule of `Rule` that fits decides. Deaths and successors:
+Who is dead, `evidence` says; who is next, `placement`. The next in line acts when the ones before
+it did not within `patience_ns` each; the registry's compare-and-swap has the last word anyway.
 
-  a path of a node is dead   when the node says so itself (its own link is down), or when every
-                             witness accuses it there. A witness is another member with a fresh
-                             lease that once heard the node on that path, hears somebody on it now
-                             (who hears nobody blames its own link), and is not itself accused
-                             there by more of them than vouch for it.
-  a node is dead             when any of its media paths is dead, or its lease has run out while
-                             this node watched the registry for a whole lease (its pinholes closed
-                             themselves at the same moment).
-  the successor              is the first ready living member in the order: not accused and not
-                             deaf; fewest groups, so a standby first; lowest id as text. The next
-                             in line acts when the ones before it did not within `patience_ns`
-                             each. The registry's compare-and-swap has the last word anyway.
+A planned move needs three turns of three nodes at most: the owner publishes an offer; who is
+offered it claims it, arms, announces and says that it serves; the old owner, hearing that, lets the
+addresses go and forwards what still comes to it until its deadline, which it does not move again.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from failover.registry import Member, Ownership, View
+from failover.actions import (
+    STEPS,
+    Action,
+    AddAddresses,
+    Announce,
+    Arm,
+    Claim,
+    Held,
+    LetGo,
+    MakeOffer,
+    Publish,
+    StepDown,
+    WakeGateway,
+    Withdraw,
+)
+from failover.evidence import NO_ONE, Death, Evidence, listed
+from failover.placement import Placement, warnings
+from failover.reasons import Condition, Seen, conditions, silent_since
+from failover.registry import Offer, Ownership, View
+
+ANYBODY: Final = ""
+"""A wish for a group to go to whoever is next in line."""
 
 
 class Rule(enum.StrEnum):
@@ -35,74 +48,30 @@ class Rule(enum.StrEnum):
 
     LEASE_OVER = "my lease has run out -> hold nothing"
     BLIND = "the registry does not answer -> keep what I hold until my lease ends, take nothing"
+    HANDING = "I gave it away, it is not served there yet -> go on as I am until my deadline"
+    RELEASE = "I gave it away, it is served there -> let the addresses go"
+    HANDED_OVER = "I gave it away and let it go -> forward what still comes until my deadline"
     FOREIGN = "the view names another owner of what I hold -> step down at once"
     UNFINISHED = "I own it and a step is not done for this epoch -> the missing steps, in order"
+    WITHDRAW = "I offered it, it is not to go there any more -> take the offer back"
+    OFFERED = "I offered it -> go on until it is claimed"
+    OFFER = "it is to move and somebody is ready for it -> offer it"
+    STUCK = "it is to move and nobody is ready for it -> keep it"
     EXTEND = "I own it, all is done, my lease is longer than its deadline -> move the deadline"
     MINE = "I own it, all is done -> nothing"
+    INVITED = "its living owner offers it to me and I am ready -> claim"
+    UNREADY = "its living owner offers it to me and I am not ready -> leave it"
     BARRED = "nobody has ever owned it, somebody outside answers for its addresses -> wait"
     PREFERRED = "nobody has ever owned it, I am its preferred node and ready -> claim"
     UNOWNED = "nobody has owned it for a grace period, I am the first in line -> claim"
     UNOWNED_WAIT = "nobody has ever owned it, somebody else is to claim it -> wait"
     WATCH = "its owner is dead, some leases are over, I have not watched for a lease -> wait"
+    RESTLESS = "its owner died too often lately and is only accused -> wait a lease"
     SUCCEED = "its owner is dead, I am the first in line -> claim"
     FOLLOW = "its owner is dead, somebody else is the first in line -> wait"
     NOBODY = "its owner is dead, nobody is ready to succeed -> wait"
     DOUBT = "its owner is accused, the witnesses do not agree -> wait"
     SETTLED = "its owner lives -> nothing"
-
-
-STEPS: Final = ("arm", "add addresses", "announce", "wake the gateway", "publish")
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Compare-and-swap the ownership; the registry fences the older epoch before it returns."""
-
-    group: str
-    seen: Ownership
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """Let the packet path forward for `group` until `until_ns`."""
-
-    group: str
-    epoch: int
-    until_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class AddAddresses:
-    group: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Announce:
-    group: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class WakeGateway:
-    group: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    group: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class StepDown:
-    """Disarm, remove the addresses, tell the gateway."""
-
-    group: str
-
-
-Action = Claim | Arm | AddAddresses | Announce | WakeGateway | Publish | StepDown
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +83,7 @@ class Policy:
     lease_ns: int
     unowned_grace_ns: int
     patience_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """How far this node has performed one group: the epoch for which each step is done, or 0.
-
-    `doubtful` is the state after a restart: an earlier life may have left something behind.
-    """
-
-    armed: int = 0
-    armed_until_ns: int = 0
-    addressed: int = 0
-    announced: int = 0
-    woken: int = 0
-    published: int = 0
-    doubtful: bool = False
-
-    @property
-    def anything(self) -> bool:
-        return bool(self.armed or self.addressed or self.announced or self.woken or self.doubtful)
+    offer_ns: int = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +91,10 @@ class Local:
     """What only this node knows. Times in ns of CLOCK_BOOTTIME.
 
     `watching_since_ns`: since when the registry has answered and this node's own lease has been
-    fresh, both without a break. `vacant_since` is the previous plan's. `barred` maps a group to
-    the reason why it must not be brought up for the first time now.
+    fresh, both without a break. `vacant_since` and `silent_since` are the previous plan's.
+    `barred` maps a group to the reason why it must not be brought up for the first time now.
+    `wishes` maps a group of this node's to where an operator wants it, or to ANYBODY. `restless`
+    and `control` are what `flapping` and the state plane say of other nodes.
     """
 
     groups: Mapping[str, Held]
@@ -150,6 +102,11 @@ class Local:
     watching_since_ns: int
     vacant_since: Mapping[str, int] = field(default_factory=dict)
     barred: Mapping[str, str] = field(default_factory=dict)
+    wishes: Mapping[str, str] = field(default_factory=dict)
+    unready: tuple[str, ...] = ()
+    restless: frozenset[str] = frozenset()
+    control: Mapping[str, bool] = field(default_factory=dict)
+    silent_since: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,146 +120,22 @@ class Plan:
     urgent: bool = False
     gone: tuple[str, ...] = ()
     """Members that nobody hears on any path: nothing of theirs need be waited for."""
+    dead: tuple[str, ...] = ()
+    """Members that are held to be dead, for whatever reason."""
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    """What is wrong with other members."""
+    warnings: tuple[str, ...] = ()
+    silent_since: Mapping[str, int] = field(default_factory=dict)
+    clauses: Mapping[str, str] = field(default_factory=dict)
+    """The part of the sentence that is about each group."""
+
+    def about(self, me: str, group: str) -> str:
+        """The sentence of one group alone."""
+        clause = self.clauses.get(group)
+        return f"{me} {clause}." if clause else self.sentence
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
-    """Why a node is held to be dead. `paths` and `witnesses` are empty when only its lease is."""
-
-    paths: tuple[str, ...] = ()
-    witnesses: tuple[str, ...] = ()
-    lease_over: bool = False
-    silent: bool = False
-
-    def because(self, node: str) -> str:
-        if self.paths and self.witnesses == (node,):
-            return f"{node} says that its own link to {_list(self.paths)} is down"
-        if self.paths:
-            verb = "hears" if len(self.witnesses) == 1 else "hear"
-            return f"{_list(self.witnesses)} {verb} nothing from {node} on {_list(self.paths)}"
-        if self.silent:
-            return f"the lease of {node} has run out and nobody hears it"
-        return f"the lease of {node} has run out, so its pinholes are shut, though it still answers"
-
-
-class Evidence:
-    """One view, read as testimony."""
-
-    def __init__(self, view: View, policy: Policy, now_ns: int, trust_leases: bool) -> None:
-        self._view = view
-        self._policy = policy
-        self.trust_leases = trust_leases
-        self.live: dict[str, Member] = {
-            name: member
-            for name, member in sorted(view.members.items())
-            if now_ns < member.lease_deadline_ns
-        }
-        self._deaths: dict[str, Death | None] = {}
-
-    def death(self, node: str) -> Death | None:
-        """Why `node` is dead; None while it is held to live."""
-        if node not in self._deaths:
-            self._deaths[node] = self._judge(node)
-        return self._deaths[node]
-
-    def accusers(self, node: str) -> list[str]:
-        """The witnesses that accuse `node` on any path, agreed or not."""
-        return sorted(
-            {
-                name
-                for path in self._policy.paths
-                for name in self._witnesses(node, path)
-                if not self._hears(name, node, path)
-            }
-        )
-
-    def absent(self, owner: str) -> list[str]:
-        """Members other than `owner` whose lease has run out."""
-        return [n for n in sorted(self._view.members) if n != owner and n not in self.live]
-
-    def gone(self) -> tuple[str, ...]:
-        """Members that every witness accuses on every path, each path having a witness."""
-        return tuple(
-            node
-            for node in sorted(self._view.members)
-            if self._policy.paths
-            and all(self._accused_by_all(node, path) for path in self._policy.paths)
-        )
-
-    def _accused_by_all(self, node: str, path: str) -> bool:
-        heard_by = self._witnesses(node, path)
-        return bool(heard_by) and not any(self._hears(name, node, path) for name in heard_by)
-
-    def deaf(self, node: str) -> bool:
-        """It once heard somebody on some path, and hears nobody there now."""
-        member = self.live.get(node)
-        return member is not None and any(
-            any(path in paths for paths in member.observing.values())
-            and not self._hears_anybody(node, path)
-            for path in self._policy.paths
-        )
-
-    def load(self, node: str) -> int:
-        """How many groups it owns."""
-        return sum(1 for ownership in self._view.owners.values() if ownership.node == node)
-
-    def _judge(self, node: str) -> Death | None:
-        member = self._view.members.get(node, Member(node, 0, 0))
-        confessed = [path for path in self._policy.paths if path in member.suspects.get(node, ())]
-        if confessed:
-            return Death(paths=tuple(confessed), witnesses=(node,))
-        dead_paths: list[str] = []
-        witnesses: set[str] = set()
-        for path in self._policy.paths:
-            heard_by = self._witnesses(node, path)
-            if heard_by and not any(self._hears(name, node, path) for name in heard_by):
-                dead_paths.append(path)
-                witnesses.update(heard_by)
-        if dead_paths:
-            return Death(tuple(dead_paths), tuple(sorted(witnesses)))
-        if node not in self.live and self.trust_leases:
-            silent = not any(
-                self._hears(name, node, path) for name in self.live for path in self._policy.paths
-            )
-            return Death(lease_over=True, silent=silent)
-        return None
-
-    def _witnesses(self, node: str, path: str) -> list[str]:
-        return [
-            name
-            for name, member in self.live.items()
-            if name != node
-            and path in member.observing.get(node, ())
-            and self._hears_anybody(name, path)
-            and not self._outvoted(name, path)
-        ]
-
-    def _hears(self, observer: str, node: str, path: str) -> bool:
-        member = self.live.get(observer)
-        return (
-            member is not None
-            and observer != node
-            and path in member.observing.get(node, ())
-            and path not in member.suspects.get(node, ())
-        )
-
-    def _hears_anybody(self, observer: str, path: str) -> bool:
-        return any(
-            self._hears(observer, node, path) for node in self.live.get(observer, _NO_ONE).observing
-        )
-
-    def _outvoted(self, node: str, path: str) -> bool:
-        accused = vouched = 0
-        for name, member in self.live.items():
-            if name != node and path in member.observing.get(node, ()):
-                if self._hears(name, node, path):
-                    vouched += 1
-                elif self._hears_anybody(name, path):
-                    accused += 1
-        return accused > vouched
-
-
-_NO_ONE: Final = Member("", 0, 0)
+Verdict = tuple[Rule, Sequence[Action], str]
 
 
 def decide(me: str, policy: Policy, view: View | None, local: Local, now_ns: int) -> Plan:
@@ -315,65 +148,15 @@ def decide(me: str, policy: Policy, view: View | None, local: Local, now_ns: int
         return _plan_without_lease(me, policy, local)
     if view is None:
         return _plan_blind(me, policy, local)
-
     trust_leases = now_ns - local.watching_since_ns >= policy.lease_ns
-    evidence = Evidence(view, policy, now_ns, trust_leases)
-    extra_load: dict[str, int] = {}
-    actions: list[Action] = []
-    rules: list[tuple[str, Rule]] = []
-    clauses: list[str] = []
-    vacant_since: dict[str, int] = {}
-    for group in sorted(policy.groups):
-        owner = view.owners.get(group, Ownership())
-        held = local.groups.get(group, Held())
-        if owner.node == me:
-            rule, steps, clause = _own(group, owner, held, local)
-        elif held.anything:
-            rule, steps = Rule.FOREIGN, [StepDown(group)]
-            clause = (
-                f"steps down from {group}: {owner.node} owns it at epoch {owner.epoch}"
-                if owner.node
-                else f"steps down from {group}: nobody owns it"
-            )
-        else:
-            death = evidence.death(owner.node) if owner.node else None
-            if owner.node and death is None:
-                accusers = evidence.accusers(owner.node)
-                rule, steps = (Rule.DOUBT if accusers else Rule.SETTLED), []
-                clause = (
-                    f"leaves {group} with {owner.node}: only {_list(accusers)} "
-                    f"{'hears' if len(accusers) == 1 else 'hear'} nothing from it somewhere"
-                    if accusers
-                    else f"sees {owner.node} serve {group}"
-                )
-            else:
-                since_ns = min(local.vacant_since.get(group, now_ns), now_ns)
-                vacant_since[group] = since_ns
-                line = _line(evidence, policy, view, owner.node, extra_load)
-                if line:
-                    extra_load[line[0]] = extra_load.get(line[0], 0) + 1
-                vacancy = _Vacancy(group, owner, now_ns - since_ns, line, death)
-                rule, steps, clause = _fill(me, policy, evidence, local, vacancy)
-        rules.append((group, rule))
-        actions += steps
-        clauses.append(clause)
-    return Plan(
-        actions=tuple(actions),
-        sentence=f"{me} {'; '.join(clauses)}." if clauses else f"{me} has no groups to look after.",
-        rules=tuple(rules),
-        vacant_since=vacant_since,
-        urgent=any(rule in _URGENT for _, rule in rules),
-        gone=tuple(node for node in evidence.gone() if node != me),
-    )
-
-
-_URGENT: Final = frozenset({Rule.DOUBT, Rule.FOLLOW, Rule.NOBODY})
+    evidence = Evidence(view, policy.paths, now_ns, trust_leases=trust_leases)
+    return _Decision(me, policy, evidence, local).plan()
 
 
 def _plan_without_lease(me: str, policy: Policy, local: Local) -> Plan:
     drops = [g for g in sorted(policy.groups) if local.groups.get(g, Held()).anything]
     sentence = (
-        f"{me} steps down from {_list(drops)}: its own lease has run out."
+        f"{me} steps down from {listed(drops)}: its own lease has run out."
         if drops
         else f"{me} holds nothing and takes nothing: it has no lease."
     )
@@ -386,7 +169,7 @@ def _plan_without_lease(me: str, policy: Policy, local: Local) -> Plan:
 
 def _plan_blind(me: str, policy: Policy, local: Local) -> Plan:
     holds = [g for g in sorted(policy.groups) if local.groups.get(g, Held()).anything]
-    what = f"keeps {_list(holds)} until its lease ends and" if holds else "holds nothing and"
+    what = f"keeps {listed(holds)} until its lease ends and" if holds else "holds nothing and"
     return Plan(
         actions=(),
         sentence=f"{me} {what} takes nothing over: the registry does not answer.",
@@ -395,27 +178,246 @@ def _plan_blind(me: str, policy: Policy, local: Local) -> Plan:
     )
 
 
-def _own(
-    group: str, owner: Ownership, held: Held, local: Local
-) -> tuple[Rule, Sequence[Action], str]:
-    """I own it: which steps are missing for this epoch?"""
-    epoch = owner.epoch
-    until_ns = local.lease_deadline_ns
-    stale_deadline = held.armed_until_ns < until_ns
-    steps: list[tuple[bool, Action]] = [
-        (held.armed == epoch and not stale_deadline, Arm(group, epoch, until_ns)),
-        (held.addressed == epoch, AddAddresses(group, epoch)),
-        (held.announced == epoch, Announce(group, epoch)),
-        (held.woken == epoch, WakeGateway(group, epoch)),
-        (held.published == epoch and not held.doubtful, Publish(group, epoch)),
-    ]
-    missing = [action for done, action in steps if not done]
-    if not missing:
+class _Decision:
+    """One run over all groups, with the view that the registry gave."""
+
+    def __init__(self, me: str, policy: Policy, evidence: Evidence, local: Local) -> None:
+        self._me = me
+        self._policy = policy
+        self._evidence = evidence
+        self._view = evidence.view
+        self._local = local
+        self._now_ns = evidence.now_ns
+        self._placement = Placement(evidence, local.restless)
+        self._vacant_since: dict[str, int] = {}
+        self._offering = any(h.offered and not h.released for h in local.groups.values())
+
+    def plan(self) -> Plan:
+        evidence, local, me = self._evidence, self._local, self._me
+        actions: list[Action] = []
+        rules: list[tuple[str, Rule]] = []
+        clauses: dict[str, str] = {}
+        for group in sorted(self._policy.groups):
+            rule, steps, clause = self._judge(group)
+            rules.append((group, rule))
+            actions += steps
+            clauses[group] = clause
+        silent = silent_since(evidence, local.silent_since)
+        seen = Seen(local.control, silent)
+        return Plan(
+            actions=tuple(actions),
+            sentence=f"{me} {'; '.join(clauses.values())}."
+            if clauses
+            else f"{me} has no groups to look after.",
+            rules=tuple(rules),
+            vacant_since=self._vacant_since,
+            urgent=any(rule in _URGENT for _, rule in rules),
+            gone=tuple(node for node in evidence.gone() if node != me),
+            dead=tuple(n for n in sorted(self._view.members) if n != me and evidence.death(n)),
+            conditions=conditions(evidence, seen, self._policy.lease_ns, me),
+            warnings=tuple(warnings(evidence, self._policy.groups, local.restless)),
+            silent_since=silent,
+            clauses=clauses,
+        )
+
+    def _judge(self, group: str) -> Verdict:
+        owner = self._view.owners.get(group, Ownership())
+        held = self._local.groups.get(group, Held())
+        if owner.node == self._me:
+            return self._own(group, owner, held)
+        if held.anything:
+            return self._foreign(group, owner, held)
+        death = self._evidence.death(owner.node) if owner.node else None
+        if not owner.node or death is not None:
+            since_ns = min(self._local.vacant_since.get(group, self._now_ns), self._now_ns)
+            self._vacant_since[group] = since_ns
+            line = self._placement.line(owner.node, drained_too=death is not None)
+            if line:
+                self._placement.give(line[0])
+            return self._fill(_Vacancy(group, owner, self._now_ns - since_ns, line, death))
+        return self._living(group, owner)
+
+    # -- what I own --------------------------------------------------------------------------
+
+    def _own(self, group: str, owner: Ownership, held: Held) -> Verdict:
+        """I own it: which steps are missing for this epoch? Is it to move?"""
+        epoch = owner.epoch
+        until_ns = self._local.lease_deadline_ns
+        stale_deadline = held.armed_until_ns < until_ns
+        steps: list[tuple[bool, Action]] = [
+            (held.armed == epoch and not stale_deadline, Arm(group, epoch, until_ns)),
+            (held.addressed == epoch, AddAddresses(group, epoch)),
+            (held.announced == epoch, Announce(group, epoch)),
+            (held.woken == epoch, WakeGateway(group, epoch)),
+            (held.published == epoch and not held.doubtful, Publish(group, epoch)),
+        ]
+        missing = [action for done, action in steps if not done]
+        extends = len(missing) == 1 and held.armed == epoch and isinstance(missing[0], Arm)
+        if missing and not extends:
+            names = [name for name, (done, _) in zip(STEPS, steps, strict=True) if not done]
+            clause = f"takes {group} up at epoch {epoch}: {', '.join(names)}"
+            return Rule.UNFINISHED, missing, clause
+        moving = self._move(group, epoch, held)
+        if moving is not None:
+            rule, more, clause = moving
+            return rule, [*missing, *more], clause
+        if extends:
+            clause = f"serves {group} at epoch {epoch} and moves its deadline"
+            return Rule.EXTEND, missing, clause
         return Rule.MINE, [], f"serves {group} at epoch {epoch}"
-    if len(missing) == 1 and held.armed == epoch and isinstance(missing[0], Arm):
-        return Rule.EXTEND, missing, f"serves {group} at epoch {epoch} and moves its deadline"
-    names = [name for name, (done, _) in zip(STEPS, steps, strict=True) if not done]
-    return Rule.UNFINISHED, missing, f"takes {group} up at epoch {epoch}: {', '.join(names)}"
+
+    def _move(self, group: str, epoch: int, held: Held) -> Verdict | None:
+        """A planned move of what I serve: one offer at a time."""
+        wish = self._wish(group)
+        if held.offered:
+            to = held.offered_to
+            why = self._why_not(to)
+            if held.offered != epoch or wish is None or wish not in (ANYBODY, to):
+                why = "it is not to move there any more"
+            elif not why and self._now_ns >= held.offered_until_ns:
+                why = f"{to} did not claim it in time"
+            if why:
+                return Rule.WITHDRAW, [Withdraw(group)], f"keeps {group}: {why}"
+            return Rule.OFFERED, [], f"serves {group} until {to} claims it"
+        if wish is None:
+            return None
+        line = [wish] if wish else self._placement.line(self._me, drained_too=False)
+        fit = [node for node in line if not self._why_not(node)]
+        if not fit:
+            whys = [why for why in map(self._why_not, line[:1]) if why]
+            why = listed(whys) or "no other node is ready"
+            return Rule.STUCK, [], f"keeps {group}, which is to move: {why}"
+        if self._offering:
+            return Rule.STUCK, [], f"serves {group}, which moves after the one that is offered"
+        self._offering = True
+        self._placement.give(fit[0])
+        offer = MakeOffer(group, epoch, fit[0], self._now_ns + self._policy.offer_ns)
+        return Rule.OFFER, [offer], f"offers {group} to {fit[0]}"
+
+    def _wish(self, group: str) -> str | None:
+        wish = self._local.wishes.get(group)
+        drained = self._view.members.get(self._me, NO_ONE).drained
+        return ANYBODY if wish is None and drained else wish
+
+    def _why_not(self, node: str) -> str:
+        """Why `node` could not take over by plan now; empty when it could."""
+        member = self._evidence.live.get(node)
+        if node == self._me:
+            return f"{node} has it already"
+        if member is None:
+            known = node in self._view.members
+            return f"{node} has no lease" if known else f"there is no node {node}"
+        if death := self._evidence.death(node):
+            return death.because(node)
+        if accusers := self._evidence.accusers(node):
+            return f"{listed(accusers)} cannot hear {node}"
+        if member.drained:
+            return f"{node} is drained"
+        if not member.ready or member.unready:
+            return f"{node} is not ready ({listed(member.unready) or 'its gateway is silent'})"
+        return ""
+
+    # -- what others own ---------------------------------------------------------------------
+
+    def _foreign(self, group: str, owner: Ownership, held: Held) -> Verdict:
+        """I hold something of a group that is not mine: given away, or lost?"""
+        by = f"{owner.node} owns it at epoch {owner.epoch}" if owner.node else "nobody owns it"
+        given = bool(held.offered) and (
+            (owner.node, owner.epoch) == (held.offered_to, held.offered + 1)
+        )
+        ends = self._now_ns >= held.armed_until_ns or self._evidence.death(owner.node)
+        if not given or ends:
+            return Rule.FOREIGN, [StepDown(group)], f"steps down from {group}: {by}"
+        if held.released == owner.epoch:
+            clause = f"has handed {group} over to {owner.node} and forwards what still comes here"
+            return Rule.HANDED_OVER, [], clause
+        taker = self._view.members.get(owner.node, NO_ONE)
+        if taker.serves.get(group) == owner.epoch:
+            clause = f"lets {group} go: {owner.node} serves it at epoch {owner.epoch}"
+            return Rule.RELEASE, [LetGo(group, owner.epoch)], clause
+        return Rule.HANDING, [], f"forwards for {group} until {owner.node} serves it"
+
+    def _living(self, group: str, owner: Ownership) -> Verdict:
+        """Its owner lives and is not me."""
+        member = self._view.members.get(owner.node, NO_ONE)
+        if member.offers.get(group) == Offer(self._me, owner.epoch):
+            why = self._not_mine_to_take()
+            if why:
+                clause = f"leaves {group} with {owner.node}, which offers it: {why}"
+                return Rule.UNREADY, [], clause
+            clause = f"claims {group} at epoch {owner.epoch + 1}: {owner.node} offers it"
+            return Rule.INVITED, [Claim(group, owner)], clause
+        accusers = self._evidence.accusers(owner.node)
+        if accusers:
+            clause = (
+                f"leaves {group} with {owner.node}: only {listed(accusers)} "
+                f"{'hears' if len(accusers) == 1 else 'hear'} nothing from it somewhere"
+            )
+            return Rule.DOUBT, [], clause
+        return Rule.SETTLED, [], f"sees {owner.node} serve {group}"
+
+    def _not_mine_to_take(self) -> str:
+        """Why I cannot accept an offer now."""
+        member = self._evidence.live.get(self._me, NO_ONE)
+        if self._local.unready:
+            return listed(self._local.unready)
+        if not member.ready:
+            return "its gateway process is silent"
+        if self._evidence.deaf(self._me) or self._evidence.death(self._me):
+            return "its own links are in doubt"
+        return ""
+
+    # -- what nobody living owns -------------------------------------------------------------
+
+    def _fill(self, vacancy: _Vacancy) -> Verdict:
+        """Nobody living owns it: is it mine to claim, and now?"""
+        if vacancy.death is None:
+            return self._first(vacancy)
+        group, owner, line = vacancy.group, vacancy.owner, vacancy.line
+        because = vacancy.death.because(owner.node)
+        missing = self._evidence.absent(owner.node)
+        if missing and not self._evidence.trust_leases:
+            clause = f"waits a lease for {listed(missing)} to renew before {group} moves: {because}"
+            return Rule.WATCH, [], clause
+        accused_only = not vacancy.death.lease_over and vacancy.death.witnesses != (owner.node,)
+        waits = vacancy.age_ns < self._policy.lease_ns
+        if owner.node in self._local.restless and accused_only and waits:
+            clause = f"waits a lease with {group}, {owner.node} died too often lately: {because}"
+            return Rule.RESTLESS, [], clause
+        rank = line.index(self._me) if self._me in line else None
+        if rank is not None and vacancy.age_ns >= rank * self._policy.patience_ns:
+            late = f", and {listed(line[:rank])} did not act" if rank else ""
+            clause = f"claims {group} at epoch {owner.epoch + 1}: {because}{late}"
+            return Rule.SUCCEED, [Claim(group, owner)], clause + self._warning(line)
+        if not line:
+            return Rule.NOBODY, [], f"finds nobody ready to take {group}: {because}"
+        return Rule.FOLLOW, [], f"leaves {group} to {line[0]}: {because}"
+
+    def _first(self, vacancy: _Vacancy) -> Verdict:
+        """Nobody has ever owned it."""
+        group, line, epoch = vacancy.group, vacancy.line, vacancy.owner.epoch + 1
+        claim = Claim(group, vacancy.owner)
+        rank = line.index(self._me) if self._me in line else None
+        preferred = self._policy.groups[group]
+        if group in self._local.barred:
+            return Rule.BARRED, [], f"does not bring {group} up: {self._local.barred[group]}"
+        if rank is not None and preferred == self._me:
+            clause = f"claims {group} at epoch {epoch}: nobody has owned it and it is preferred"
+            return Rule.PREFERRED, [claim], clause
+        waited_ns = vacancy.age_ns - self._policy.unowned_grace_ns
+        if rank is not None and waited_ns >= rank * self._policy.patience_ns:
+            why = f"nobody has owned it and {preferred or 'no preferred node'} did not come"
+            clause = f"claims {group} at epoch {epoch}: {why}{self._warning(line)}"
+            return Rule.UNOWNED, [claim], clause
+        return Rule.UNOWNED_WAIT, [], f"waits for {preferred or 'somebody'} to claim {group}"
+
+    def _warning(self, line: Sequence[str]) -> str:
+        """What this node owns already, or takes in this very plan."""
+        load = self._placement.load(self._me) - (1 if line[0] == self._me else 0)
+        return f" (warning: no standby is ready, {self._me} already owns {load})" if load else ""
+
+
+_URGENT: Final = frozenset({Rule.DOUBT, Rule.FOLLOW, Rule.NOBODY, Rule.OFFERED, Rule.HANDING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,92 +427,3 @@ class _Vacancy:
     age_ns: int
     line: Sequence[str]
     death: Death | None
-
-
-def _fill(
-    me: str, policy: Policy, evidence: Evidence, local: Local, vacancy: _Vacancy
-) -> tuple[Rule, Sequence[Action], str]:
-    """Nobody living owns it: is it mine to claim, and now?"""
-    group, owner, line, death = vacancy.group, vacancy.owner, vacancy.line, vacancy.death
-    claim = Claim(group, owner)
-    epoch = owner.epoch + 1
-    rank = line.index(me) if me in line else None
-    warning = _warning(evidence, me)
-    if death is None:
-        preferred = policy.groups[group]
-        if group in local.barred:
-            return Rule.BARRED, [], f"does not bring {group} up: {local.barred[group]}"
-        if rank is not None and preferred == me:
-            clause = f"claims {group} at epoch {epoch}: nobody has owned it and it is preferred"
-            return Rule.PREFERRED, [claim], clause
-        waited_ns = vacancy.age_ns - policy.unowned_grace_ns
-        if rank is not None and waited_ns >= rank * policy.patience_ns:
-            why = f"nobody has owned it and {preferred or 'no preferred node'} did not come"
-            return Rule.UNOWNED, [claim], f"claims {group} at epoch {epoch}: {why}{warning}"
-        return Rule.UNOWNED_WAIT, [], f"waits for {preferred or 'somebody'} to claim {group}"
-    because = death.because(owner.node)
-    missing = evidence.absent(owner.node)
-    if missing and not evidence.trust_leases:
-        clause = f"waits a lease for {_list(missing)} to renew before {group} moves: {because}"
-        return Rule.WATCH, [], clause
-    if rank is not None and vacancy.age_ns >= rank * policy.patience_ns:
-        late = f", and {_list(line[:rank])} did not act" if rank else ""
-        clause = f"claims {group} at epoch {epoch}: {because}{late}{warning}"
-        return Rule.SUCCEED, [claim], clause
-    if not line:
-        return Rule.NOBODY, [], f"finds nobody ready to take {group}: {because}"
-    return Rule.FOLLOW, [], f"leaves {group} to {line[0]}: {because}"
-
-
-def _line(
-    evidence: Evidence,
-    policy: Policy,
-    view: View,
-    owner: str,
-    extra_load: Mapping[str, int],
-) -> list[str]:
-    """Who may succeed `owner`, first in line first."""
-    ready = [
-        name
-        for name, member in evidence.live.items()
-        if member.ready and name != owner and evidence.death(name) is None
-    ]
-    return sorted(
-        ready,
-        key=lambda name: (
-            bool(evidence.accusers(name)) or evidence.deaf(name),
-            evidence.load(name) + extra_load.get(name, 0),
-            name,
-        ),
-    )
-
-
-def _warning(evidence: Evidence, node: str) -> str:
-    load = evidence.load(node)
-    return f" (warning: no standby is ready, {node} already owns {load})" if load else ""
-
-
-def _list(names: Collection[str]) -> str:
-    ordered = list(names)
-    if len(ordered) < 2:
-        return "".join(ordered)
-    return f"{', '.join(ordered[:-1])} and {ordered[-1]}"
-
-
-def done(held: Held, action: Action) -> Held:
-    """What is held once `action` has been performed. The performer's only bookkeeping."""
-    match action:
-        case Arm(_, epoch, until_ns):
-            return replace(held, armed=epoch, armed_until_ns=until_ns)
-        case AddAddresses(_, epoch):
-            return replace(held, addressed=epoch)
-        case Announce(_, epoch):
-            return replace(held, announced=epoch)
-        case WakeGateway(_, epoch):
-            return replace(held, woken=epoch)
-        case Publish(_, epoch):
-            return replace(held, published=epoch, doubtful=False)
-        case StepDown():
-            return Held()
-        case Claim():
-            return held

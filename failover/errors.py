@@ -40,3 +40,9 @@ class ProbeError(FailoverError):
     """A probing socket cannot be opened; the text names the path and the own address."""
 
     code = "probe"
+
+
+class MoveRefused(FailoverError):
+    """A planned move that cannot begin; the text says why, and what there is."""
+
+    code = "move-refused"

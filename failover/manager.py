@@ -12,51 +12,38 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypedDict
+from typing import Any, Final, NamedTuple
 
+from failover.actions import Action, Claim, MakeOffer, Publish, Withdraw
 from failover.adapters import Addresses, Armer, Prober
 from failover.config import FailoverConfig
-from failover.decide import (
-    Action,
-    AddAddresses,
-    Announce,
-    Arm,
-    Claim,
-    Held,
-    Local,
-    Plan,
-    Policy,
-    Publish,
-    StepDown,
-    WakeGateway,
-    decide,
-    done,
-)
+from failover.decide import Local, Plan, Policy, decide
 from failover.detector import Detector, Peer, Suspicion
+from failover.errors import MoveRefused
+from failover.flapping import Flaps
+from failover.history import History, TimelineEvent
 from failover.lease import Lease
-from failover.registry import Member, Ownership, Registry, RegistryUnavailable, View
+from failover.performer import Performer
+from failover.reasons import State
+from failover.registry import Member, Offer, Ownership, Registry, RegistryUnavailable, View
+from failover.status import status
+from failover.strain import Strain
 
 MS: Final = 1_000_000
 TIMELINE_MAX: Final = 512  # events kept for the admin socket
 ROUNDS_MAX: Final = 8  # decide-perform rounds in one turn
 URGENT_POLLS: Final = 4  # looks at the registry per probe interval while a death is in doubt
-ANNOUNCE_BURST_MS: Final = (3, 20)  # after the first announcement, which goes out at once
-CONFLICT_RETRY_MS: Final = 5000
-LIFETIME_EXTRA_S: Final = 1  # kernel address lifetime beyond the lease, which it counts in seconds
 SLEEP_MIN_S: Final = 0.0005
+WISH_MS: Final = 10_000  # a planned move that has not begun by then is given up
 
 
-class TimelineEvent(TypedDict):
-    """One moment of a failover. `at_ns` is CLOCK_BOOTTIME; `epoch` 0 where there is none."""
+class _Told(NamedTuple):
+    """The last word about a node, and the groups that it owned when there was first one."""
 
-    event: str
-    group: str
-    node: str
-    epoch: int
-    at_ns: int
-    sentence: str
+    text: str
+    groups: tuple[str, ...]
 
 
 class Manager:
@@ -65,8 +52,10 @@ class Manager:
     `ready` says whether this node's gateway could take a group over now. `wake_gateway(group,
     epoch)` tells the gateway that it owns the group at that epoch, or with epoch 0 that it no
     longer does; it must not wait. `bury(node)` says that nobody hears a member any more, so that
-    the state plane need not wait for its lease; it must not wait either. `on_event` gets every
-    timeline event as it happens.
+    the state plane need not wait for its lease; it must not wait either. `unready` says what a
+    planned move to this node would have to wait for, `health` which of its processes are unwell,
+    `control` whom the state plane hears; all three tell what they know, without asking anybody.
+    `on_event` gets every timeline event as it happens.
     """
 
     def __init__(
@@ -81,16 +70,19 @@ class Manager:
         ready: Callable[[], bool],
         wake_gateway: Callable[[str, int], None],
         bury: Callable[[str], None] = lambda _: None,
+        unready: Callable[[], Sequence[str]] = tuple,
+        health: Callable[[], Mapping[str, str]] = dict,
+        control: Callable[[], Mapping[str, bool]] = dict,
         on_event: Callable[[TimelineEvent], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._registry = registry
-        self._armer = armer
-        self._addresses = addresses
         self._prober = prober
         self._clock = clock
         self._ready = ready
-        self._wake_gateway = wake_gateway
+        self._unready = unready
+        self._health = health
+        self._control = control
         self._bury = bury
         self._buried: frozenset[str] = frozenset()
         self._on_event = on_event
@@ -116,21 +108,33 @@ class Manager:
             now_ns,
         )
         self._lease = Lease(self._policy.lease_ns)
-        self._lifetime_s = -(-config.lease_ms // 1000) + LIFETIME_EXTRA_S
-        self._held = {name: Held(doubtful=True) for name in config.groups}
-        self._barred: dict[str, tuple[int, str]] = {}
+        self._strain = Strain(self._policy.lease_ns)
+        self._flaps = Flaps()
         self._view: View | None = None
         self._plan = Plan((), f"{self._me} has just started.", ())
-        self._published: tuple[object, ...] | None = None
+        self._published: Member | None = None
         self._watching_since_ns: int | None = None
         self._next_look_ns = now_ns
-        self._refresh_ns = now_ns
-        self._announce_at: dict[str, deque[int]] = {}
         self._links_down: tuple[str, ...] = ()
         self._link_down_since: dict[str, int] = {}
-        self._trouble: dict[str, str] = {}
+        self._drained = False
+        self._remembered = False
+        self._wishes: dict[str, tuple[str, int]] = {}
+        self._told: dict[str, _Told] = {}
+        self._warned: tuple[str, ...] = ()
         self._timeline: deque[TimelineEvent] = deque(maxlen=TIMELINE_MAX)
+        self.history = History()
         self.tally: Counter[str] = Counter()
+        self._hands = Performer(
+            config,
+            armer=armer,
+            addresses=addresses,
+            clock=clock,
+            wake_gateway=wake_gateway,
+            tell=lambda event, group, epoch, text: self._tell(event, group, self._me, epoch, text),
+            tally=self.tally,
+        )
+        self._trouble = self._hands.trouble
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take turns until `stop` is set. Addresses and deadlines are left to their lifetimes."""
@@ -148,22 +152,23 @@ class Manager:
         self.hear()
         now_ns = self._clock()
         probes = self._detector.tick(now_ns)
+        self._strain.note(self._detector.tally.late_ns, now_ns)
         for probe in probes:
             self._prober.send(probe)
         self.hear()
         self._note_links()
         changed = self._note_suspicions()
-        if changed or self._own_words() != self._published or now_ns >= self._renewal_due_ns():
+        if changed or self._record(0) != self._published or now_ns >= self._renewal_due_ns():
             self._renew()
             changed = True
         if changed or probes or now_ns >= self._next_look_ns:
             self._look_and_act()
-        self._keep_up()
+        self._hands.keep_up(self._lease.alive(self._clock()))
         return min(
             self._detector.next_deadline(),
             self._renewal_due_ns(),
             self._next_look_ns,
-            *(times[0] for times in self._announce_at.values() if times),
+            *self._hands.next_announcement_ns(),
         )
 
     def hear(self) -> None:
@@ -177,52 +182,69 @@ class Manager:
 
     def status(self) -> dict[str, Any]:
         """What an operator asks: plain types only."""
+        return status(
+            me=self._me,
+            now_ns=self._clock(),
+            config=self._config,
+            plan=self._plan,
+            view=self._view or View(),
+            own=self._record(self._lease.deadline_ns),
+            held=self._hands.held,
+            detector=self._detector,
+            lease=self._lease,
+            trouble=self._trouble,
+            links_down=self._links_down,
+            wishes=self._wanted(),
+            restless=self._flaps.restless(),
+            tally=self.tally,
+        )
+
+    # -- what an operator wants ------------------------------------------------------------
+
+    def switch_over(self, group: str, to: str) -> None:
+        """Move a group of this node's to `to`, without losing packets. Raises MoveRefused.
+
+        It happens in the next turns; a move that cannot be made is given up, and told.
+        """
+        owner = (self._view or View()).owners.get(group, Ownership())
+        if group not in self._config.groups:
+            known = ", ".join(sorted(self._config.groups))
+            raise MoveRefused(f"no group '{group[:64]}': there are {known}")
+        if owner.node != self._me:
+            raise MoveRefused(
+                f"{group} is {owner.node or 'nobody'}'s: only its owner can hand it over"
+            )
+        if to == self._me:
+            raise MoveRefused(f"{group} is {to}'s already")
+        if to and to not in self._config.peers:
+            known = ", ".join(sorted(self._config.peers))
+            raise MoveRefused(f"no node '{to[:64]}': there are {known}")
+        if not self._hands.held[group].serving:
+            raise MoveRefused(f"{group} is being taken over by {self._me}: wait for that")
+        self._wishes[group] = (to, self._clock() + WISH_MS * MS)
+        text = f"an operator wants {group} at {to or 'another node'}"
+        self._tell("wanted", group, self._me, owner.epoch, text)
+        self._next_look_ns = self._clock()
+
+    def _wanted(self) -> dict[str, str]:
+        return {group: to for group, (to, _) in self._wishes.items()}
+
+    def _give_up(self) -> None:
+        """Wishes that nobody could fulfil for too long."""
         now_ns = self._clock()
-        view = self._view or View()
-        return {
-            "node": self._me,
-            "sentence": self._plan.sentence,
-            "ready": self._ready(),
-            "lease_left_ms": max(0, self._lease.deadline_ns - now_ns) // MS,
-            "registry": self._trouble.get("registry", "ok"),
-            "trouble": dict(self._trouble),
-            "owners": {g: {"node": o.node, "epoch": o.epoch} for g, o in view.owners.items()},
-            "members": {
-                name: {
-                    "ready": member.ready,
-                    "lease_left_ms": max(0, member.lease_deadline_ns - now_ns) // MS,
-                    "suspects": {peer: list(paths) for peer, paths in member.suspects.items()},
-                }
-                for name, member in view.members.items()
-            },
-            "groups": {
-                name: {
-                    "epoch": held.armed,
-                    "armed_left_ms": max(0, held.armed_until_ns - now_ns) // MS,
-                    "steps": {
-                        "armed": held.armed,
-                        "addressed": held.addressed,
-                        "announced": held.announced,
-                        "woken": held.woken,
-                        "published": held.published,
-                    },
-                }
-                for name, held in self._held.items()
-            },
-            "hears": {peer: list(paths) for peer, paths in self._detector.observing().items()},
-            "suspects": {peer: list(paths) for peer, paths in self._detector.suspects().items()},
-            "links_down": list(self._links_down),
-            "probes": {
-                "sent": self._detector.tally.sent,
-                "heard": self._detector.tally.heard,
-                "malformed": self._detector.tally.malformed,
-                "foreign": self._detector.tally.foreign,
-                "looped": self._detector.tally.looped,
-                "not_up": self._detector.tally.not_up,
-                "own_lateness_ms": self._detector.tally.late_ns // MS,
-            },
-            "counters": dict(self.tally),
-        }
+        for group, (to, until_ns) in list(self._wishes.items()):
+            if now_ns >= until_ns and not self._hands.held[group].offered:
+                del self._wishes[group]
+                text = f"{group} does not move to {to or 'another node'}: {self._about(group)}"
+                self._tell("given-up", group, self._me, 0, text)
+
+    def drain(self, drained: bool) -> None:
+        """Carry nothing any more, or be a standby again. Survives a restart of this process."""
+        if drained != self._drained:
+            self._drained = drained
+            text = f"{self._me} is drained" if drained else f"{self._me} is not drained any more"
+            self._tell("drained" if drained else "undrained", "", self._me, 0, text)
+        self._next_look_ns = self._clock()
 
     def close(self) -> None:
         """Close the probing sockets; whatever is armed or added runs out by itself."""
@@ -266,38 +288,58 @@ class Manager:
             epoch = owners[group].epoch if group else 0
             self._tell(name, group, suspicion.peer, epoch, text)
 
-    def _own_words(self) -> tuple[object, ...]:
-        """What this node's record says, apart from its lease."""
+    def _record(self, lease_deadline_ns: int) -> Member:
+        """What this node's record says now."""
         suspects = self._detector.suspects()
         if self._links_down:
             suspects[self._me] = self._links_down
-        return (self._ready(), suspects, self._detector.observing())
+        held = self._hands.held
+        return Member(
+            node=self._me,
+            incarnation=self._incarnation,
+            lease_deadline_ns=lease_deadline_ns,
+            ready=self._ready(),
+            suspects=suspects,
+            observing=self._detector.observing(),
+            host=self._config.host,
+            rack=self._config.rack,
+            drained=self._drained,
+            unready=tuple(self._unready()),
+            offers={g: Offer(h.offered_to, h.offered) for g, h in held.items() if h.offered},
+            serves={g: h.serving for g, h in held.items() if h.serving},
+            health=dict(self._health()),
+            strain=self._strain.word(),
+        )
 
     def _renewal_due_ns(self) -> int:
         return self._lease.next_renewal_ns()
 
     def _renew(self) -> bool:
-        words = self._own_words()
-        ready, suspects, observing = words
-        assert isinstance(suspects, dict) and isinstance(observing, dict)
+        if not self._remembered and not self._remember():
+            return False
         sent_ns = self._clock()
         if not self._lease.alive(sent_ns):
             self._watching_since_ns = None
-        member = Member(
-            node=self._me,
-            incarnation=self._incarnation,
-            lease_deadline_ns=self._lease.offer(sent_ns),
-            ready=bool(ready),
-            suspects=suspects,
-            observing=observing,
-        )
+        record = self._record(self._lease.offer(sent_ns))
         try:
-            self._registry.publish(member)
+            self._registry.publish(record)
         except RegistryUnavailable as error:
             self._registry_trouble(error)
             return False
         self._lease.confirm(sent_ns)
-        self._published = words
+        self._published = replace(record, lease_deadline_ns=0)
+        return True
+
+    def _remember(self) -> bool:
+        """Before the first record: what an earlier life of this node said of itself."""
+        try:
+            before = self._registry.view().members.get(self._me)
+        except RegistryUnavailable as error:
+            self._lease.offer(self._clock())
+            self._registry_trouble(error)
+            return False
+        self._remembered = True
+        self._drained |= before is not None and before.drained
         return True
 
     # -- looking and acting ----------------------------------------------------------------
@@ -307,6 +349,8 @@ class Manager:
         for _ in range(ROUNDS_MAX):
             now_ns = self._clock()
             self._plan = decide(self._me, self._policy, self._view, self._local(now_ns), now_ns)
+            if self._view is not None:
+                self._flaps.note(self._view.members.keys() - {self._me}, self._plan.dead, now_ns)
             failed: set[str] = set()  # what follows a failed step of a group waits for it
             for action in self._plan.actions:
                 if action.group not in failed and not self._perform(action):
@@ -314,6 +358,8 @@ class Manager:
             if failed or not self._plan.actions:
                 break
         self._bury_the_gone()  # media first
+        self._tell_what_changed()
+        self._give_up()
         # Usually the next probes come first, and save a turn of their own.
         pause_ns = self._interval_ns * 5 // 4
         if self._plan.urgent:
@@ -342,7 +388,43 @@ class Manager:
             self._tell("registry-back", "", self._me, 0, "the registry answers again")
         if self._watching_since_ns is None and self._lease.alive(now_ns):
             self._watching_since_ns = now_ns
+        self._note_owners(view)
         return view
+
+    def _note_owners(self, view: View) -> None:
+        """Whatever others did to a group; a wish for what is not ours any more is over."""
+        before = self._view.owners if self._view else {}
+        for group in self._config.groups:
+            owner = view.owners.get(group, Ownership())
+            if owner.node != self._me:
+                self._wishes.pop(group, None)
+                if self._view is not None and owner != before.get(group, Ownership()):
+                    last = before.get(group, Ownership()).node or "nobody"
+                    text = f"{self._me} sees that {owner.node} owns {group}, no longer {last}"
+                    self._tell("moved", group, owner.node, owner.epoch, text)
+
+    def _tell_what_changed(self) -> None:
+        """Conditions and warnings, each time that one comes, changes or goes."""
+        plan, owners = self._plan, (self._view or View()).owners
+        if self._view is None or not self._lease.alive(self._clock()):
+            return
+        told: dict[str, _Told] = {}
+        for node, condition in plan.conditions.items():
+            before = self._told.get(node, _Told("", ("",)))
+            owned = tuple(g for g, o in sorted(owners.items()) if o.node == node)
+            told[node] = _Told(condition.sentence, owned or before.groups)
+            if condition.sentence != before.text:
+                for group in told[node].groups:
+                    epoch = owners[group].epoch if group in owned else 0
+                    reason = condition.state.value
+                    self._tell("condition", group, node, epoch, condition.sentence, reason=reason)
+        for node in sorted(self._told.keys() - told.keys()):
+            self._tell("condition-over", "", node, 0, f"{node} is well again")
+        for line in sorted(set(plan.warnings) - set(self._warned)):
+            self._tell("warning", "", self._me, 0, line)
+        for line in sorted(set(self._warned) - set(plan.warnings)):
+            self._tell("warning-over", "", self._me, 0, f"no more: {line}")
+        self._told, self._warned = told, plan.warnings
 
     def _registry_trouble(self, error: RegistryUnavailable) -> None:
         self.tally["registry_errors"] += 1
@@ -352,13 +434,18 @@ class Manager:
 
     def _local(self, now_ns: int) -> Local:
         return Local(
-            groups=self._held,
+            groups=self._hands.held,
             lease_deadline_ns=self._lease.deadline_ns,
             watching_since_ns=now_ns
             if self._watching_since_ns is None
             else self._watching_since_ns,
             vacant_since=self._plan.vacant_since,
-            barred={g: why for g, (until_ns, why) in self._barred.items() if now_ns < until_ns},
+            barred=self._hands.barred(now_ns),
+            wishes=self._wanted(),
+            unready=tuple(self._unready()),
+            restless=self._flaps.restless(),
+            control=self._control(),
+            silent_since=self._plan.silent_since,
         )
 
     def _perform(self, action: Action) -> bool:
@@ -383,39 +470,30 @@ class Manager:
 
     def _do(self, action: Action) -> bool:
         group = action.group
-        moving = self._config.groups[group].addresses
         match action:
             case Claim(_, seen):
                 return self._claim(group, seen)
-            case Arm(_, epoch, until_ns):
-                self._armer.arm(group, until_ns)
-                if self._held[group].armed != epoch:
-                    self._tell("armed", group, self._me, epoch, f"{group} forwards here")
-            case AddAddresses(_, epoch):
-                self._addresses.add(moving, self._lifetime_s)
-                hosts = ", ".join(address.host for address in moving)
-                self._tell("addressed", group, self._me, epoch, f"{hosts} are here")
-            case Announce(_, epoch):
-                self._addresses.announce(moving)
-                now_ns = self._clock()
-                burst = [now_ns + ms * MS for ms in ANNOUNCE_BURST_MS]
-                every_ns = self._config.announce_interval_ms * MS
-                self._announce_at[group] = deque([*burst, now_ns + every_ns])
-                self._tell("announced", group, self._me, epoch, "told every neighbour")
-            case WakeGateway(_, epoch):
-                self._wake_gateway(group, epoch)
-                self._tell("woken", group, self._me, epoch, "the gateway process was told")
             case Publish(_, epoch):
                 if not self._renew():
                     return False
+                self._hands.remember(action)
                 self._tell("published", group, self._me, epoch, "the takeover is complete")
-            case StepDown():
-                self._step_down(group)
-        self._held[group] = done(self._held[group], action)
+            case MakeOffer(_, epoch, to, _):
+                self._hands.remember(action)
+                self._renew()  # if that fails, the next turn publishes it
+                text = f"{self._me} offers {group} to {to}"
+                self._tell("offered", group, self._me, epoch, text)
+            case Withdraw():
+                self._hands.remember(action)
+                self._renew()
+                self._wishes.pop(group, None)
+                self._tell("withdrawn", group, self._me, 0, self._about(group))
+            case _:
+                self._hands.perform(action, self._about(group))
         return True
 
     def _claim(self, group: str, seen: Ownership) -> bool:
-        if seen.epoch == 0 and not self._free(group):
+        if seen.epoch == 0 and not self._hands.free(group):
             return False
         won = self._registry.claim(group, seen, self._me)
         if won is None:
@@ -427,79 +505,43 @@ class Manager:
         self.tally["claims_won"] += 1
         view = self._view or View()
         self._view = replace(view, owners={**view.owners, group: won})
-        self._tell("decided", group, self._me, won.epoch, self._plan.sentence)
+        why, text = self._reason(seen), self._about(group)
+        self._tell("decided", group, self._me, won.epoch, text, reason=why, last=seen.node)
         return True
 
-    def _free(self, group: str) -> bool:
-        """Before a first bring-up: does nobody on the links answer for the group's addresses?"""
-        taken = self._addresses.conflicts(self._config.groups[group].addresses)
-        if not taken:
-            self._barred.pop(group, None)
-            return True
-        who = ", ".join(f"{host} is {mac}" for host, mac in sorted(taken.items()))
-        why = f"somebody else answers for its addresses ({who}): remove them there"
-        now_ns = self._clock()
-        self._barred[group] = (now_ns + CONFLICT_RETRY_MS * MS, why)
-        self._tell("conflict", group, self._me, 0, why)
-        return False
+    def _about(self, group: str) -> str:
+        return self._plan.about(self._me, group)
 
-    def _step_down(self, group: str) -> None:
-        """Each part is tried whatever becomes of the others; the first failure is raised after."""
-        self._announce_at.pop(group, None)
-        held = self._held[group]
-        failures: list[Exception] = []
-        parts: Sequence[Callable[[], None]] = (
-            lambda: self._armer.arm(group, 0),
-            lambda: self._addresses.remove(self._config.groups[group].addresses),
-            lambda: self._wake_gateway(group, 0),
-        )
-        for part in parts:
-            try:
-                part()
-            except Exception as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
-        for name in [name for name in self._trouble if name.endswith(f" {group}")]:
-            del self._trouble[name]
-        if not held.doubtful or held.armed or held.addressed:
-            self._tell("stepped-down", group, self._me, 0, self._plan.sentence)
+    def _reason(self, seen: Ownership) -> str:
+        """Why its last owner loses a group, in one word or two."""
+        if not seen.node:
+            return "first bring-up"
+        if seen.node not in self._plan.dead:
+            return "planned move"
+        condition = self._plan.conditions.get(seen.node)
+        return (condition.state if condition else State.SILENT).value
 
-    # -- keeping up ------------------------------------------------------------------------
-
-    def _keep_up(self) -> None:
-        """Repeat announcements and renew address lifetimes, of what is owned and done only."""
-        now_ns = self._clock()
-        alive = self._lease.alive(now_ns)
-        for group, times in self._announce_at.items():
-            if alive and times and now_ns >= times[0]:
-                while times and now_ns >= times[0]:
-                    times.popleft()
-                if not times:
-                    times.append(now_ns + self._config.announce_interval_ms * MS)
-                self._try_upkeep("announce", group)
-        if alive and now_ns >= self._refresh_ns:
-            self._refresh_ns = now_ns + self._lifetime_s * 1000 * MS // 4
-            for group, held in self._held.items():
-                if held.addressed:
-                    self._try_upkeep("refresh", group)
-
-    def _try_upkeep(self, what: str, group: str) -> None:
-        moving = self._config.groups[group].addresses
-        try:
-            if what == "announce":
-                self._addresses.announce(moving)
-            else:
-                self._addresses.add(moving, self._lifetime_s)
-        except Exception as error:
-            self.tally["failed_upkeep"] += 1
-            self._trouble[f"{what} {group}"] = str(error)
-        else:
-            self._trouble.pop(f"{what} {group}", None)
-
-    def _tell(self, event: str, group: str, node: str, epoch: int, sentence: str) -> None:
+    def _tell(
+        self,
+        event: str,
+        group: str,
+        node: str,
+        epoch: int,
+        sentence: str,
+        *,
+        reason: str = "",
+        last: str = "",
+    ) -> None:
         told = TimelineEvent(
-            event=event, group=group, node=node, epoch=epoch, at_ns=self._clock(), sentence=sentence
+            event=event,
+            group=group,
+            node=node,
+            epoch=epoch,
+            at_ns=self._clock(),
+            sentence=sentence,
+            reason=reason,
+            last=last,
         )
         self._timeline.append(told)
+        self.history.note(told)
         self._on_event(told)

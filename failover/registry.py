@@ -21,6 +21,14 @@ class Ownership:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """An owner's consent: `to` may claim the group while it is still owned at `epoch`."""
+
+    to: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """One node as it last described itself. `lease_deadline_ns` is CLOCK_BOOTTIME.
 
@@ -29,6 +37,11 @@ class Member:
     gets no answer from it; an empty tuple or no entry means it is heard.
     `observing` maps a peer's node id to the media paths on which it has ever been heard: only on
     those is silence a statement (down only after it has been heard once).
+    `host` and `rack` are its failure domains, empty when not told. `drained`: it is to carry
+    nothing. `unready`: what a planned move to it would have to wait for.
+    `offers` maps a group to whom it may go; `serves` maps a group to the epoch for which
+    everything is done here. `health` maps a process of the node to what is wrong with it, and
+    `strain` is "overloaded" or "suspended" for a while after its failover process was.
     """
 
     node: str
@@ -37,6 +50,14 @@ class Member:
     ready: bool = False
     suspects: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     observing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    host: str = ""
+    rack: str = ""
+    drained: bool = False
+    unready: tuple[str, ...] = ()
+    offers: Mapping[str, Offer] = field(default_factory=dict)
+    serves: Mapping[str, int] = field(default_factory=dict)
+    health: Mapping[str, str] = field(default_factory=dict)
+    strain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,11 @@ gcc -std=c11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -Istatestore -I$here \
   $here/dal_sim.c $here/sim_*.c $here/check_*.c $here/wgl.c \
   -Wl,--wrap=clock_gettime,--wrap=getrandom,--wrap=wire_decode -ldl -o $binary
 
-logs=$(mktemp -d)
+logs=$(mktemp -d -p /dev/shm dal-simulate.XXXXXX 2>/dev/null || mktemp -d)
 pids=()
 stop() { [ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null || true; rm -rf "$logs"; }
 trap stop EXIT
+trap "exit 130" INT TERM HUP
 printf 'simulate: %s worlds from seed %s, %s at a time\n' "$count" "$first" "$workers"
 # Small shares, dealt as workers come free: one slow world holds nobody up.
 share=250
@@ -34,7 +35,8 @@ end=$((first + count))
 begin_one() {
   local n=$share
   [ $((next + n)) -le $end ] || n=$((end - next))
-  $binary --from $next --count $n --quiet >"$logs/$next" 2>&1 &
+  mkdir "$logs/$next.d"
+  $binary --from $next --count $n --quiet --directory "$logs/$next.d" >"$logs/$next" 2>&1 &
   pids+=($!)
   starts+=("$next")
   sizes+=("$n")

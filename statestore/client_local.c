@@ -134,6 +134,10 @@ static bool write_memory(client *c, uint32_t n)
     }
     o->begun_epoch = seg_epoch(c->local);
     o->begun_generation = seg_generation(c->local);
+    if (status == SEG_OK && (op.grant != NULL || o->r.sync) && !lease_stands(c)) {
+        unserved(c, n); /* neither a raise nor a deletion reaches a member without a lease */
+        return true;
+    }
     if (status == SEG_OK) {
         status = seg_update(c->local, o->r.key, o->r.key_len, &h, &op);
         keep_handle(o, &h);

@@ -320,8 +320,8 @@ dal_status dal_peek(dal *d, dal_handle *h, void *buf, size_t cap, size_t *len, u
 /* One update in memory. False: the core has to do it. */
 static inline bool update(dal *d, dal_handle *h, seg_op *op, dal_write *w, dal_status *out)
 {
-    if (__builtin_expect(d->s == NULL, 0) || (w != NULL && w->sync && dal_in_cluster(d))) {
-        return false;
+    if (__builtin_expect(d->s == NULL, 0) || (w != NULL && (w->sync || w->grant != NULL) && dal_in_cluster(d))) {
+        return false; /* what waits for others, or needs a lease, is the core's */
     }
     if (w != NULL && w->sync && d->clustered) {
         *out = d->status; /* no way to the others */

@@ -85,6 +85,7 @@ class Membership:
         self._was_inside = epoch_seen > 0
         self._last_view: View | None = None
         self._leaving = False
+        self._again = False
         self._confirmed_ns = 0
         self._step_ns = 0
         self._count = 0
@@ -100,6 +101,11 @@ class Membership:
         """The failover decision says that this node is dead: propose so at once."""
         if len(self._wanted) < WANTED_MAX:
             self._wanted.setdefault(node, None)
+
+    def again(self) -> None:
+        """This member led the view before its process was restarted, and cannot lead on in it: the
+        same members in the next one."""
+        self._again = True
 
     def leave(self) -> None:
         """The node has handed over what it had: leave the view in good order."""
@@ -237,6 +243,11 @@ class Membership:
         silent = self._silent(now_ns, seen, view) if punctual else {}
         if not changes:
             changes = self._evictions(now_ns, seen, view, slot, silent)
+        if self._again and not changes:
+            new, _ = self._compose(view, dict(view.members), [], seen)
+            why = f"{self._seat.node} was restarted while it led: the same members again"
+            changes = self._proposal_due(now_ns, new, seen.view_revision, why)
+        self._again = False
         lease_ns = self._lease_ns()
         if not text:
             text = f"slot {slot} of view {view.epoch}, {len(view.members)} members, "

@@ -94,6 +94,8 @@ node *node_new(const node_config *c, uint64_t now_ns)
         n->applied = was.applied;
         n->log_first = n->applied + 1;
         n->completes = was.present;
+        n->unasked = was.present;
+        n->boxes_grace = now_ns + NODE_BOXES_NS;
         n->walk_dirty = true;
         stray_soon(n);
         seg_serve(n->seg, false);
@@ -338,6 +340,7 @@ void node_silence(node *n, uint8_t slot)
 /* From another member, in this epoch? Answers what has to be answered. */
 static bool of_this_view(node *n, const link_addr *from, const wire_msg *m)
 {
+    (void)from;
     if ((m->mask & WIRE_EPOCH) == 0 || m->slot >= SEG_SLOTS_MAX || !n->in_view || n->unfit) {
         return false;
     }
@@ -402,7 +405,9 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
         return;
     }
     n->peer[m.slot].heard_at = n->now;
-    if (m.type == WIRE_STRAY) {
+    if (m.type == WIRE_BOXES) {
+        mail_boxes(n, &m);
+    } else if (m.type == WIRE_STRAY) {
         stray_receive(n, &m);
     } else if (m.type == WIRE_NOTE) {
         copy_note(n, &m);
@@ -445,8 +450,12 @@ uint64_t node_deadline(const node *n)
     return due < n->tick_at ? due : n->tick_at;
 }
 
+/* What is queued goes first: an answer waits for nothing. */
 bool node_next(node *n, link_addr *to, void *out, size_t *len)
 {
+    if (link_next(n->link, to, out, len)) {
+        return true;
+    }
     if (n->in_view && !n->unfit) {
         map_flush(n);
     }

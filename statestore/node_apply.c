@@ -326,6 +326,21 @@ static void apply_view(node *n, const wire_msg *m)
     node_publish(n);
 }
 
+/* Fences outlive a new beginning: one that was raised here and was never committed is raised everywhere. */
+static void tell_fences(node *n)
+{
+    uint8_t name[SEG_KEY_BYTES_MAX];
+    size_t len;
+    uint64_t cursor = 0, epoch;
+    while (seg_fence_walk(n->seg, &cursor, name, &len, &epoch) == SEG_OK) {
+        wire_msg m = {.sub = WIRE_OP_FENCE, .mask = WIRE_FENCE_NAME | WIRE_GRANT_EPOCH, .fence = name,
+                      .fence_len = len, .grant_epoch = epoch};
+        if (epoch != 0) {
+            (void)map_propose(n, &m, FOR_FENCE, 0);
+        }
+    }
+}
+
 static void apply_member(node *n, const wire_msg *m)
 {
     n->completes |= BIT(m->number & 15);
@@ -335,6 +350,7 @@ static void apply_member(node *n, const wire_msg *m)
         n->viewed = n->view.epoch;
         n->phase = NODE_ACTIVE;
         n->thaw_at = n->thaw_at == UINT64_MAX ? n->now : n->thaw_at;
+        tell_fences(n);
         node_publish(n);
     }
     n->walk_repair = true;
@@ -345,11 +361,19 @@ static void apply_member(node *n, const wire_msg *m)
 /* From here on nothing comes to it: what it has to hand over only becomes less. */
 static void apply_leave(node *n, const wire_msg *m)
 {
-    n->leavers |= BIT(m->number & 15);
+    if (m->version != 0) {
+        n->leavers &= (uint16_t)~BIT(m->number & 15);
+    } else {
+        n->leavers |= BIT(m->number & 15);
+    }
     if (m->number == n->self) {
-        n->leave_known = true;
+        n->leave_known = m->version == 0;
         n->leave_found = false;
         n->leave_cursor = 0;
+        if (m->version != 0) { /* should we be leaving: it overtook our word, which is said again */
+            n->leave_asked = n->left = n->closed = false;
+            node_refresh_serving(n);
+        }
     }
     n->walk_repair = true;
     n->repair_cursor = 0;
@@ -401,6 +425,7 @@ void apply_wipe(node *n)
         }
     }
     n->start_count = n->thaw_count = 0;
+    n->leavers = 0;
     map_log_clear(n);
     n->applied = 0;
     n->log_first = 1;

@@ -23,7 +23,8 @@ void copy_receive(node *n, const link_addr *from, const wire_msg *m)
     if (status == SEG_OK) {
         status = seg_facts_read(n->seg, &h, &f);
     }
-    if (status == SEG_OK && f.auth == m->auth && f.home.master == m->slot && m->slot != n->self) {
+    bool lags = (m->mask & WIRE_SEQ) != 0 && n->applied < m->seq; /* LATER */
+    if (status == SEG_OK && f.auth == m->auth && f.home.master == m->slot && m->slot != n->self && !lags) {
         seg_copy c = {.auth = m->auth, .version = m->version, .value = m->value, .len = m->value_len,
                       .deadline_ns = m->ttl_ns == 0 ? 0 : n->now + m->ttl_ns, .home = f.home};
         stray_copied(n, h.item);
@@ -103,8 +104,11 @@ static bool fly(node *n, struct flight *f)
     }
     wire_msg m = {.type = WIRE_COPY,
                   .mask = WIRE_ID | WIRE_AUTH | WIRE_VERSION | WIRE_TTL | WIRE_KEY | WIRE_VALUE,
-                  .id = f->id, .auth = f->auth, .version = f->version, .key = key, .key_len = key_len,
+                  .seq = n->applied, .id = f->id, .auth = f->auth, .version = f->version, .key = key, .key_len = key_len,
                   .value = n->scratch, .value_len = len};
+    if (facts.home.learners != 0) {
+        m.mask |= WIRE_SEQ; /* nothing older may make a learner drop it again */
+    }
     if (facts.deadline_ns != 0) {
         m.ttl_ns = facts.deadline_ns > n->now ? facts.deadline_ns - n->now : 1;
     }

@@ -27,6 +27,9 @@
 #define NODE_ERRANDS_MAX 4096u
 #define NODE_ERRANDS_TO_MAX 200u       /* to one member; less than NODE_REPLIES_MAX */
 #define NODE_INTEREST_NS 5000000000ull /* a watcher that does not poll is forgotten */
+#define NODE_SENDERS_MAX 16u            /* per inbox, whose order is kept */
+#define NODE_LEAVE_NS 500000000ull     /* who leaves says so again */
+#define NODE_BOXES_NS 1000000000ull    /* after a restart clients have told us of their inboxes again */
 #define NODE_RENEWED_NS 5000000000ull  /* an inbox that is not renewed is closed */
 #define NODE_REQUEST_NS 10000000000ull /* a request that waits longer is forgotten */
 #define NODE_EPOCH_SHIFT 36            /* logical versions of a new master begin at epoch << this */
@@ -64,7 +67,7 @@ struct op_bytes {
     uint8_t *bytes; /* an encoded WIRE_OP; epoch and committed are patched when sent */
 };
 
-enum proposal_kind { FOR_REQUEST = 1, FOR_MOVE, FOR_EXPIRY, FOR_INBOX_CLOSE, FOR_LEAVE };
+enum proposal_kind { FOR_REQUEST = 1, FOR_MOVE, FOR_EXPIRY, FOR_INBOX_CLOSE, FOR_LEAVE, FOR_FENCE };
 
 struct proposal {
     uint64_t id, seq; /* seq: where it was applied, 0 not yet */
@@ -160,6 +163,10 @@ struct inbox {
     uint32_t tries, queued;
     bool closing;
     struct message *first, *last;
+    struct {
+        uint64_t session, id;
+    } heard[NODE_SENDERS_MAX]; /* the last message of each sender */
+    uint8_t heard_hand;
 };
 
 struct track {
@@ -190,6 +197,7 @@ struct peer { /* as the leader sees a member */
     uint64_t acked, sent, ack_at, resend_at;
     uint64_t state_applied;
     bool stated, state_complete;
+    uint64_t boxes_cursor;
     uint64_t relay_at;
     uint32_t relays; /* in vain */
     uint64_t floor; /* its proposals below are an earlier process's */
@@ -238,6 +246,8 @@ struct node {
     uint64_t propose_at;
     uint32_t fetches;
     bool owe_ack, owe_pump;
+    uint16_t unasked;       /* members whose inboxes a restart has made us forget */
+    uint64_t boxes_at, boxes_grace;
     uint64_t lag_at; /* the leader is told that we lag not before */
     uint16_t owe_beat;
     bool stuck; /* an operation cannot be applied here (no room) */
@@ -281,6 +291,7 @@ struct node {
     bool repair_again;
     uint64_t expire_at, expire_cursor, leave_cursor;
     bool leave_asked, leave_known, leave_found;
+    uint64_t leave_again;
     bool closed; /* leaving, nothing is left to hand over: we serve no more */
     seg_cursor feed;
     uint64_t note_at;
@@ -432,5 +443,8 @@ void mail_registered(node *n, const struct request *r);
 bool mail_errand(node *n, uint8_t to, const wire_msg *m, uint32_t request);
 void mail_answered(node *n, const wire_msg *m);
 void mail_tick(node *n);
+void mail_boxes(node *n, const wire_msg *m);
+/* The map's word on our proposal to close an inbox. */
+void mail_closed(node *n, const struct proposal *p, uint8_t status);
 
 #endif

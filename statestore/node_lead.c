@@ -144,8 +144,13 @@ static uint8_t judge(node *n, wire_msg *m, uint64_t *number)
     }
     switch (m->sub) {
     case WIRE_OP_CREATE:
+        if (status == SEG_OK) {
+            /* A creation that is not committed may yet be undone: nobody is told that the key exists. */
+            uint64_t created = f.auth & ((1ull << NODE_EPOCH_SHIFT) - 1);
+            return created > n->committed ? WIRE_LATER : SEG_EXISTS;
+        }
         if (status != SEG_NOT_FOUND) {
-            return status == SEG_OK ? SEG_EXISTS : (uint8_t)status;
+            return (uint8_t)status;
         }
         if (m->home.master >= SEG_SLOTS_MAX || (n->completes & (uint16_t)~n->leavers & BIT(m->home.master)) == 0) {
             return WIRE_LATER;
@@ -175,6 +180,9 @@ static uint8_t judge(node *n, wire_msg *m, uint64_t *number)
         return *number > m->grant_epoch ? SEG_FENCED : WIRE_OK;
     }
     case WIRE_OP_INBOX: {
+        if (n->unasked != 0) {
+            return WIRE_LATER; /* restarted: we do not know yet whose it is */
+        }
         const struct inbox *b = inbox_find(n, m->key, m->key_len);
         if (m->number == 0) {
             if (b == NULL && n->inboxes == NODE_INBOXES_MAX) {

@@ -313,12 +313,17 @@ static void tick(loop *l, uint64_t now)
 void loop_run(loop *l)
 {
     uint64_t busy_until = 0;
+    uint32_t idle = 0;
     while (!atomic_load_explicit(&l->stop, memory_order_relaxed)) {
         while (atomic_load_explicit(&l->waiting, memory_order_relaxed) != 0) {
             sched_yield();
         }
         pthread_mutex_lock(&l->lock);
         bool worked = receive(l);
+        if (!worked && l->o.busy && ++idle % LOOP_IDLE_ROUNDS != 0) {
+            pthread_mutex_unlock(&l->lock);
+            continue; /* nothing came: the clock is looked at now and then */
+        }
         uint64_t now = now_ns();
         uint64_t deadline = node_deadline(l->node);
         if (now >= deadline) {

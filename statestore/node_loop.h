@@ -10,6 +10,7 @@
 
 #define LOOP_BATCH_MAX 64u            /* datagrams per system call */
 #define LOOP_SPIN_NS 20000u           /* after the last datagram, before it sleeps */
+#define LOOP_IDLE_ROUNDS 16u          /* of a busy loop between two looks at the clock */
 #define LOOP_SLEEP_NS_MAX 1000000u    /* local writes are looked for at least this often */
 #define LOOP_RECEIVE_BYTES (8 << 20)  /* of the socket's buffers */
 #define LOOP_BUCKETS 32u              /* powers of two of nanoseconds */

@@ -211,17 +211,43 @@ static void announce(node *n, uint32_t request, const wire_msg *m)
     serve_reply(n, request, r->status);
 }
 
+/* A message that a later one of its sender has overtaken on another way is not delivered any more. */
+static bool late(struct inbox *b, uint64_t session, uint64_t id)
+{
+    for (uint32_t i = 0; i < NODE_SENDERS_MAX; i++) {
+        if (b->heard[i].session == session) {
+            bool is_late = id < b->heard[i].id;
+            b->heard[i].id = is_late ? b->heard[i].id : id;
+            return is_late;
+        }
+    }
+    uint32_t i = b->heard_hand++ % NODE_SENDERS_MAX;
+    b->heard[i].session = session;
+    b->heard[i].id = id;
+    return false;
+}
+
 static void tell(node *n, uint32_t request, const wire_msg *m)
 {
+    bool relayed = (m->flags & WIRE_ANY) != 0 && (m->mask & WIRE_VERSION) != 0 && (m->mask & WIRE_AUTH) != 0;
+    uint64_t session = relayed ? m->version : n->request[request].session;
+    uint64_t id = relayed ? m->auth : m->id;
     struct inbox *b = inbox_find(n, m->key, m->key_len);
-    if (b == NULL || (b->slot != n->self && (m->flags & WIRE_ANY) != 0)) {
+    if (b == NULL && (n->unasked != 0 || n->now < n->boxes_grace)) {
+        serve_reply(n, request, WIRE_LATER);
+    } else if (b == NULL || (b->slot != n->self && (m->flags & WIRE_ANY) != 0)) {
         serve_reply(n, request, SEG_NOT_FOUND);
     } else if (b->slot != n->self) {
         wire_msg e = *m;
         e.flags |= WIRE_ANY;
+        e.mask |= WIRE_VERSION | WIRE_AUTH;
+        e.version = session;
+        e.auth = id;
         if (!mail_errand(n, b->slot, &e, request)) {
             serve_reply(n, request, WIRE_LATER);
         }
+    } else if (late(b, session, id)) {
+        serve_reply(n, request, WIRE_IN_DOUBT);
     } else if (!queue(n, b, m->value, m->value_len, request)) {
         serve_reply(n, request, SEG_FULL);
     }
@@ -284,8 +310,85 @@ void mail_request(node *n, uint32_t request, const wire_msg *m)
     }
 }
 
+/* ---- after a restart: where are the inboxes? One member that was not restarted knows all of them; if there
+ * is none, all together know what can be known. ---- */
+
+void mail_closed(node *n, const struct proposal *p, uint8_t status)
+{
+    wire_msg m;
+    struct inbox *b = wire_decode(p->bytes, p->len, &m) ? inbox_find(n, m.key, m.key_len) : NULL;
+    if (b == NULL || b->slot != n->self || status == WIRE_OK) {
+        return;
+    }
+    b->closing = false;
+    if (status == WIRE_MISS) { /* the map has it no more */
+        inbox_put(n, m.key, m.key_len, n->self, true);
+    }
+}
+
+static void ask_boxes(node *n)
+{
+    n->unasked &= n->view.present & (uint16_t)~BIT(n->self);
+    if (n->now < n->boxes_at) {
+        return;
+    }
+    n->boxes_at = n->now + n->c.resend_ns;
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        if ((n->unasked & BIT(s)) != 0) {
+            wire_msg m = {.type = WIRE_BOXES, .mask = WIRE_VERSION, .version = n->peer[s].boxes_cursor};
+            node_say(n, s, &m, 0);
+        }
+    }
+}
+
+static void list_boxes(node *n, uint8_t to, uint64_t cursor)
+{
+    size_t len = 0;
+    while (cursor < n->inboxes && len + 512 < NODE_SNAP_BYTES) {
+        const struct inbox *b = &n->inbox[cursor++];
+        seg_home home = {.master = b->slot};
+        if (b->live) {
+            len += wire_put_entry(n->scratch + len, NODE_SNAP_BYTES - len, 0, &home, b->name, b->name_len);
+        }
+    }
+    wire_msg m = {.type = WIRE_BOXES, .flags = n->unasked != 0 || !n->complete ? WIRE_ANY : 0,
+                  .mask = WIRE_NUMBER | WIRE_SEQ | WIRE_VERSION | WIRE_VALUE, .number = 1,
+                  .seq = n->complete ? n->applied : UINT64_MAX, /* who joins has none, that is certain */
+                  .version = cursor < n->inboxes ? cursor : 0, .value = n->scratch,
+                  .value_len = len};
+    node_say(n, to, &m, 0);
+}
+
+void mail_boxes(node *n, const wire_msg *m)
+{
+    wire_reader r = {m->value, (const uint8_t *)m->value + m->value_len};
+    uint64_t auth;
+    seg_home home;
+    const void *key;
+    size_t len;
+    if (m->number == 0) {
+        list_boxes(n, m->slot, m->version);
+        return;
+    }
+    if ((n->unasked & BIT(m->slot)) == 0 || m->seq < n->applied) {
+        return; /* what it says may be over: asked again */
+    }
+    while (wire_take_entry(&r, &auth, &home, &key, &len)) {
+        inbox_put(n, key, len, home.master, false);
+    }
+    n->peer[m->slot].boxes_cursor = m->version;
+    if (m->version == 0) {
+        n->unasked = (m->flags & WIRE_ANY) != 0 ? n->unasked & (uint16_t)~BIT(m->slot) : 0;
+    } else {
+        n->boxes_at = n->now;
+    }
+}
+
 void mail_tick(node *n)
 {
+    if (n->unasked != 0 && n->in_view) {
+        ask_boxes(n);
+    }
     for (uint32_t i = 1; i <= n->errands.used && n->errand_by_id.used > 0; i++) {
         struct errand *e = &n->errand[i];
         if (!e->live || n->now < e->next_send) {

@@ -111,6 +111,9 @@ void map_proposal_end(node *n, uint32_t i, uint8_t status, uint64_t number)
     case FOR_EXPIRY:
         serve_expiry_done(n, &was, status);
         break;
+    case FOR_INBOX_CLOSE:
+        mail_closed(n, &was, status);
+        break;
     default:
         break;
     }
@@ -248,6 +251,10 @@ static void take_beat(node *n, const wire_msg *m)
             n->thaw_seq = n->applied;
             n->walk_repair = n->repair_again = true; /* what was under way is forgotten */
             n->repair_cursor = 0;
+            /* The process before may have said that it leaves. */
+            wire_msg stay = {.sub = WIRE_OP_LEAVE, .mask = WIRE_NUMBER | WIRE_VERSION,
+                             .number = n->self, .version = 1};
+            (void)map_propose(n, &stay, FOR_LEAVE, 0);
         }
     }
     if (m->seq > n->applied && n->now >= n->lag_at) {

@@ -34,7 +34,13 @@ static void end(node *n, uint32_t i, uint8_t status)
         n->stats.moves += status == WIRE_OK;
         n->stats.moves_failed += status != WIRE_OK;
     } else if (status == WIRE_OK) {
+        seg_handle h = {was.auth, 0, was.item};
+        seg_facts f;
         n->stats.repaired++;
+        if (seg_facts_read(n->seg, &h, &f) == SEG_OK &&
+            (uint32_t)__builtin_popcount(f.home.replicas) > f.home.want) {
+            repair_soon(n); /* whom this copy was to replace has stayed */
+        }
     } else {
         repair_soon(n);
     }
@@ -292,6 +298,10 @@ static void walk_repair(node *n)
             n->repair_again = false;
             return;
         }
+        if (f.home.master == n->self && f.home.learners != 0 && !move_busy(n, h.item)) {
+            f.home.learners = 0; /* of a move that ended with an earlier process */
+            (void)seg_home_write(n->seg, &h, &f.home);
+        }
         if (f.home.master == n->self && f.home.want != 0) {
             if (f.away || f.stub) {
                 n->repair_again = true;
@@ -313,15 +323,20 @@ static void walk_leave(node *n)
     }
     uint16_t others = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(n->self));
     uint32_t most = (uint32_t)__builtin_popcount(others);
-    if (!n->leave_asked) {
+    if (!n->leave_asked || n->now >= n->leave_again) { /* again: who joins or is restarted has not heard it */
         wire_msg m = {.sub = WIRE_OP_LEAVE, .mask = WIRE_NUMBER, .number = n->self};
         n->leave_asked = map_propose(n, &m, FOR_LEAVE, 0) != 0;
+        n->leave_again = n->now + NODE_LEAVE_NS;
     }
     if (!n->leave_known) {
         return; /* something may still come to us */
     }
-    if (others == 0) {
-        n->left = true; /* nobody to give it to */
+    if (others == 0) { /* nobody to give it to; those who are about to be complete are waited for */
+        if ((n->view.present & (uint16_t)~(n->leavers | BIT(n->self))) == 0) {
+            n->left = n->closed;
+            n->closed = true;
+            node_refresh_serving(n);
+        }
         return;
     }
     for (uint32_t i = 0; i < NODE_WALK_MAX && n->move_by_item.used <= NODE_MOVES_MAX / 2; i++) {
@@ -336,7 +351,8 @@ static void walk_leave(node *n)
         }
         if (f.home.master != n->self) {
             uint32_t copies = (uint32_t)__builtin_popcount((f.home.replicas | BIT(f.home.master)) & others);
-            if ((f.home.replicas & BIT(n->self)) != 0 && copies < most && copies <= f.home.want) {
+            uint32_t due = f.home.want + ((others & BIT(f.home.master)) != 0); /* two may leave at a time */
+            if ((f.home.replicas & BIT(n->self)) != 0 && copies < most && copies < due) {
                 n->leave_found = true; /* its master makes another copy first */
             }
             continue;

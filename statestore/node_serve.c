@@ -420,7 +420,8 @@ void serve_request(node *n, const link_addr *from, uint64_t session, const wire_
         break;
     case WIRE_TELL:
     case WIRE_ANNOUNCE:
-        if (serve_overtaken(n, session, m)) {
+        /* A relayed one is one of many senders': their order is kept at the inbox. */
+        if ((m->flags & WIRE_ANY) == 0 && serve_overtaken(n, session, m)) {
             serve_refuse(n, from, session, m, WIRE_IN_DOUBT);
             break;
         }

@@ -23,6 +23,9 @@ void snap_send(node *n, uint8_t to)
         node_say(n, to, &end, 0);
         return;
     }
+    if (p->snap_kind == 2 && n->unasked != 0) {
+        return; /* we were restarted and are asking for them ourselves: later */
+    }
     while (len + 512 < NODE_SNAP_BYTES) {
         seg_handle h;
         seg_facts f;

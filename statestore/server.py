@@ -257,7 +257,9 @@ class Server:
 
     def _evict_slot(self, slot: int) -> None:
         seat = self._view.members.get(slot) if self._view is not None else None
-        if seat is not None:
+        if seat is not None and seat.node == self.config.node:
+            self._core.again()
+        elif seat is not None:
             text = f"{seat.node} lags too far for the key map's log: it has to join anew"
             self._say(logging.WARNING, f"{self.config.node}: {text}")
             self._core.evict(seat.node)

@@ -87,7 +87,7 @@ static inline bool home_of(uint64_t w, seg_home *h)
 static inline bool known(uint8_t type)
 {
     return (type >= WIRE_READ && type <= WIRE_COPY) || (type >= WIRE_REPLY && type <= WIRE_PUSH) ||
-           (type >= WIRE_PROPOSE && type <= WIRE_STRAY);
+           (type >= WIRE_PROPOSE && type <= WIRE_BOXES);
 }
 
 /* Bytes of the fields before the strings. */

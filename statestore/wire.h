@@ -37,10 +37,11 @@ typedef enum {
     WIRE_MEMBERS,    /* -> value = packed members (wire_put_member), epoch, slot = who answers, number = leader */
     WIRE_MOVE,       /* key, slot = to */
     WIRE_ENSURE,     /* key, auth, version: answered when the version or a later one is replicated */
-    WIRE_TELL,       /* key = inbox, value */
+    WIRE_TELL,       /* key = inbox, value; between servers (ANY): version, auth = the sender's session and id */
     WIRE_ANNOUNCE,   /* value */
     WIRE_INBOX,      /* key = inbox: this session takes its messages, until CLOSE (number = 1) */
-    WIRE_COPY,       /* also server -> server. key, auth, version, value, ttl, home, slot = master */
+    WIRE_COPY,       /* also server -> server. key, auth, version, value, ttl, home, slot = master;
+                         seq: the receiver's map must have come that far (it is to learn) */
     /* READ..ENSURE: slot = the member on the asker's host, 255 none: whom an item may move to.
        `flags` ANY of TELL and ANNOUNCE, between servers: deliver to your own clients only. */
     /* answers */
@@ -62,6 +63,8 @@ typedef enum {
     WIRE_NOTE,         /* value = packed keys that have changed */
     WIRE_WANTS,        /* number = 1: this member's clients watch */
     WIRE_STRAY,        /* id, key, auth: is the copy here one of yours? number = 1: no, drop it */
+    WIRE_BOXES,        /* which inboxes are there, from version on? number = 1: these (value: packed entries,
+                          home.master = server; flag ANY: perhaps more), seq = applied, version = where to go on, 0 the end */
 } wire_type;
 
 /* What a map log operation does. */
@@ -74,7 +77,7 @@ typedef enum {
                            order (mask), grant_epoch = complete slots (mask) */
     WIRE_OP_INBOX,      /* key = inbox, home.master = its server, number = 1: closed */
     WIRE_OP_MEMBER,     /* number = slot: it is complete from here on */
-    WIRE_OP_LEAVE,      /* number = slot: it takes no item any more in this epoch */
+    WIRE_OP_LEAVE,      /* number = slot: it takes no item any more in this epoch; version = 1: it stays */
 } wire_op;
 
 /* Statuses: seg_status, and these. */

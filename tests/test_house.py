@@ -31,29 +31,43 @@ ROOMS: dict[str, set[str]] = {
     "events": {"model", "errors"},
     "ports": {"model", "errors"},
     "policy": {"model"},
+    "rate": set(),
     "session_values": CORE_ROOMS | {"policy"},
-    "session_flows": CORE_ROOMS | {"policy", "session_values"},
-    "session": CORE_ROOMS | {"policy", "session_values", "session_flows"},
-    "gateway": CORE_ROOMS | {"policy", "ports", "session"},
+    "session_ice": CORE_ROOMS | {"policy", "session_values"},
+    "session_flows": CORE_ROOMS | {"policy", "session_values", "session_ice"},
+    "session_offers": CORE_ROOMS | {"policy", "session_values", "session_flows", "session_ice"},
+    "session_orders": CORE_ROOMS | {"session_values", "session_flows", "session_ice"},
+    "totals": CORE_ROOMS | {"session"},
+    "session": CORE_ROOMS
+    | {"policy", "session_values", "session_flows", "session_offers", "session_orders"}
+    | {"session_ice"},
+    "gateway": CORE_ROOMS | {"policy", "ports", "rate", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal"},
+    "explain": CORE_ROOMS | {"session", "session_flows", "session_ice", "journal"},
     "quality": {"model"},
-    "control": CORE_ROOMS,
+    "pcap": set(),
+    "control": CORE_ROOMS | {"quality", "rate"},
     "media": CORE_ROOMS,
     "toml_table": {"errors"},
     "config_state": {"model", "errors", "toml_table"},
     "config_media": {"model", "errors", "toml_table", "policy"},
-    "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"},
+    "config_failover": {"errors", "toml_table"},
+    "config_recording": {"model", "errors", "toml_table"},
+    "config_control": {"model", "errors", "toml_table"},
+    "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"}
+    | {"config_control", "config_recording", "config_failover"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
     "lab": {"model", "errors", "config", "admin", "preflight", "media._xdp"}
     | {"__init__", "control.client", "control.bencode", "control.sdp"},
-    "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab"},
+    "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"}
+    | {"control.client", "control.frames", "control.links"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
-    | {"hands", "control", "media", "quality"}
+    | {"hands", "control", "media", "quality", "totals", "pcap", "explain"}
     | {"__init__", "config", "admin", "preflight"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
@@ -61,11 +75,19 @@ ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 # Cores: time is an argument, randomness arrives inside events, and somebody else performs.
 CORES = {
     *("bgf.errors", "bgf.model", "bgf.events", "bgf.ports", "bgf.session", "bgf.gateway"),
-    *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.quality"),
+    *("bgf.rate", "bgf.control.framing", "bgf.control.web", "bgf.control.access"),
+    "bgf.control.newcalls",
+    *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.session_offers"),
+    *("bgf.session_orders", "bgf.totals"),
+    *("bgf.quality", "bgf.explain", "bgf.session_ice"),
     *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
+    *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
+    *("bgf.control.call_report", "bgf.control.statistics"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
-    *("failover.registry", "failover.sbfd", "failover.frames"),
+    *("failover.registry", "failover.sbfd", "failover.frames", "failover.actions"),
+    *("failover.evidence", "failover.placement", "failover.reasons", "failover.flapping"),
+    *("failover.strain", "failover.history"),
     *("statestore.membership", "statestore.member_records", "statestore.places"),
 }
 NOT_IN_CORES = {

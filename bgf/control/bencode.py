@@ -6,6 +6,7 @@ sent can be sent on unchanged. Everything read is bounded before it is used.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from bgf.errors import Malformed
@@ -21,6 +22,8 @@ INTEGER_DIGITS_MAX = 18
 """Digits of an integer: what fits 64 bits with its sign whatever the digits are."""
 LENGTH_DIGITS_MAX = 8
 """Digits of a byte string's length prefix."""
+KEYS_CACHED_MAX = 512
+"""Keys remembered as they are written: replies have the same few."""
 
 
 class BadBencode(Malformed):
@@ -105,25 +108,38 @@ def encode(value: Encodable) -> bytes:
 
 
 def _encode(value: Encodable, parts: list[bytes]) -> None:
-    if isinstance(value, str):
-        raw = value.encode("utf-8", "surrogateescape")
-        parts.append(b"%d:%b" % (len(raw), raw))
+    # By exact type first: a query's reply has some two hundred values, and deletes answer so too.
+    if type(value) is str:
+        parts.append(_string(value))
+    elif type(value) is int:
+        parts.append(b"i%de" % value)
+    elif type(value) is dict:
+        parts.append(b"d")
+        for key in sorted(value):  # by code point, as their UTF-8 sorts
+            parts.append(_key(key))
+            _encode(value[key], parts)
+        parts.append(b"e")
     elif isinstance(value, bytes):
         parts.append(b"%d:%b" % (len(value), value))
+    elif isinstance(value, str):
+        parts.append(_string(value))
     elif isinstance(value, int):
         parts.append(b"i%de" % value)
     elif isinstance(value, Mapping):
-        parts.append(b"d")
-        raws = {key.encode("utf-8", "surrogateescape"): entry for key, entry in value.items()}
-        for raw in sorted(raws):
-            parts.append(b"%d:%b" % (len(raw), raw))
-            _encode(raws[raw], parts)
-        parts.append(b"e")
+        _encode(dict(value), parts)
     else:
         parts.append(b"l")
         for entry in value:
             _encode(entry, parts)
         parts.append(b"e")
+
+
+def _string(value: str) -> bytes:
+    raw = value.encode("utf-8", "surrogateescape")
+    return b"%d:%b" % (len(raw), raw)
+
+
+_key = functools.lru_cache(maxsize=KEYS_CACHED_MAX)(_string)
 
 
 def text(value: Value) -> TextValue:

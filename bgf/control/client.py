@@ -6,16 +6,18 @@ anything of the gateway's inside.
 
 from __future__ import annotations
 
-import contextlib
-import select
+import secrets
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
+
+import msgspec
 
 from bgf.control import bencode
 from bgf.control.bencode import Encodable, TextValue
-from bgf.control.ng import COOKIE_BYTES_MAX, DATAGRAM_BYTES_MAX, split
+from bgf.control.links import MakeSocket, Transport, connect
+from bgf.control.ng import COOKIE_BYTES_MAX, BadJson, Codec, split
 from bgf.errors import BgfError
 from bgf.model import Address
 
@@ -25,8 +27,6 @@ TIMEOUT_S = 1.0
 """Kamailio's `rtpengine_tout_ms`, in seconds."""
 WINDOW_MAX = 1_024
 """Requests that `call_many` may have under way."""
-RECEIVE_BUFFER_BYTES = 4 << 20
-"""Asked of the kernel for the socket, so that a window of replies fits."""
 
 
 class NoAnswer(BgfError):
@@ -35,24 +35,33 @@ class NoAnswer(BgfError):
     code = "no-answer"
 
 
-def encode_request(cookie: str, request: Mapping[str, Encodable]) -> bytes:
-    """A bencode frame. `cookie` is printable ASCII without spaces, at most 128 bytes."""
-    return b"%b %b" % (cookie.encode("ascii"), bencode.encode(request))
+def encode_request(
+    cookie: str, request: Mapping[str, Encodable], codec: Codec = Codec.BENCODE
+) -> bytes:
+    """One frame. `cookie` is printable ASCII without spaces, at most 128 bytes."""
+    encode = bencode.encode if codec is Codec.BENCODE else msgspec.json.encode
+    return b"%b %b" % (cookie.encode("ascii"), encode(request))
 
 
 def decode_reply(frame: bytes) -> tuple[str, dict[str, TextValue]]:
-    """Cookie and dictionary of a bencode reply. Raises bgf.errors.Malformed."""
+    """Cookie and dictionary of a reply, in either codec. Raises bgf.errors.Malformed."""
     cookie, body = split(frame)
+    if body[:1] == b"{":
+        try:
+            return cookie, msgspec.json.decode(body, type=dict[str, Any])
+        except (msgspec.DecodeError, ValueError) as error:
+            raise BadJson(f"not JSON: {error}") from None
     decoded = bencode.text(bencode.decode(body))
     assert isinstance(decoded, dict)
     return cookie, decoded
 
 
 class NgClient:
-    """A blocking client with one connected UDP socket, usable as a context manager.
+    """A blocking client with one connection or connected socket, usable as a context manager.
 
-    `tries` times `timeout_s` seconds each, always with the same cookie. The socket belongs to
-    the network namespace of the thread that made the client. Not for several threads at once.
+    `tries` times `timeout_s` seconds each, always with the same cookie. A UDP socket belongs to the
+    network namespace of the thread that made the client, those of connections to that of the call,
+    unless `make` says otherwise. Not for several threads at once.
     """
 
     def __init__(
@@ -61,6 +70,10 @@ class NgClient:
         timeout_s: float = TIMEOUT_S,
         tries: int = TRIES,
         prefix: str = "bgf",
+        *,
+        transport: Transport = Transport.UDP,
+        codec: Codec = Codec.BENCODE,
+        make: MakeSocket = socket.socket,
     ) -> None:
         """Connect. `prefix` begins every cookie: clients of one gateway need different ones.
 
@@ -72,18 +85,10 @@ class NgClient:
         self.timeout_s = timeout_s
         self.tries = tries
         self.retries = 0
-        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-            self._socket.setblocking(False)
-            self._socket.connect((address.host, address.port))
-        except OSError:
-            self._socket.close()
-            raise
-        # The port makes cookies of two clients on one host differ; the time those of two runs.
-        port = self._socket.getsockname()[1]
-        self._cookie = f"{prefix}_{port}_{time.monotonic_ns():x}"
+        self._codec = codec
+        self._link = connect(address, transport, make)
+        # Cookies of two clients, and of two runs of one, differ.
+        self._cookie = f"{prefix}_{secrets.token_hex(6)}"
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -93,7 +98,7 @@ class NgClient:
         self.close()
 
     def close(self) -> None:
-        self._socket.close()
+        self._link.close()
 
     def call(self, request: Mapping[str, Encodable]) -> dict[str, TextValue]:
         """One request and its reply. Raises NoAnswer."""
@@ -108,12 +113,14 @@ class NgClient:
     def call_many(
         self, requests: Sequence[Mapping[str, Encodable]], window: int = 64
     ) -> list[dict[str, TextValue] | None]:
-        """Replies in the order of `requests`, at most `window` under way; None: no answer.
+        """Replies in the order of `requests`, at most `window` under way (over HTTP one); None: no
+        answer.
 
         Replies of another request, or that are not `ng`, are ignored.
         """
         if not 1 <= window <= WINDOW_MAX:
             raise ValueError(f"window {window} is not within 1..{WINDOW_MAX}")
+        window = 1 if self._link.one_at_a_time else window
         replies: list[dict[str, TextValue] | None] = [None] * len(requests)
         waiting: dict[str, tuple[int, bytes]] = {}
         due: dict[str, tuple[float, int]] = {}  # in sending order, so in the order of deadlines
@@ -122,9 +129,9 @@ class NgClient:
             while begun < len(requests) and len(waiting) < window:
                 self._sequence += 1
                 cookie = f"{self._cookie}_{self._sequence}"
-                frame = encode_request(cookie, requests[begun])
+                frame = encode_request(cookie, requests[begun], self._codec)
                 waiting[cookie] = (begun, frame)
-                self._send(frame)
+                self._link.send(frame)
                 due[cookie] = (time.monotonic() + self.timeout_s, 1)
                 begun += 1
             for cookie, reply in self._receive(due):
@@ -134,26 +141,13 @@ class NgClient:
             self._resend(waiting, due)
         return replies
 
-    def _send(self, frame: bytes) -> None:
-        # A full buffer, or a port that nobody holds yet: the retry is the remedy for both.
-        with contextlib.suppress(OSError):
-            self._socket.send(frame)
-
     def _receive(
         self, due: Mapping[str, tuple[float, int]]
     ) -> list[tuple[str, dict[str, TextValue]]]:
         """Wait until something arrives or the first deadline passes; give all that is there."""
         deadline = next(iter(due.values()))[0]
-        select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))
         found: list[tuple[str, dict[str, TextValue]]] = []
-        for _ in range(WINDOW_MAX):
-            try:
-                frame = self._socket.recv(DATAGRAM_BYTES_MAX)
-            except BlockingIOError:
-                break
-            except OSError:
-                # ICMP port unreachable: as good as no answer, the tries go on.
-                continue
+        for frame in self._link.receive(deadline - time.monotonic()):
             try:
                 found.append(decode_reply(frame))
             except BgfError:
@@ -173,5 +167,5 @@ class NgClient:
                 del waiting[cookie]
                 continue
             self.retries += 1
-            self._send(waiting[cookie][1])
+            self._link.send(waiting[cookie][1])
             due[cookie] = (now + self.timeout_s, tried + 1)

@@ -13,8 +13,14 @@ What changes, and why:
 | `a=rtcp:` | the gateway's RTCP port where it is not RTP + 1, or where it was stated |
 | `a=rtcp-mux` | as agreed with the gateway |
 | ICE lines | removed: a candidate of the far end would lead media around the gateway |
+| at the end of an m-line | ICE lines of the gateway's own, where ICE is done (`sdp_ice`) |
+| `a=altc:`, `a=ccap:`, `a=alt:` | removed: other addresses of the same kind (RFC 6947, RFC 7006) |
 | `a=group:BUNDLE`, `a=bundle-only` | removed: every m-line has a port of its own here |
 | `o=` address | the gateway's, when `replace=origin` asks for it |
+| at the end of the session's lines | `a=x-bgf-loop:` and the group, for `loop-protect` |
+
+An m-line that is not over UDP (MSRP, BFCP over TCP) is left as it is, with everything under it: its
+ends talk to each other directly. It gets a `c=` of its own where the session's spoke for it.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ import functools
 import ipaddress
 from collections.abc import Sequence
 
+from bgf.control import sdp_ice
 from bgf.errors import Malformed, Misuse
 from bgf.events import MediaLine, MediaRewrite
 from bgf.model import PORT_MAX, Address, Family
@@ -33,6 +40,8 @@ MEDIA_LINES_MAX = 16
 """m-lines of one description; each costs two port pairs."""
 TOKEN_CHARS_MAX = 64
 """Length of an m-line's media and transport words."""
+LOOP_MARKS_MAX = 8
+"""Groups that may have marked a description, each once."""
 HOSTS_CACHED_MAX = 4_096
 """Connection values remembered in their canonical form."""
 
@@ -47,9 +56,22 @@ _REMOVED = (
     "a=end-of-candidates",
     "a=group:BUNDLE",
     "a=bundle-only",
+    "a=altc:",
+    "a=ccap:",
+    "a=alt:",
 )
-_INITIALS = frozenset("".join((*(word[2] for word in _REMOVED), *(word[0] for word in DIRECTIONS))))
+_FINGERPRINT = "a=fingerprint:"
+LOOP_MARK = "a=x-bgf-loop:"
+_INITIALS = frozenset(
+    "".join(
+        (
+            *(word[2] for word in (*_REMOVED, _FINGERPRINT, LOOP_MARK)),
+            *(word[0] for word in DIRECTIONS),
+        )
+    )
+)
 _RTPMAP = "a=rtpmap:"
+_TELEPHONE_EVENT = "telephone-event/"  # RFC 4733
 _STATIC_CLOCKS_HZ = {6: 16_000, 10: 44_100, 11: 44_100, 14: 90_000, 16: 11_025, 17: 22_050}
 _STATIC_VIDEO = range(25, 35)
 _CLOCK_HZ = {"video": 90_000}
@@ -149,10 +171,14 @@ class _Section:
 
     __slots__ = (
         "at",
+        "bundled",
         "carried",
         "clock_hz",
         "connections",
+        "credentials",
         "direction",
+        "dtls",
+        "dtmf_types",
         "host",
         "kind",
         "last",
@@ -183,8 +209,8 @@ class _Section:
                 raise BadSdp(f"sdp line {at + 1}: {show(word)} is not a word of an m-line")
         self.port = _port(port.partition("/")[0], at + 1)
         upper = self.transport.upper()
-        # A border gateway forwards UDP: RTP/*, UDP/*, UDPTL. TCP/MSRP, TCP/BFCP and the like it
-        # must reject, for their addresses would be nobody's on the other side.
+        # A border gateway forwards UDP: RTP/*, UDP/*, UDPTL. TCP/MSRP, TCP/BFCP and the like pass
+        # by, their addresses and all.
         self.carried = upper.startswith(("RTP/", "UDP")) and not upper.endswith("/TCP")
         self.connections: list[int] = []
         self.host = ""
@@ -194,6 +220,9 @@ class _Section:
         self.rtcp_host = ""
         self.mux: list[int] = []
         self.mux_only = False
+        self.credentials = sdp_ice.Credentials()
+        self.dtls = False
+        self.bundled = False
         formats = fields[3].split()[:_PAYLOAD_TYPES_MAX] if len(fields) > 3 else []
         rtp = upper.startswith(("RTP/", "UDP/TLS/RTP/"))
         self.payload_types = tuple(
@@ -202,19 +231,28 @@ class _Section:
             if word.isascii() and word.isdigit() and len(word) <= 3 and int(word) <= 127
         )
         self.clock_hz = _clock_hz(self.kind, self.payload_types)
+        self.dtmf_types: tuple[int, ...] = ()
+
+    @property
+    def passes(self) -> bool:
+        """Is it left as it is?"""
+        return bool(self.port) and not self.carried
 
 
 class Sdp:
     """A parsed description. Immutable by convention; `rewrite` gives text, never changes it.
 
     Attributes: `media`, one MediaLine per m-line in order; `notes`, what will not be carried as
-    stated, for the reply's warning.
+    stated, for the reply's warning; `loop_marks`, the groups that have marked it.
 
     In `media` a transport that is not over UDP has `rtp.port` 0 as if rejected. A host of
     `0.0.0.0` or `::` means hold, and `direction` then says so (sendonly or inactive).
     """
 
-    __slots__ = ("_origin", "_removed", "_sections", "_session", "lines", "media", "notes")
+    __slots__ = (
+        *("_credentials", "_dtls", "_origin", "_removed", "_sections", "_session"),
+        *("lines", "loop_marks", "media", "notes"),
+    )
 
     def __init__(self, text: str) -> None:
         """Parse. Raises BadSdp or a subclass, nothing else."""
@@ -232,6 +270,9 @@ class Sdp:
         self._session: list[int] = []
         self._origin = -1
         self._removed: list[int] = []
+        self._credentials = sdp_ice.Credentials()
+        self._dtls = False
+        self.loop_marks: tuple[str, ...] = ()
         self._scan()
         self.notes: tuple[str, ...] = ()
         self.media = self._media()
@@ -246,9 +287,13 @@ class Sdp:
                 if raw[2:3] not in _INITIALS:
                     pass
                 elif raw.startswith(_REMOVED):
-                    self._removed.append(at)
+                    self._remove(section, at, raw)
+                elif raw.startswith(LOOP_MARK):
+                    self._marked(raw[len(LOOP_MARK) :].rstrip("\r"))
                 elif section is not None:
                     self._attribute(section, at, raw)
+                elif raw.startswith(_FINGERPRINT):
+                    self._dtls = True
                 elif raw[2:].rstrip("\r") in DIRECTIONS:
                     direction = raw[2:].rstrip("\r")
             elif lead == "m=":
@@ -278,6 +323,22 @@ class Sdp:
             if section is not None:
                 section.last = at
 
+    def _marked(self, group: str) -> None:
+        good = group.isascii() and group.isprintable() and len(group) <= TOKEN_CHARS_MAX
+        if good and len(self.loop_marks) < LOOP_MARKS_MAX:
+            self.loop_marks += (group,)
+
+    def _remove(self, section: _Section | None, at: int, raw: str) -> None:
+        """A line that does not go on: ICE of one m-line or of all, or bundling."""
+        if section is None:
+            self._credentials.read(raw)
+        elif section.passes:
+            return
+        else:
+            section.credentials.read(raw)
+            section.bundled |= raw.startswith("a=bundle-only")
+        self._removed.append(at)
+
     @staticmethod
     def _attribute(section: _Section, at: int, raw: str) -> None:
         line = raw.rstrip("\r")
@@ -296,10 +357,15 @@ class Sdp:
             elif line in ("a=rtcp-mux", "a=rtcp-mux-only"):
                 section.mux.append(at)
                 section.mux_only |= line == "a=rtcp-mux-only"
+        elif line.startswith(_FINGERPRINT):
+            section.dtls = True
         elif line.startswith(_RTPMAP) and section.payload_types:
             # a=rtpmap:96 AMR-WB/16000/1, of the first format alone (RFC 8866 section 6.6)
             number, _, encoding = line[len(_RTPMAP) :].partition(" ")
             clock = encoding.split("/", 2)[1:2]
+            if encoding.lower().startswith(_TELEPHONE_EVENT):
+                known = (kind for kind in section.payload_types if str(kind) == number)
+                section.dtmf_types = (*section.dtmf_types, *known)
             if number == str(section.payload_types[0]) and clock and clock[0].isascii():
                 digits = clock[0].strip()
                 if digits.isdigit() and len(digits) <= _CLOCK_DIGITS_MAX and int(digits):
@@ -316,9 +382,14 @@ class Sdp:
                 raise BadAddress(f"sdp line {section.at + 1}: no c= line says where to send to")
             if port and not section.carried:
                 notes.append(
-                    f"m-line {number} ({section.kind} {section.transport}) is not over UDP"
+                    f"m-line {number} ({section.kind} {section.transport}) is not over UDP:"
+                    " it is passed on as it is, its ends talk directly"
                 )
                 port = 0
+            if section.bundled and not port:
+                notes.append(
+                    f"m-line {number} is offered in a bundle only: bundling is refused, and it too"
+                )
             if port and "/" in self.lines[section.at].split(" ", 2)[1]:
                 notes.append(f"m-line {number} states several ports, one pair is carried")
             direction = section.direction
@@ -334,10 +405,23 @@ class Sdp:
                     direction=direction,
                     payload_types=section.payload_types,
                     clock_hz=section.clock_hz,
+                    dtmf_types=section.dtmf_types,
+                    ice_ufrag=self._ice_ufrag(section, number, notes) if port else "",
+                    dtls=section.dtls or self._dtls,
                 )
             )
         self.notes = tuple(notes)
         return tuple(media)
+
+    def _ice_ufrag(self, section: _Section, number: int, notes: list[str]) -> str:
+        """The ICE user name that holds for an m-line, '' without usable credentials."""
+        own, shared = section.credentials, self._credentials
+        found = sdp_ice.Credentials(own.ufrag or shared.ufrag, own.pwd or shared.pwd)
+        if found.good:
+            return found.ufrag
+        if found.stated:
+            notes.append(f"m-line {number} has no usable ice-ufrag and ice-pwd: no ICE there")
+        return ""
 
     @staticmethod
     def _rtcp(section: _Section, host: str) -> Address | None:
@@ -354,12 +438,18 @@ class Sdp:
             return None
         return Address(stated, section.rtcp_port)
 
+    @property
+    def text(self) -> str:
+        """As it came."""
+        return "\n".join(self.lines)
+
     def rewrite(
         self,
         media: Sequence[MediaRewrite],
         *,
         replace_origin: bool = False,
         rtcp_attribute: bool = True,
+        loop_mark: str = "",
     ) -> str:
         """The text for the far side. `media` has one entry per m-line, in order.
 
@@ -373,13 +463,24 @@ class Sdp:
         added: dict[int, list[str]] = {}
         live = [m for m in media if m.rtp.port]
         ours = (live[0] if live else media[0]).rtp.host
-        for at in self._session:
-            edits[at] = f"c={_stated(self._kept(lines[at], ours))}"
+        passing = [section for section in self._sections if section.passes]
+        if len(passing) < len(self._sections):
+            for at in self._session:
+                edits[at] = f"c={_stated(self._kept(lines[at], ours))}"
+            for section in passing if self._session else ():
+                if not section.connections:
+                    added[self._after_title(section)] = [f"c={_stated(section.host)}"]
+        whole = list(sdp_ice.LITE_LINES) if any(m.ice for m in live) else []
+        whole += [f"{LOOP_MARK}{loop_mark}"] if loop_mark else []
+        if whole:
+            added[self._sections[0].at - 1] = whole
         if replace_origin and self._origin >= 0:
             fields = lines[self._origin].rstrip("\r").split(" ")
             if len(fields) == 6:
                 edits[self._origin] = " ".join((*fields[:4], _stated(ours)[3:]))
         for section, wanted in zip(self._sections, media, strict=True):
+            if section.passes:
+                continue
             rejected = not wanted.rtp.port
             fields = lines[section.at].rstrip("\r").split(" ", 2)
             edits[section.at] = f"{fields[0]} {wanted.rtp.port} {fields[2]}"
@@ -389,13 +490,17 @@ class Sdp:
                 edits[first] = f"c={_stated(self._kept(lines[first], host))}"
                 edits.update(dict.fromkeys(others))
             elif not rejected and host != ours:
-                follows = lines[section.at + 1 : section.at + 2]
-                titled = bool(follows) and follows[0].startswith("i=")
-                added[section.at + titled] = [f"c={_stated(host)}"]
+                added[self._after_title(section)] = [f"c={_stated(host)}"]
             tail = self._rtcp_lines(section, wanted, edits, rtcp_attribute)
+            tail += sdp_ice.lines(wanted)
             if tail:
                 added.setdefault(section.last, []).extend(tail)
         return self._join(edits, added)
+
+    def _after_title(self, section: _Section) -> int:
+        """Where a `c=` line of an m-line follows: behind its `i=`, if it has one."""
+        follows = self.lines[section.at + 1 : section.at + 2]
+        return section.at + (bool(follows) and follows[0].startswith("i="))
 
     @staticmethod
     def _kept(line: str, ours: str) -> str:

@@ -13,8 +13,11 @@ CARRIED = frozenset(
         "symmetric",
         "strict-source",
         "fatal",
+        "all",
         "reset",
         "SIP-source-address",
+        "loop-protect",
+        "reject-ICE",
         "no-rtcp-attribute",
     )
 )
@@ -26,7 +29,6 @@ NEUTRAL = frozenset(
         "port-latching",
         "no-port-latching",
         "unidirectional",
-        "loop-protect",
         "allow-transcoding",
         "no-codec-renegotiation",
         "reuse-codecs",
@@ -47,7 +49,6 @@ DECLINED = frozenset(
     (
         "media-handover",
         "always-transcode",
-        "record-call",
         "inject-DTMF",
         "detect-DTMF",
         "generate-RTCP",
@@ -65,7 +66,6 @@ DECLINED = frozenset(
         "early-media",
         "fragment",
         "trickle-ICE",
-        "reject-ICE",
         "discard-recording",
         "egress",
     )
@@ -83,6 +83,9 @@ CARRIED_KEYS = frozenset(
         "rtcp-mux",
         "delete-delay",
         "endpoint-learning",
+        "record-call",
+        "address",
+        "limit",
     )
 )
 """Keys that the machine gets as `key=value` flags; a list gives one flag per entry."""
@@ -97,8 +100,11 @@ HANDLED_KEYS = frozenset(
 NEUTRAL_KEYS = frozenset(
     (
         "sip-message-type",
+        "ICE-lite",
         "user-agent",
         "metadata",
+        "to-label",
+        "set-label",
     )
 )
 """Keys that change nothing here."""
@@ -113,9 +119,7 @@ DECLINED_KEYS = frozenset(
         "T.38",
         "ptime",
         "ptime-reverse",
-        "record-call",
         "repacketize",
-        "ICE-lite",
         "media-echo",
         "generate-RTCP",
         "delay-buffer",
@@ -127,8 +131,6 @@ DECLINED_KEYS = frozenset(
         "volume",
         "interface",
         "all",
-        "to-label",
-        "set-label",
         "template",
         "rtpp-flags",
     )
@@ -151,32 +153,26 @@ REPLACED = frozenset(
 )
 """What `replace` may name; session-connection always is, for media must come to us."""
 
-_FORWARDS = "forwards each call's media between its two sides only"
-_PLAYS = "plays, records and decodes no media"
-_GATES = "opens and closes media by offer, answer and delete only"
-_LISTS = "lists calls and statistics to its operator (bgfctl), not to a proxy"
+ICE_VALUES = frozenset(("remove", "force", "default", "optional", "force-relay"))
+ICE_WITH_CANDIDATES = frozenset(("optional", "force-relay"))
+"""Values of `ICE` that would have the far end's candidates beside ours."""
+MUX_VALUES = frozenset(("offer", "require", "demux", "accept", "reject"))
+
+RECORD_CALL = "record-call"
+"""As a bare word it means `record-call=on`."""
+
+_BRIDGES = "forwards each call's media between its two sides only"
+_PLAYS = "plays and decodes no media"
 
 OUT_OF_SCOPE = {
-    "start recording": _PLAYS,
-    "stop recording": _PLAYS,
-    "pause recording": _PLAYS,
     "play media": _PLAYS,
     "stop media": _PLAYS,
     "play DTMF": _PLAYS,
-    "block DTMF": _PLAYS,
-    "unblock DTMF": _PLAYS,
-    "start forwarding": _FORWARDS,
-    "stop forwarding": _FORWARDS,
-    "publish": _FORWARDS,
-    "subscribe request": _FORWARDS,
-    "subscribe answer": _FORWARDS,
-    "unsubscribe": _FORWARDS,
-    "connect": _FORWARDS,
-    "block media": _GATES,
-    "unblock media": _GATES,
-    "silence media": _GATES,
-    "unsilence media": _GATES,
-    "list": _LISTS,
-    "statistics": _LISTS,
+    "transcode": _PLAYS,
+    "publish": _BRIDGES,
+    "subscribe request": _BRIDGES,
+    "subscribe answer": _BRIDGES,
+    "unsubscribe": _BRIDGES,
+    "connect": _BRIDGES,
 }
 """Commands of `ng` that ask for what a border gateway is not, and what it is instead."""

@@ -23,7 +23,9 @@ PROCESSES: Final = ("state", "gateway", "failover")
 NODES_MAX: Final = 64
 ASKED_AT_ONCE_MAX: Final = 16
 TIMEOUT_S: Final = 5.0
-NOT_DROPS: Final = ("forward", "reflect", "pass", "icmp", "icmp-error", "foreign-vlan")
+NOT_DROPS: Final = (
+    *("forward", "reflect", "pass", "icmp", "icmp-error", "foreign-vlan", "stun-check"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,31 @@ def cluster(nodes: Sequence[Node], answers: Sequence[Answer]) -> Json:
         ],
         "groups": groups,
         "problems": problems + disputes,
+        "warnings": _said(answers, "warnings"),
+        "conditions": _conditions(answers),
     }
+
+
+def _said(answers: Sequence[Answer], key: str) -> list[str]:
+    """Lines that the failover processes say, each once."""
+    lines: dict[str, None] = {}
+    for answer in answers:
+        said = (answer.value or {}).get(key) if answer.process == "failover" else None
+        lines.update(dict.fromkeys(text(line) for line in said) if isinstance(said, list) else {})
+    return list(lines)
+
+
+def _conditions(answers: Sequence[Answer]) -> Json:
+    """Node -> state -> {sentence, seen by}: what is wrong with it, as each other node has it."""
+    found: Json = {}
+    for answer in answers:
+        if answer.process != "failover":
+            continue
+        for node, said in table((answer.value or {}).get("conditions")).items():
+            state, sentence = (text(table(said).get(key)) for key in ("state", "sentence"))
+            one = found.setdefault(node, {}).setdefault(state, {"sentence": sentence, "by": []})
+            one["by"].append(answer.node)
+    return found
 
 
 def _complaints(node: Node, answers: Mapping[str, Answer]) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Sequence
 
@@ -30,9 +29,12 @@ from bgf.ctl.cli import (
     show,
     warn,
 )
+from bgf.ctl.failover_commands import drain, ready, switchover, undrain, why
 from bgf.ctl.lab_commands import drill, lab, rtpload
-from bgf.ctl.media_commands import capture, one_call, relatch
-from bgf.ctl.nodes_option import on_nodes, require_any
+from bgf.ctl.media_commands import capture, relatch
+from bgf.ctl.ng_command import ng
+from bgf.ctl.nodes_option import on_nodes
+from bgf.ctl.session_commands import gateways, sessions
 from bgf.ctl.state_commands import state
 from bgf.errors import BgfError, EnvironmentProblem, Malformed, Misuse
 from bgf.model import Address
@@ -133,67 +135,6 @@ def status(nodes: list[client.Node], as_json: bool) -> int:
     return OK if cluster["ready"] else FAILED
 
 
-@bgfctl.group(cls=Commands, epilog=examples("bgfctl sessions list", "bgfctl sessions show CALL-ID"))
-def sessions() -> None:
-    """The calls that the gateways carry."""
-
-
-@sessions.command(
-    "list",
-    epilog=examples("bgfctl sessions list --group g1", "bgfctl sessions list --hanging --json"),
-)
-@on_nodes
-@click.option("--group", "groups", multiple=True, metavar="ID", help="Only this group; repeatable.")
-@click.option("--hanging", is_flag=True, help="Only calls whose media has stopped on all sides.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=render.SESSIONS_SHOWN_DEFAULT,
-    show_default=True,
-    help="Rows of the table; --json has all.",
-)
-@as_json
-def sessions_list(
-    nodes: list[client.Node],
-    groups: tuple[str, ...],
-    hanging: bool,
-    limit: int,
-    as_json: bool,
-) -> int:
-    """Every call, with its group, state, number of flows and age.
-
-    A hanging one has had no packet for `inactivity_s` of its realms on any stream that should
-    carry media; it is ended by its owner only where `media.close_hanging_s` says so.
-    """
-    answers = _gateways(nodes, "sessions", **({"hanging": True} if hanging else {}))
-    found = [
-        {"node": answer.node, **row}
-        for answer in answers
-        for row in client.rows((answer.value or {}).get("sessions"))
-        if (not groups or row.get("group") in groups) and (not hanging or row.get("hanging"))
-    ]
-    show({"sessions": found}, render.sessions(found, limit), as_json)
-    return OK
-
-
-@sessions.command("show", epilog=examples("bgfctl sessions show 1-4242@10.10.0.2"))
-@click.argument("call_id")
-@on_nodes
-@as_json
-def sessions_show(
-    call_id: str,
-    nodes: list[client.Node],
-    as_json: bool,
-) -> int:
-    """One call: its flows, their gates, addresses and counters, and how its streams sound."""
-    answer = one_call(nodes, "session", call_id)
-    if answer is None or answer.value is None:
-        return FAILED
-    found = {"node": answer.node, **answer.value}
-    show(found, render.session(found, _now_ns()), as_json)
-    return OK
-
-
 @bgfctl.command(
     epilog=examples(
         "bgfctl trace --from 10.20.0.2:4000 --to 10.20.0.101:30000 --realm core",
@@ -234,25 +175,14 @@ def trace(
         question["payload"] = payload
     else:
         question["payload_type"] = payload_type
-    answers = _gateways(nodes, "trace", **question)
+    answers = gateways(nodes, "trace", **question)
     found = {**question, "traces": [{"node": a.node, **a.as_json()} for a in answers]}
     show(found, render.trace(answers), as_json)
     return OK if any(a.value is not None for a in answers) else FAILED
 
 
-def _gateways(nodes: Sequence[client.Node], command: str, **more: object) -> list[client.Answer]:
-    """The gateways' answers; those that give none are named on standard error."""
-    answers = client.ask(nodes, ("gateway",), command, **more)
-    require_any(answers, "gateway")
-    warn([f"{a.node} gateway: {a.error}" for a in answers if a.value is None])
-    return answers
-
-
-def _now_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-for _command in (capture, relatch, state, lab, drill, rtpload):
+_FAILOVER = (switchover, drain, undrain, ready, why)
+for _command in (sessions, capture, relatch, ng, state, lab, drill, rtpload, *_FAILOVER):
     bgfctl.add_command(_command)
 
 

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, Final
 
 import click
 
+from bgf import pcap
 from bgf.admin import AdminClient, Json
-from bgf.ctl import client, pcap
+from bgf.ctl import client
 from bgf.ctl.cli import FAILED, OK, as_json, examples, show, warn
 from bgf.ctl.nodes_option import on_nodes, require_any
 from bgf.ctl.render import plain

@@ -128,6 +128,7 @@ def status(cluster: Json) -> Group:
                 ", ".join(f"{n} ({held})" for n, held in table(group.get("standby")).items()) or "-"
             ),
         )
+    said += _of_cluster(cluster)
     problems = [cell(f"problem: {p}", BAD) for p in cluster.get("problems") or []]
     parts: list[RenderableType] = [nodes, Text(), groups_table, Text()]
     packets = _packets(cluster)
@@ -150,10 +151,24 @@ def _packets(cluster: Json) -> Table:
     return made
 
 
+def _of_cluster(cluster: Json) -> list[Text]:
+    """What is wrong with which node, and what an operator is warned of."""
+    lines = []
+    for node, states in sorted(table(cluster.get("conditions")).items()):
+        for state, one in table(states).items():
+            by = _listed(table(one).get("by"))
+            lines.append(cell(f"{node}: {state}: {text(table(one).get('sentence'))} ({by})", ODD))
+    return lines + [cell(f"warning: {line}", ODD) for line in cluster.get("warnings") or []]
+
+
 def _of_failover(node: str, failover: Json) -> list[Text]:
     """What a failover process says of itself, whom it does not hear, what troubles it."""
     sentence = text(failover.get("sentence"))
     lines = [cell(f"{node}: {sentence}", QUIET)] if sentence else []
+    if failover.get("drained") is True:
+        lines.append(cell(f"{node}: is drained", ODD))
+    if failover.get("restless"):
+        lines.append(cell(f"{node}: trusts {_listed(failover['restless'])} less for a while", ODD))
     for peer, paths in sorted(table(failover.get("suspects")).items()):
         if paths:
             lines.append(cell(f"{node}: does not hear {peer} on {_listed(paths)}", ODD))
@@ -183,11 +198,25 @@ def _of_gateway(node: str, gateway: Json) -> list[Text]:
         ports = [f"{k} {number(failed[f'ports-{k}'])}" for k in PORTS if f"ports-{k}" in failed]
         if ports:
             lines.append(cell(f"{node}: {group}: ports {', '.join(ports)}", ODD))
+        refused = _refused(table(table(told).get("ng")))
+        if refused:
+            lines.append(cell(f"{node}: {group}: {refused}", ODD))
         hanging = number(table(told).get("hanging"))
         if hanging:
             shown = f"{node}: {group}: {hanging} calls hang: bgfctl sessions list --hanging"
             lines.append(cell(shown, ODD))
     return lines
+
+
+def _refused(counts: Json) -> str:
+    """New calls that were refused, by the limit that was reached; and strangers."""
+    shed = {
+        k.removeprefix("shed-"): number(v) for k, v in sorted(counts.items()) if k[:5] == "shed-"
+    }
+    told = [f"new calls refused by {', '.join(f'{k} {n}' for k, n in shed.items())}"] * bool(shed)
+    strangers = number(counts.get("stranger"))
+    told += [f"{strangers} datagrams of strangers dropped (control.peers)"] * bool(strangers)
+    return "; ".join(told)
 
 
 def _listed(value: object) -> str:
@@ -197,9 +226,11 @@ def _listed(value: object) -> str:
 def sessions(found: Sequence[Json], shown_max: int) -> Group:
     """One line per call; `found` has the answers' rows with their `node`."""
     silent = any(row.get("hanging") is True for row in found)
+    ordered = any(row.get("orders") for row in found)
+    extra = (*(("silent",) if silent else ()), *(("ordered",) if ordered else ()))
     made = grid(
         f"Sessions ({len(found)})",
-        ("call", "group", "node", "state", "flows", "age", *(("silent",) if silent else ())),
+        ("call", "group", "node", "state", "flows", "age", *extra),
         ("flows", "age", "silent"),
     )
     for row in found[:shown_max]:
@@ -209,15 +240,16 @@ def sessions(found: Sequence[Json], shown_max: int) -> Group:
             cell(row.get("node")),
             cell(row.get("state")),
             cell(count(row.get("flows"))),
-            cell(_age(row.get("created_age_s"))),
-            *((cell(_age(row.get("silent_s")), ODD),) if silent else ()),
+            cell(age(row.get("created_age_s"))),
+            *((cell(age(row.get("silent_s")), ODD),) if silent else ()),
+            *((cell(_listed(row.get("orders") or []) or "-"),) if ordered else ()),
         )
     left = len(found) - shown_max
     more = [cell(f"and {left} more: --limit {len(found)} shows all", QUIET)] if left > 0 else []
     return Group(made, *more)
 
 
-def _age(seconds: object) -> str:
+def age(seconds: object) -> str:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isfinite(seconds):
         return "-"
     return duration(seconds)
@@ -229,7 +261,7 @@ def session(details: Json, now_ns: int) -> Group:
     facts.show_header = False
     for key, value in details.items():
         if key == "created_age_s":
-            facts.add_row(cell("age", QUIET), cell(_age(value)))
+            facts.add_row(cell("age", QUIET), cell(age(value)))
         elif key != "flow_list" and not isinstance(value, dict):
             shown = _listed(value) or "-" if isinstance(value, list) else value
             facts.add_row(cell(key.replace("_", " "), QUIET), cell(shown))
@@ -241,9 +273,9 @@ def session(details: Json, now_ns: int) -> Group:
     for flow in rows(details.get("flow_list")):
         open_gate = text(flow.get("gate")).lower() in ("open", "1")
         flows.add_row(
-            cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
-            cell(_place(flow, "in")),
-            cell(_place(flow, "out")),
+            cell(f"{text(flow.get('stream'))} {component(flow.get('component'))}"),
+            cell(place(flow, "in")),
+            cell(place(flow, "out")),
             cell(flow.get("remote") or "-"),
             cell("open" if open_gate else "closed", GOOD if open_gate else ODD),
             cell(number(flow.get("packets"))),
@@ -271,7 +303,7 @@ def _of_streams(details: Json) -> list[RenderableType]:
             if not number(rtp.get("packets")):
                 continue
             made.add_row(
-                cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
+                cell(f"{text(flow.get('stream'))} {component(flow.get('component'))}"),
                 cell(flow.get("realm_in")),
                 *(cell(number(rtp.get(key))) for key in ("packets", "lost")),
                 cell(f"{text(rtp.get('loss_percent'))} %"),
@@ -287,8 +319,8 @@ def _of_streams(details: Json) -> list[RenderableType]:
         made = grid("Latches", ("stream", "arrives at", "learned", "round"), ("round",))
         for flow in latching:
             made.add_row(
-                cell(f"{text(flow.get('stream'))} {_component(flow.get('component'))}"),
-                cell(_place(flow, "in")),
+                cell(f"{text(flow.get('stream'))} {component(flow.get('component'))}"),
+                cell(place(flow, "in")),
                 cell(flow.get("learned") or "nobody yet", "" if flow.get("learned") else ODD),
                 cell(number(flow.get("latch_round"))),
             )
@@ -296,11 +328,11 @@ def _of_streams(details: Json) -> list[RenderableType]:
     return parts
 
 
-def _component(value: object) -> str:
+def component(value: object) -> str:
     return {1: "RTP", 2: "RTCP"}.get(number(value)) or text(value).upper()
 
 
-def _place(flow: Json, side: str) -> str:
+def place(flow: Json, side: str) -> str:
     return f"{text(flow.get(f'realm_{side}'))} {text(flow.get(f'local_{side}'))}".strip()
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bgf import config
 from bgf.admin import AdminClient, AdminRefused, AdminUnreachable
-from bgf.errors import EnvironmentProblem
+from bgf.errors import ConfigError, EnvironmentProblem
 from bgf.lab.etcd import CLIENT_PORT
 from bgf.lab.plan import (
+    CONTROL_HTTP_PORT,
     CONTROL_PORT,
+    CSCF_MGMT4,
     METRICS_PORT,
     PORTS,
     STATE_PORT,
@@ -49,6 +51,18 @@ class Timers:
     lease_ms: int = 1_000
     announce_interval_ms: int = 5_000
     state_profile: str = "fast"
+    patience_ms: int = 150
+    unowned_grace_ms: int = 10_000
+    profile: str = "lab"
+
+    @classmethod
+    def of(cls, profile: str) -> Timers:
+        """Those of a profile by name: safe, fast or lab. Raises ConfigError."""
+        if profile not in config.PROFILES:
+            known = ", ".join(config.PROFILES)
+            raise ConfigError(f"profile = '{profile[:32]}' is none: must be one of {known}")
+        state = "safe" if profile == "safe" else "fast"
+        return cls(**asdict(config.PROFILES[profile]), state_profile=state, profile=profile)
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -101,12 +115,20 @@ def node_config(plan: Plan, node: NodePlan, timers: Timers | None = None) -> con
             "mgmt": config.Realm("mgmt", "mgmt", media=False),
         },
         groups=tuple(_group(group) for group in plan.groups),
-        control=config.ControlSection(("access", "core")),
+        control=config.ControlSection(
+            ("access", "core"),
+            config.Listen(tcp=CONTROL_PORT, http=CONTROL_HTTP_PORT),
+            peers=(f"{CSCF_MGMT4}/32",),
+        ),
         failover=config.FailoverSection(
-            timers.probe_interval_ms,
-            timers.detect_multiplier,
-            timers.lease_ms,
-            timers.announce_interval_ms,
+            config.FailoverTimers(
+                timers.probe_interval_ms,
+                timers.detect_multiplier,
+                timers.lease_ms,
+                timers.announce_interval_ms,
+                timers.patience_ms,
+                timers.unowned_grace_ms,
+            ),
             tuple(
                 config.Peer(
                     peer.id,
@@ -116,6 +138,7 @@ def node_config(plan: Plan, node: NodePlan, timers: Timers | None = None) -> con
                 for peer in plan.nodes
                 if peer.id != node.id
             ),
+            timers.profile,
         ),
     )
 

@@ -27,7 +27,7 @@
 enum flow_field {
 	GROUP, SESSION, STREAM, COMPONENT, REALM_IN, LOCAL_IN, REALM_OUT, LOCAL_OUT, REMOTE, SOURCE,
 	GATE, LATCH, LEARNED, LATCH_ROUND, FOLLOWS, POLICER, DSCP, RTP, RTCP_MUX, INACTIVITY_MS,
-	FLOW_FIELDS
+	ICE, DEMUX, FLOW_FIELDS
 };
 
 /* Everything that one call works with. Objects are the caller's unless marked. */
@@ -77,12 +77,13 @@ static int number(PyObject *object, unsigned long long max, unsigned long long *
 	return *value <= max ? 0 : -1;
 }
 
-/* The fields of a struct as a tuple of our own; NULL without a Python error for what is none. */
+/* The fields of a struct as a tuple of our own, later ones than we know included; NULL without a
+ * Python error for what is none. */
 static PyObject *fields(struct packing *all, PyObject *object, Py_ssize_t count)
 {
 	PyObject *tuple = PyObject_CallFunctionObjArgs(all->astuple, object, NULL);
 
-	if (tuple && PyTuple_Check(tuple) && PyTuple_Size(tuple) == count)
+	if (tuple && PyTuple_Check(tuple) && PyTuple_Size(tuple) >= count)
 		return tuple;
 	PyErr_Clear();
 	Py_XDECREF(tuple);
@@ -471,6 +472,10 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 		pinhole->flags |= BGF_LATCH;
 	if (follows)
 		pinhole->flags |= remote ? BGF_FOLLOW : BGF_FOLLOW | BGF_NO_REMOTE;
+	if (flow[ICE] != Py_None)
+		pinhole->flags |= BGF_CHECKS;
+	if (flow[DEMUX] == Py_True)
+		pinhole->flags |= BGF_DEMUX;
 	pinhole->sum_out = sum(pinhole);
 	if (remote) {
 		if (next_hop(all, hops, flow[REALM_OUT], remote, &pinhole->nexthop) < 0)

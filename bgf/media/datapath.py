@@ -41,6 +41,7 @@ class Outcome(enum.StrEnum):
     ICMP = "icmp"
     ICMP_ERROR = "icmp-error"
     VLAN = "foreign-vlan"
+    CHECK = "stun-check"
 
 
 DSCP_MAX = 63

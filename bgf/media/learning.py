@@ -26,7 +26,7 @@ class Learning:
         self._maps = maps
         self._slot_of = slot_of
         self._modes: dict[FlowKey, Latch] = {}
-        self._followers: dict[FlowKey, FlowKey] = {}
+        self._followers: dict[FlowKey, list[FlowKey]] = {}  # RTP, and RTCP that shares its port
         self._leaders: dict[FlowKey, FlowKey] = {}
         self._untold: dict[FlowKey, None] = {}
         self._ring: object | None = _xdp.report_ring(maps.fds["reports"])
@@ -60,7 +60,7 @@ class Learning:
 
     def installed(self, flows: Iterable[Flow]) -> list[FlowKey]:
         """What is installed now; returns whom to lead anew: followers of these flows."""
-        led = []
+        led: list[FlowKey] = []
         for flow in flows:
             key = flow.key
             self._unfollow(key)
@@ -72,19 +72,17 @@ class Learning:
                 self._untold.pop(key, None)
             if flow.follows:
                 self._follow(key, flow.reverse_key)
-            if key in self._followers:
-                led.append(self._followers[key])
+            led += self._followers.get(key, ())
         return led
 
     def removed(self, keys: Iterable[FlowKey]) -> list[FlowKey]:
         """These are gone; returns the followers who must not go on after them."""
-        led = []
+        led: list[FlowKey] = []
         for key in keys:
             self._unfollow(key)
             self._modes.pop(key, None)
             self._untold.pop(key, None)
-            if key in self._followers:
-                led.append(self._followers[key])
+            led += self._followers.get(key, ())
         return led
 
     def leader_of(self, key: FlowKey) -> FlowKey | None:
@@ -92,12 +90,14 @@ class Learning:
 
     def _follow(self, key: FlowKey, leader: FlowKey) -> None:
         self._leaders[key] = leader
-        self._followers[leader] = key
+        self._followers.setdefault(leader, []).append(key)
 
     def _unfollow(self, key: FlowKey) -> None:
         leader = self._leaders.pop(key, None)
-        if leader is not None and self._followers.get(leader) == key:
-            del self._followers[leader]
+        if leader is not None:
+            self._followers[leader].remove(key)
+            if not self._followers[leader]:
+                del self._followers[leader]
 
     def latch(self, slot: int) -> bytes:
         """struct bgf_latch of a slot."""

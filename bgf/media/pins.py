@@ -37,6 +37,7 @@ MAPS = (
     "outcomes",
     "reports",
     "captured",
+    "checks",
 )
 PROGRAM = "bgf_xdp"
 ATTACH_MODES = ("auto", "native", "generic")

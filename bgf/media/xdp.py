@@ -18,6 +18,7 @@ from pathlib import Path
 from bgf.errors import ConfigError, DatapathError
 from bgf.media import _xdp, frames, layout, pins
 from bgf.media.capture import PacketCapture
+from bgf.media.checks import Checks
 from bgf.media.datapath import Outcome, Report, Tally, Verdict
 from bgf.media.differences import Difference, compare
 from bgf.media.learning import Learning
@@ -101,12 +102,14 @@ class XdpDatapath:
                 "latches": pinholes_max,
                 "nexthops": pinholes_max + 1,
                 "captured": _xdp.possible_cpus(),
+                "checks": _xdp.possible_cpus(),
             },
         )
         self._maps = Maps(fds)
         self._next_hops: NextHops | None = None
         self._learning: Learning | None = None
         self._capture: PacketCapture | None = None
+        self._checks: Checks | None = None
         self._poll = select.epoll()
         try:
             with _kernel("reopening the packet path" if self.reopened else "filling its maps"):
@@ -261,6 +264,13 @@ class XdpDatapath:
     # ---- for the process that runs it -----------------------------------------------------------
 
     @property
+    def checks(self) -> Checks:
+        """STUN checks at pinholes with ICE; for one reader."""
+        if self._checks is None:
+            raise DatapathError("the packet path is closed")
+        return self._checks
+
+    @property
     def attachments(self) -> dict[str, Attachment]:
         """By interface name: native or generic, and why not native."""
         return dict(self._realms.attachments)
@@ -296,6 +306,9 @@ class XdpDatapath:
         """Let go of it; the packet path goes on unless `unpin`. A second call does nothing."""
         if self._capture:
             self._capture.close()
+        if self._checks:
+            self._checks.close()
+            self._checks = None
         if self._learning:
             self._learning.close()
             self._learning = None
@@ -368,6 +381,7 @@ class XdpDatapath:
         )
         self._poll.register(self._next_hops.fileno(), select.EPOLLIN)
         self._poll.register(self._maps.fds["reports"], select.EPOLLIN)
+        self._checks = Checks(self._maps.fds["checks"])
         self._realms = Realms(self._realm_names, self._maps, self._pin_dir, self._next_hops)
         self._write_config(0)
         self._groups = self._write_groups(groups)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import itertools
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from bgf.errors import BgfError, DatapathError, Malformed
-from bgf.media.datapath import Capture, Captured, Datapath
+from bgf.media.datapath import Capture, Captured
 from bgf.model import FlowKey
 from bgf.runtime.process import now_ns
 
@@ -20,6 +20,12 @@ FRAMES_MAX: Final = 4_096
 """Frames in one answer."""
 AWAY_MS_MAX: Final = 5_000
 SNAP_BYTES_DEFAULT: Final = 256
+
+
+class Source(Protocol):
+    """Whoever gives captures: the packet path, or what shares its one capture out."""
+
+    def capture(self, keys: Iterable[FlowKey], snap_bytes: int = 256) -> Capture: ...
 
 
 class CaptureOver(BgfError):
@@ -31,8 +37,8 @@ class CaptureOver(BgfError):
 class Captures:
     """Begin, fetch, end; call `expire` every second or so."""
 
-    def __init__(self, datapath: Datapath) -> None:
-        self._datapath = datapath
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._numbers = itertools.count(1)
         self._number = 0
         self._capture: Capture | None = None
@@ -42,7 +48,7 @@ class Captures:
         """The new capture's number. Raises DatapathError when there is one already."""
         if self._capture is not None:
             raise DatapathError(f"capture {self._number} is running: end it first")
-        self._capture = self._datapath.capture(keys, snap_bytes)
+        self._capture = self._source.capture(keys, snap_bytes)
         self._number, self._fetched_ns = next(self._numbers), now_ns()
         return self._number
 

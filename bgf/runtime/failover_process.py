@@ -11,27 +11,33 @@ import logging
 import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from bgf.admin import AdminClient, AdminServer
 from bgf.config import NodeConfig
 from bgf.errors import BgfError, ConfigError, EnvironmentProblem
 from bgf.media.xdp import ArmedMap
 from bgf.runtime.cluster import open_store, views_of
+from bgf.runtime.failover_admin import FailoverAdmin
+from bgf.runtime.history_file import HistoryFile, boot_id
 from bgf.runtime.own_addresses import own_addresses
-from bgf.runtime.process import now_ns, retrying, until_signalled, wake_socket
+from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.readiness import Readiness
+from bgf.runtime.witness import Witness
 from failover.addresses import NetlinkAddresses
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
 from failover.errors import FailoverConfigError, FailoverError
-from failover.manager import Manager, TimelineEvent
+from failover.history import TimelineEvent
+from failover.manager import Manager
 from failover.probing import UdpProber
 from statestore.errors import StateStoreError
 
 log = logging.getLogger("bgf.failover")
 
 BURY_TIMEOUT_S = 1.0
+SAVE_MS = 1_000
+WARNED = ("failed", "conflict", "condition", "warning", "given-up", "withdrawn")
 
 
 def failover_config(node: NodeConfig, sources: Mapping[str, str]) -> FailoverConfig:
@@ -56,10 +62,10 @@ def failover_config(node: NodeConfig, sources: Mapping[str, str]) -> FailoverCon
             interfaces={path: node.realms[path].interface for path in sources},
             peers={p.id: PeerConfig(p.discriminator, p.paths) for p in node.failover.peers},
             groups=groups,
-            probe_interval_ms=node.failover.probe_interval_ms,
-            detect_multiplier=node.failover.detect_multiplier,
-            lease_ms=node.failover.lease_ms,
-            announce_interval_ms=node.failover.announce_interval_ms,
+            host=node.node.host,
+            rack=node.node.rack,
+            profile=node.failover.profile,
+            **asdict(node.failover.timers),
         )
     except FailoverConfigError as error:
         raise ConfigError(str(error)) from error
@@ -106,7 +112,7 @@ class Gravedigger:
 
 
 def _log_event(event: TimelineEvent) -> None:
-    level = logging.WARNING if event["event"] in ("failed", "conflict") else logging.INFO
+    level = logging.WARNING if event["event"] in WARNED else logging.INFO
     where = f" {event['group']} epoch {event['epoch']}" if event["group"] else ""
     log.log(level, "%s%s: %s", event["event"], where, event["sentence"])
 
@@ -122,7 +128,7 @@ async def run(node: NodeConfig) -> None:
             (StateStoreError, OSError),
         )
     # Who hears nothing of etcd for half a lease must not take others' silence for their death.
-    registry, close_registry = views_of(node, store, node.failover.lease_ms / 2)
+    registry, close_registry = views_of(node, store, node.failover.timers.lease_ms / 2)
     armer = await retrying(
         "the packet path (is `bgf gateway` running?)",
         lambda: ArmedMap(node.media.pin_dir, [group.id for group in node.groups]),
@@ -132,6 +138,7 @@ async def run(node: NodeConfig) -> None:
     config = failover_config(node, sources)
     readiness = Readiness(node.node.run_dir)
     gravedigger = Gravedigger(node)
+    witness = Witness(node, lambda: readiness.fresh(now_ns()))
     waker = Waker(node.node.run_dir)
     try:
         addresses = NetlinkAddresses(
@@ -152,25 +159,32 @@ async def run(node: NodeConfig) -> None:
         ready=lambda: readiness.fresh(now_ns()),
         wake_gateway=waker,
         bury=gravedigger if clustered else lambda _: None,
+        unready=lambda: readiness.lacks(now_ns()),
+        health=witness.health,
+        control=witness.control,
         on_event=_log_event,
     )
 
-    def status(_request: dict[str, Any]) -> dict[str, Any]:
-        return manager.status() | {"process": "failover", "peers": manager.status()["hears"]}
-
-    def timeline(_request: dict[str, Any]) -> dict[str, Any]:
-        return {"events": manager.timeline()}
-
+    boot = boot_id()
+    history = HistoryFile(node.node.run_dir, manager.history, boot)
+    history.load(list(config.groups))
+    admin = FailoverAdmin(manager, addresses, config.groups, boot)
     stop = asyncio.Event()
     try:
-        async with AdminServer(
-            node.node.socket("failover"), {"status": status, "timeline": timeline}
-        ):
+        witness.start()
+        async with AdminServer(node.node.socket("failover"), admin.handlers):
             log.info("ready: probing from %s", dict(sources))
-            await until_signalled([asyncio.create_task(manager.run(stop))])
+            await until_signalled(
+                [
+                    asyncio.create_task(manager.run(stop)),
+                    asyncio.create_task(every(SAVE_MS, history.save)),
+                ]
+            )
     finally:
         stop.set()
         manager.close()
+        history.save()
+        witness.close()
         addresses.close()
         waker.close()
         armer.close()

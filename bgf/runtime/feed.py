@@ -68,6 +68,10 @@ class FlowFeed:
         for flows in self._flows.values():
             yield from flows.values()
 
+    def count(self) -> int:
+        """How many pinholes are recorded, as far as known."""
+        return sum(len(flows) for flows in self._flows.values())
+
     def load(self) -> Changes:
         """Read all items. Returns what differs from what was known."""
         found: dict[str, dict[FlowKey, Flow]] = {}

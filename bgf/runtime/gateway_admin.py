@@ -5,14 +5,18 @@ Knows: the process's parts, the names of fields. Must not know how answers are s
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bgf.admin import Handler
+from bgf.control.server import NgServer
 from bgf.errors import EnvironmentProblem, Malformed, StateError, UnknownCall
 from bgf.events import Relatch
 from bgf.hands import Driver, Outcome
-from bgf.model import Address
+from bgf.model import Address, Flow, FlowKey
+from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
 from bgf.runtime.process import now_ns
 from bgf.runtime.rows import flow_row, session_row, tally_rows
@@ -28,6 +32,7 @@ PAYLOAD_BYTES_MAX = 1_472
 RTP_HEADER_BYTES = 12
 RTP_VERSION = 0x80  # version 2, RFC 3550 section 5.1
 PAYLOAD_TYPE_MAX = 127
+DIGEST_CHARS = 16
 
 
 class GatewayAdmin:
@@ -42,13 +47,35 @@ class GatewayAdmin:
             "status": self.status,
             "sessions": self.sessions,
             "session": self.session,
+            "why": self.why,
             "relatch": self.relatch,
             "trace": self.trace,
+            "recorded": self.recorded,
             "capture": self.capture,
             "capture-fetch": lambda request: self._process.captures.fetch(request.get("capture")),
             "capture-end": lambda request: self._process.captures.end(request.get("capture")),
             "reload-keys": self.reload_keys,
         }
+
+    async def recorded(self, _request: dict[str, Any]) -> dict[str, Any]:
+        """Each group's pinholes as this node knows them: how many, how many of them the packet
+        path holds, and a digest that is equal wherever the same is known."""
+        process = self._process
+        known = {group: dict(process.feed.flows(group)) for group in process.served}
+        held = process.datapath.keys()
+
+        def row(flows: dict[FlowKey, Flow]) -> dict[str, Any]:
+            digest = hashlib.sha256()
+            for line in sorted(map(repr, flows.values())):
+                digest.update(line.encode())
+            return {
+                "recorded": len(flows),
+                "held": len(flows.keys() & held),
+                "digest": digest.hexdigest()[:DIGEST_CHARS],
+            }
+
+        groups = {group: await asyncio.to_thread(row, flows) for group, flows in known.items()}
+        return {"groups": groups, "missing": process.feed.missing}
 
     def status(self, _request: dict[str, Any]) -> dict[str, Any]:
         process, datapath = self._process, self._process.datapath
@@ -71,9 +98,13 @@ class GatewayAdmin:
                 name: attachment._asdict() for name, attachment in datapath.attachments.items()
             },
             "reports": dict(process.reports.tally) | {"waiting": process.reports.waiting},
+            "ice": process.ice.counts,
             "feed": dict(process.feed.tally + process.tally),
             "store": {k: v for k, v in process.store.stats().items() if k.startswith("client_")},
+            "copies": process.copying.status(),
             "ng": dict(total),
+            "memory_mb": process.load.memory_bytes >> 20,
+            "memory_max_mb": process.load.memory_max_bytes >> 20,
         }
 
     def _group(self, served: Served) -> dict[str, Any]:
@@ -96,6 +127,7 @@ class GatewayAdmin:
             "failures": driver.failures[-5:] if driver is not None else [],
             "failed": dict(driver.tally) if driver is not None else {},
             "ng": dict(served.server.counts) if served.server is not None else {},
+            "control": _control(served.server),
         }
 
     def sessions(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -131,8 +163,15 @@ class GatewayAdmin:
                 flows, datapath.counters(keys), datapath.rtp(keys), strict=True
             )
         ]
+        row["recorded_into"] = self._process.copying.recording_of(session.group, session.call_id)
         row["journal_entries"] = len(driver.hands.journal.entries(session.call_id))
         return row
+
+    def why(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A call explained: its events, its pinholes and what closes them, how it ended."""
+        driver, session = self._find(request)
+        served = self._process.served[session.group]
+        return call_row(served, driver, session, self._process.datapath)
 
     def relatch(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the latching sides of a call learn their senders anew."""
@@ -208,3 +247,12 @@ def _payload(request: dict[str, Any]) -> bytes:
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise Malformed(f"trace: {len(payload)} bytes of payload, {PAYLOAD_BYTES_MAX} are allowed")
     return payload
+
+
+def _control(server: NgServer | None) -> dict[str, Any]:
+    """Where a group's control listens, and who is there."""
+    if server is None:
+        return {}
+    server.look()
+    addresses = {name: str(address) for name, address in server.addresses.items()}
+    return {"connections": server.connections, "waiting": server.waiting, "listens": addresses}

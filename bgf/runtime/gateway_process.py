@@ -17,26 +17,33 @@ from typing import Any
 
 import statestore
 from bgf.admin import AdminServer
-from bgf.config import NodeConfig
+from bgf.config import NodeConfig, peers_of
 from bgf.control import ng
-from bgf.control.server import Handler, Incoming, NgServer
-from bgf.errors import BgfError, DatapathError, EnvironmentProblem, PeerError, StateError
-from bgf.events import DropFlow, PutFlow, Reply
-from bgf.gateway import Gateway, Limits
+from bgf.control.access import Access
+from bgf.control.newcalls import NewCalls
+from bgf.control.server import Handler, Incoming, NgServer, Ports
+from bgf.errors import BgfError, DatapathError, EnvironmentProblem, StateError
+from bgf.events import DropFlow, PutFlow, Reply, Result
+from bgf.gateway import ENTROPY_BITS, Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Group
 from bgf.runtime.captures import Captures
+from bgf.runtime.checks import IceAgent
 from bgf.runtime.cluster import open_store, views_of
+from bgf.runtime.copying import Copying
 from bgf.runtime.feed import Changes, FlowFeed
 from bgf.runtime.gateway_admin import GatewayAdmin
+from bgf.runtime.load import Load
+from bgf.runtime.measures import Measures
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.readiness import Readiness, ReadyMark
 from bgf.runtime.reconcile import Found, reconcile
 from bgf.runtime.registry_adapters import StoreRegistry
 from bgf.runtime.reports import LogNotices, MediaReports
 from bgf.runtime.served import Served
+from bgf.runtime.shared_capture import SharedCapture
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
 from bgf.runtime.takeover import Takeover
 from failover.registry import Ownership, RegistryUnavailable
@@ -52,9 +59,9 @@ READY_MS = 200
 SERVING_WAIT_S = 60.0
 UNSERVED_MS = 1_000
 NEIGHBOURS_MS = 2_000
-ENTROPY_BITS = 32
 LOOK_MS = 1_000
 DELIVER_MS = 20
+COPY_MS = 20
 RESTS_MAX = 65_536
 """Released ports remembered per group that is served elsewhere."""
 RESTORE_BATCH, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 8, 1, 50
@@ -84,9 +91,26 @@ class GatewayProcess:
         self.standby = StandbyHands(datapath)
         self.served = {group.id: Served(group) for group in node.groups}
         self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
-        self.captures = Captures(datapath)
+        self.ice = IceAgent(
+            datapath.checks, self.served, lambda group, key: self.feed.flows(group).get(key)
+        )
+        self.shared_capture = SharedCapture(datapath)
+        self.captures = Captures(self.shared_capture)
+        recorder_realm = node.realms.get(node.recording.recorder_realm)
+        self.copying = Copying(
+            self.shared_capture,
+            self.served,
+            node.recording,
+            recorder_realm.interface if recorder_realm is not None else "",
+        )
+        self.measures = Measures(datapath, self.served, self._elsewhere)
         self.found = Found()
-        self.limits = Limits(quarantine_ms=node.media.port_quarantine_ms)
+        self.load = Load(node.control.memory_max_mb)
+        self.limits = Limits(
+            sessions_max=node.control.sessions_max,
+            quarantine_ms=node.media.port_quarantine_ms,
+            new_calls_per_s=node.control.new_calls_per_s,
+        )
         self.rests: dict[str, deque[tuple[int, int]]] = {
             group: deque(maxlen=RESTS_MAX) for group in self.served
         }
@@ -105,8 +129,29 @@ class GatewayProcess:
         self.found = reconcile(self.datapath, flows, self._apply, self.feed.unread())
         log.info("reconciled: %s", self.found.line)
         for served in self.served.values():
-            served.server = NgServer(served.group.control, self._handler(served))
+            served.server = self._server(served)
             served.server.start()
+
+    def _server(self, served: Served) -> NgServer:
+        control, group = self.node.control, served.group
+        peers = peers_of(control, group)
+        if peers is None:
+            log.warning(
+                "group %s: anybody who reaches %s may command: say in control.peers who may",
+                group.id, group.control,
+            )  # fmt: skip
+
+        def known(call_id: str) -> bool:
+            return served.driver is None or served.driver.knows(call_id)
+
+        listen = control.listen
+        return NgServer(
+            group.control,
+            self._handler(served),
+            Ports(listen.udp, listen.tcp or None, listen.http or None),
+            Access(peers, control.rate_per_peer),
+            NewCalls(known, self.load.overload, control.lag_max_ms),
+        )
 
     def close(self) -> None:
         """Sockets close; programs, maps and links stay: media goes on."""
@@ -116,7 +161,10 @@ class GatewayProcess:
             if served.server is not None:
                 served.server.close()
         self.takeover.close()
+        self.copying.follow()
+        self.copying.close()
         self.captures.close()
+        self.shared_capture.close()
 
     # -- roles -----------------------------------------------------------------------------
 
@@ -133,6 +181,8 @@ class GatewayProcess:
         for served in self.served.values():
             owner = owners.get(served.group.id, Ownership())
             mine = owner.node == self.node.node.id and not useless
+            if owner.node not in ("", self.node.node.id):
+                served.owned_before = owner.node
             driver, over = served.driver, not mine or owner.epoch != served.epoch
             if driver is not None and (over or driver.fenced or driver.doubtful):
                 self._stand_by(served, owner)
@@ -177,12 +227,15 @@ class GatewayProcess:
                 served.takeover = None
                 if served.driver is None:
                     self._end_takeover(served)
-        for incoming in served.unpark():
-            self._answer_late(served, incoming)
+        if served.server is not None:
+            for incoming in served.unpark():
+                served.server.take_up(incoming)
 
     def _end_takeover(self, served: Served) -> None:
         served.takeover, served.epoch = None, 0
         served.outcomes["not-owner"] += len(served.unpark())
+        if served.server is not None:
+            served.server.hang_up()
 
     def _activate(self, served: Served, epoch: int, began_ns: int) -> None:
         """Raises StateError, or what the store raises: then nothing has changed."""
@@ -254,8 +307,11 @@ class GatewayProcess:
                 served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
             )  # fmt: skip
         served.driver, served.epoch, served.pending = None, 0, 0
+        if served.server is not None:
+            served.server.hang_up()
         if owner.node != self.node.node.id:
             self.reports.discard(served.group.id)
+            self.ice.discard(served.group.id)
         # What the new owner wrote before this node noticed was passed over as our own.
         if self.unserved_ns:
             self.behind = True  # what the segment holds now need not be what is so: later
@@ -329,7 +385,9 @@ class GatewayProcess:
         sessions = sum(
             s.driver.gateway.usage().sessions for s in self.served.values() if s.driver is not None
         )
-        self.readiness.publish(ReadyMark(now_ns(), len(self.datapath.keys()), sessions))
+        held, refused = len(self.datapath.keys()), self.tally["refused"]
+        mark = ReadyMark(now_ns(), held, sessions, self.feed.count(), refused)
+        self.readiness.publish(mark)
 
     # -- control ---------------------------------------------------------------------------
 
@@ -349,10 +407,13 @@ class GatewayProcess:
 
     def _answer(self, served: Served, driver: Driver, incoming: Incoming) -> bytes | None:
         """Raises PeerError."""
+        request = self.copying.admit(driver.gateway, incoming.request)
+        incoming = incoming._replace(request=request)
         answer: list[bytes] = []
         served.asked = (incoming, answer)
+        self.measures.before(driver.gateway, incoming.request)
         try:
-            command = incoming.request.command(now_ns())
+            command = incoming.request.command(now_ns(), int(time.time()))
             outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
         finally:
             served.asked = None
@@ -361,17 +422,16 @@ class GatewayProcess:
             log.error("group %s: %s", served.group.id, driver.failures[-1:])
         return answer[0] if answer else None
 
-    def _answer_late(self, served: Served, incoming: Incoming) -> None:
-        if served.driver is None or served.server is None:
-            return
-        try:
-            reply = self._answer(served, served.driver, incoming)
-        except PeerError as error:
-            reply = ng.refuse(incoming.datagram, error)
-        if reply is not None:
-            served.server.send(incoming.peer, reply)
+    def _elsewhere(self) -> int:
+        """Calls of groups that other nodes serve, by their pinholes here."""
+        return sum(
+            len({flow.session for flow in self.feed.flows(served.group.id).values()})
+            for served in self.served.values()
+            if served.driver is None
+        )
 
     def timers(self) -> None:
+        self.load.measure()
         for served in self.served.values():
             if served.driver is not None:
                 served.driver.tick(now_ns())
@@ -408,10 +468,13 @@ class _Replier:
         incoming, answer = self._served.asked
         if incoming.request.cookie != cookie:
             return
-        counters = self._process.datapath.counters([flow.key for flow in reply.flows])
-        age_s = (now_ns() - reply.created_ns) / 1e9 if reply.created_ns else 0.0
-        created_s = int(time.time() - age_s)
-        answer.append(ng.render(incoming.request, reply, counters, created_s=created_s))
+        server = self._served.server
+        if reply.result is Result.LOAD_LIMIT and server is not None:
+            server.counts[f"shed-{reply.reason.partition(':')[0]}"] += 1
+        measures, request = self._process.measures, incoming.request
+        reply, measured = measures.of(request, reply)
+        answer.append(ng.render(request, reply, measured))
+        measures.after(request, incoming.host, reply)
 
 
 def _group_of(change: Any) -> str:
@@ -445,6 +508,7 @@ async def run(node: NodeConfig) -> None:
         wake.bind(str(wake_path))
         loop.add_reader(wake, _woken, wake, process)
         loop.add_reader(datapath.fileno(), process.readable)
+        loop.add_reader(datapath.checks.fileno(), process.ice.take)
         async with AdminServer(node.node.socket("gateway"), GatewayAdmin(process).handlers):
             process.follow()
             process.refresh_roles()
@@ -458,12 +522,15 @@ async def run(node: NodeConfig) -> None:
                     asyncio.create_task(every(READY_MS, process.publish_ready)),
                     asyncio.create_task(every(NEIGHBOURS_MS, datapath.refresh)),
                     asyncio.create_task(every(DELIVER_MS, process.reports.deliver)),
+                    asyncio.create_task(every(DELIVER_MS, process.ice.deliver)),
+                    asyncio.create_task(every(COPY_MS, process.copying.follow)),
                     asyncio.create_task(every(LOOK_MS, process.look)),
                 ]
             )
     finally:
         loop.remove_reader(wake)
         loop.remove_reader(datapath.fileno())
+        loop.remove_reader(datapath.checks.fileno())
         wake.close()
         wake_path.unlink(missing_ok=True)
         process.close()

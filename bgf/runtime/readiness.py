@@ -12,17 +12,26 @@ from typing import Final
 import msgspec
 
 VALID_MS: Final = 1_500
+LACKING_MS: Final = 1_000  # pinholes on their way are no lack
+LOOK_MS: Final = 10
 BYTES_MAX: Final = 256
+NS_PER_MS: Final = 1_000_000
 
 _encode = msgspec.json.Encoder().encode
 
 
 class ReadyMark(msgspec.Struct, frozen=True):
-    """`at_ns` is CLOCK_BOOTTIME: when the process last followed the feed."""
+    """`at_ns` is CLOCK_BOOTTIME: when the process last followed the feed.
+
+    `recorded` is how many pinholes the state plane has, `pinholes` how many the packet path
+    holds, `refused` how many the packet path would not take.
+    """
 
     at_ns: int
     pinholes: int
     sessions: int
+    recorded: int = 0
+    refused: int = 0
 
 
 _decode = msgspec.json.Decoder(ReadyMark).decode
@@ -33,6 +42,9 @@ class Readiness:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "gateway.ready"
+        self._mark: ReadyMark | None = None
+        self._looked_ns = -LOOK_MS * NS_PER_MS
+        self._full_ns = 0
 
     def publish(self, mark: ReadyMark) -> None:
         """Replace the mark; a reader sees the old one or the new one. Raises OSError."""
@@ -41,12 +53,33 @@ class Readiness:
         with os.fdopen(descriptor, "wb") as file:
             file.write(_encode(mark))
         temporary.replace(self._path)
+        self._looked_ns = -LOOK_MS * NS_PER_MS
 
     def fresh(self, now_ns: int) -> bool:
         """Has the gateway process said within VALID_MS that it follows the feed?"""
+        mark = self._look(now_ns)
+        return mark is not None and 0 <= now_ns - mark.at_ns < VALID_MS * NS_PER_MS
+
+    def lacks(self, now_ns: int) -> list[str]:
+        """Why a planned move to this node would have to wait; nothing when it would not."""
+        mark = self._look(now_ns)
+        if mark is None or not self.fresh(now_ns):
+            return ["its gateway process does not follow the change feed, or is dead"]
+        lacking = now_ns - self._full_ns >= LACKING_MS * NS_PER_MS
+        if mark.pinholes < mark.recorded and lacking:
+            return ["its packet path lacks recorded pinholes"]
+        return []
+
+    def _look(self, now_ns: int) -> ReadyMark | None:
+        """The mark, read again when the last look is LOOK_MS old."""
+        if 0 <= now_ns - self._looked_ns < LOOK_MS * NS_PER_MS:
+            return self._mark
+        self._looked_ns = now_ns
         try:
             with self._path.open("rb") as file:
-                mark = _decode(file.read(BYTES_MAX))
+                self._mark = _decode(file.read(BYTES_MAX))
         except (OSError, msgspec.MsgspecError):
-            return False
-        return 0 <= now_ns - mark.at_ns < VALID_MS * 1_000_000
+            self._mark = None
+        if self._mark is None or self._mark.pinholes >= self._mark.recorded:
+            self._full_ns = now_ns
+        return self._mark

@@ -14,6 +14,7 @@ from bgf.model import Counters, Flow, RtpStatistics, Source
 from bgf.quality import loss_percent, mos
 from bgf.runtime.process import now_ns
 from bgf.session import Session
+from bgf.session_values import Recording
 
 
 def session_row(session: Session, gateway: Gateway) -> dict[str, Any]:
@@ -26,7 +27,25 @@ def session_row(session: Session, gateway: Gateway) -> dict[str, Any]:
         "flows": len(gateway.expected_flows(session.call_id)),
         "tags": list(session.tags),
         "realms": list(session.realms),
+        "orders": orders_row(session),
     }
+
+
+def orders_row(session: Session) -> list[str]:
+    """What is ordered of a call besides its descriptions, in words."""
+    orders = session.orders
+    said = [
+        f"{treatment.value} from {session.tags[side] or ('caller', 'callee')[side]}"
+        for side in (0, 1)
+        for treatment in orders.treatments[side]
+    ]
+    if orders.recording is not Recording.OFF:
+        said.append(
+            {Recording.ON: "recorded", Recording.PAUSED: "recording paused"}[orders.recording]
+        )
+    if orders.ends_ns:
+        said.append(f"ends in {max(0, orders.ends_ns - now_ns()) // 1_000_000_000} s")
+    return said
 
 
 def flow_row(flow: Flow, counters: Counters, rtp: RtpStatistics) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from collections import Counter
 from typing import Final
 
 from bgf.control.server import Incoming, NgServer, Peer
+from bgf.events import Verb
 from bgf.hands import Driver
 from bgf.model import Group
 
 PARKED_MAX: Final = 1_024
 """Commands that wait for a takeover to be complete. Who is not kept asks again."""
+PARKED_NEW_MAX: Final = 768
+"""Of them, offers that look like those of new calls (no to-tag): running calls come first."""
 
 
 class Served:
@@ -24,6 +27,7 @@ class Served:
     def __init__(self, group: Group) -> None:
         self.group = group
         self.epoch = 0
+        self.owned_before = ""  # the other node that was seen to own it last
         self.driver: Driver | None = None
         self.takeover: asyncio.Task[None] | None = None
         self.lost_epoch = 0
@@ -34,6 +38,7 @@ class Served:
         self.asked: tuple[Incoming, list[bytes]] | None = None
         self.outcomes: Counter[str] = Counter()
         self._parked: dict[tuple[Peer, str], Incoming] = {}
+        self._parked_new = 0
 
     @property
     def role(self) -> str:
@@ -43,11 +48,14 @@ class Served:
 
     def park(self, incoming: Incoming) -> None:
         """Keep a command until the group can be served; a repetition takes its place."""
-        if len(self._parked) < PARKED_MAX:
-            self._parked[incoming.peer, incoming.request.cookie] = incoming
+        request = incoming.request
+        new = request.verb is Verb.OFFER and not request.to_tag
+        if len(self._parked) < PARKED_MAX and not (new and self._parked_new >= PARKED_NEW_MAX):
+            self._parked_new += new and (incoming.peer, request.cookie) not in self._parked
+            self._parked[incoming.peer, request.cookie] = incoming
             self.outcomes["parked"] += 1
 
     def unpark(self) -> list[Incoming]:
         """All that were kept, oldest first."""
-        kept, self._parked = list(self._parked.values()), {}
+        kept, self._parked, self._parked_new = list(self._parked.values()), {}, 0
         return kept

@@ -14,6 +14,7 @@ from bgf.events import (
     Expired,
     Learned,
     MediaLine,
+    Nominated,
     Relatch,
     Seen,
     Silent,
@@ -60,10 +61,12 @@ def line(
     kind: str = "audio",
     direction: str = "sendrecv",
     rtcp: bool = True,
+    ice: str = "",
 ) -> MediaLine:
     """An m-line with RTCP on the next port; port 0 rejects it."""
     follows = Address(host, port + 1) if rtcp and port else None
-    return MediaLine(kind, "RTP/AVP", Address(host, port), follows, mux, direction)
+    at = Address(host, port)
+    return MediaLine(kind, "RTP/AVP", at, follows, mux, direction, ice_ufrag=ice if port else "")
 
 
 def command(
@@ -115,6 +118,7 @@ class Callers:
             mux=rng.random() < 0.3,
             direction=rng.choice(("sendrecv", "sendonly", "inactive")),
             rtcp=rng.random() < 0.9,
+            ice=rng.choice(("", "", "abcd", "efgh")),
         )
 
     def seen(self, call: str, flows: Sequence[Flow]) -> Seen:
@@ -127,6 +131,9 @@ class Callers:
             host = rng.choice(("203.0.113.7", "2001:db8::7"))
             peer = Address(host, 1024 + rng.randrange(4))
             return Learned(self.now_ns, call, flow.key, peer, latch_round)
+        if kind < 0.75:
+            peer = Address(flow.remote.host, 9_000) if flow.remote else Address("::7", 9_000)
+            return Nominated(self.now_ns, call, flow.key, peer)
         if kind < 0.85:
             return Relatch(self.now_ns, call)
         if kind < 0.95:
@@ -165,6 +172,8 @@ class Callers:
                 (
                     *((), (), ("strict-source",), ("asymmetric", "unheard-of"), ("fatal",)),
                     *(("symmetric",), ("TOS=184", "SIP-source-address")),
+                    *(("ICE=force", "rtcp-mux=demux"), ("ICE=remove", "rtcp-mux=require")),
+                    *(("rtcp-mux=offer", "rtcp-mux=reject"), ("rtcp-mux=accept", "reject-ICE")),
                 )
             ),
             realms=() if rng.random() < 0.4 else realms,

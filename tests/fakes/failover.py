@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
 from failover.detector import Probe
 from failover.errors import AddressError
-from failover.manager import Manager, TimelineEvent
+from failover.history import TimelineEvent
+from failover.manager import Manager
 from failover.registry import (
     Member,
     MemoryRegistry,
+    Offer,
     Ownership,
     Registry,
     RegistryUnavailable,
@@ -43,6 +45,8 @@ class Claimed:
     group: str
     seen: Ownership
     won: Ownership
+    planned: bool = False
+    """Its last owner had offered it to this node."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,10 @@ class WorldRegistry:
         won = self._shared.claim(group, seen, node)
         if won is not None:
             self._node.last_owners[group] = won
-            self._world.history.append(Claimed(self._world.now_ns, node, group, seen, won))
+            last = self._shared.view().members.get(seen.node)
+            planned = last is not None and last.offers.get(group) == Offer(node, seen.epoch)
+            claimed = Claimed(self._world.now_ns, node, group, seen, won, planned)
+            self._world.history.append(claimed)
         return won
 
     def _reach(self) -> None:
@@ -196,6 +203,8 @@ class Node:
     links_cut: set[str] = field(default_factory=set)
     registry_cut: bool = False
     ready: bool = True
+    unready: tuple[str, ...] = ()
+    health: dict[str, str] = field(default_factory=dict)
     stopped_until_ns: int = 0
     frozen_until_ns: int = 0
     lease_ns: int = 0
@@ -301,6 +310,8 @@ class World:
             ready=lambda: node.ready,
             wake_gateway=node.woken.__setitem__,
             bury=node.buried.append,
+            unready=lambda: node.unready,
+            health=lambda: node.health,
             on_event=node.events.append,
         )
         self._turn_later(node, self.now_ns)
@@ -356,6 +367,24 @@ class World:
             for name, node in self.nodes.items()
             if node.powered and node.armer.forwards(group) and hosts <= node.addresses.held()
         ]
+
+    def reaches(self, host: str) -> str:
+        """The node that a neighbour sends to for `host`: whoever announced it last."""
+        last = {
+            name: max(at_ns for at_ns, said in node.addresses.announced if said == host)
+            for name, node in self.nodes.items()
+            if any(said == host for _, said in node.addresses.announced)
+        }
+        return max(last, key=lambda name: last[name], default="")
+
+    def delivers(self, group: str) -> bool:
+        """Would a packet to any of the group's addresses be forwarded now?"""
+        hosts = (address.host for address in group_addresses(int(group[1:])))
+        nodes = {self.reaches(host) for host in hosts}
+        return all(
+            name and self.nodes[name].powered and self.nodes[name].armer.forwards(group)
+            for name in nodes
+        )
 
     def owner(self, group: str) -> Ownership:
         return self.shared.view().owners.get(group, Ownership())

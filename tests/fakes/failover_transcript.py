@@ -2,30 +2,22 @@
 
 Lines that a person writes: what the registry's view says, the clock, who we are; then `decide`,
 or `perform` (do what was decided, semantically). Lines that begin with `=`, `|` or `>` are the
-answer: the sentence, the rule per group, the actions in order.
+answer: the sentence, the rule per group, the actions in order. `!` is the condition of a node that
+is not well, `?` a warning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
-from failover.decide import (
-    Action,
-    Arm,
-    Claim,
-    Held,
-    Local,
-    Plan,
-    Policy,
-    Rule,
-    decide,
-    done,
-)
-from failover.registry import Member, Ownership, View
+from failover.actions import Action, Arm, Claim, Held, MakeOffer, done
+from failover.decide import Local, Plan, Policy, Rule, decide
+from failover.registry import Member, Offer, Ownership, View
 
 MS = 1_000_000
-ANSWER = ("=", "|", ">")
+ANSWER = ("=", "|", ">", "!", "?")
 
 
 def describe(action: Action) -> str:
@@ -35,6 +27,8 @@ def describe(action: Action) -> str:
             return f"Claim {group} after {seen.node or 'nobody'}@{seen.epoch}"
         case Arm(group, epoch, until_ns):
             return f"Arm {group}@{epoch} until {until_ns // MS}"
+        case MakeOffer(group, epoch, to, until_ns):
+            return f"MakeOffer {group}@{epoch} to {to} until {until_ns // MS}"
     at: int | None = getattr(action, "epoch", None)
     return f"{type(action).__name__} {action.group}" + (f"@{at}" if at else "")
 
@@ -50,7 +44,12 @@ class Stage:
     owners: dict[str, Ownership] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     barred: dict[str, str] = field(default_factory=dict)
+    wishes: dict[str, str] = field(default_factory=dict)
+    unready: tuple[str, ...] = ()
+    restless: frozenset[str] = frozenset()
+    control: dict[str, bool] = field(default_factory=dict)
     vacant: Mapping[str, int] = field(default_factory=dict)
+    silent: Mapping[str, int] = field(default_factory=dict)
     me: str = ""
     lease_ns: int = 0
     watching_ns: int = 0
@@ -87,6 +86,14 @@ class Stage:
                 self.held[rest[0]] = _held(rest[1:])
             case "barred":
                 self.barred[rest[0]] = " ".join(rest[1:])
+            case "wish":
+                self.wishes[rest[0]] = rest[1] if len(rest) > 1 else ""
+            case "unready":
+                self.unready = (" ".join(rest),) if rest else ()
+            case "restless":
+                self.restless = frozenset(rest)
+            case "control":
+                self.control = {k: v == "yes" for k, v in (_pair(item) for item in rest)}
             case "decide":
                 return self._decide()
             case "perform":
@@ -100,7 +107,8 @@ class Stage:
         options = dict(_pair(item) for item in rest[1:])
         self.lease_ns = int(options["lease"]) * MS
         self.watching_ns = int(options["watching"]) * MS
-        self.held, self.vacant, self.barred = {}, {}, {}
+        self.held, self.vacant, self.barred, self.silent = {}, {}, {}, {}
+        self.wishes, self.unready, self.restless, self.control = {}, (), frozenset(), {}
 
     def _decide(self) -> list[str]:
         policy = Policy(
@@ -110,15 +118,31 @@ class Stage:
             unowned_grace_ns=self.timers["grace"] * MS,
             patience_ns=self.timers["patience"] * MS,
         )
-        local = Local(self.held, self.lease_ns, self.watching_ns, self.vacant, self.barred)
+        local = Local(
+            self.held,
+            self.lease_ns,
+            self.watching_ns,
+            self.vacant,
+            self.barred,
+            self.wishes,
+            self.unready,
+            self.restless,
+            self.control,
+            self.silent,
+        )
         view = View(self.members, self.owners) if self.answers else None
         self.plan = decide(self.me, policy, view, local, self.now_ns)
         assert decide(self.me, policy, view, local, self.now_ns) == self.plan
-        self.vacant = self.plan.vacant_since
+        self.vacant, self.silent = self.plan.vacant_since, self.plan.silent_since
         self.rules += [rule for _, rule in self.plan.rules]
         lines = [f"= {self.plan.sentence}"]
         lines += [f"| {group}: {rule.name}" for group, rule in self.plan.rules]
         lines += [f"> {describe(action)}" for action in self.plan.actions]
+        lines += [
+            f"! {node} {condition.state.value}: {condition.sentence}"
+            for node, condition in self.plan.conditions.items()
+        ]
+        lines += [f"? {warning}" for warning in self.plan.warnings]
         return lines
 
     def _perform(self, count: int | None) -> None:
@@ -128,6 +152,14 @@ class Stage:
                 assert self.owners.get(action.group, Ownership()) == action.seen
                 self.owners[action.group] = Ownership(self.me, action.seen.epoch + 1)
             self.held[action.group] = done(self.held.get(action.group, Held()), action)
+        if self.me in self.members:  # what it does shows in its record
+            self.members[self.me] = replace(
+                self.members[self.me],
+                offers={
+                    g: Offer(h.offered_to, h.offered) for g, h in self.held.items() if h.offered
+                },
+                serves={g: h.serving for g, h in self.held.items() if h.serving},
+            )
 
 
 def replay(text: str) -> tuple[str, Stage]:
@@ -150,7 +182,8 @@ def _pair(item: str) -> tuple[str, str]:
 
 
 def _member(rest: list[str]) -> Member:
-    """`member n1 lease=5900 [ready] hears n2:a,b ... [silent n3:a ...]`."""
+    """`member n1 lease=5900 [ready] hears n2:a,b ... [silent n3:a ...]`; also `drained`, `host=`,
+    `rack=`, `strain=`, `unready=`, `gateway=`, `offers=g1:n3@1`, `serves=g1@1`."""
     member = Member(rest[0], 1, 0)
     observing: dict[str, tuple[str, ...]] = {}
     suspects: dict[str, tuple[str, ...]] = {}
@@ -160,6 +193,10 @@ def _member(rest: list[str]) -> Member:
             member = replace(member, lease_deadline_ns=int(word[6:]) * MS)
         elif word == "ready":
             member = replace(member, ready=True)
+        elif word == "drained":
+            member = replace(member, drained=True)
+        elif "=" in word:
+            member = _with(member, *_pair(word))
         elif word in ("hears", "silent"):
             into = observing if word == "hears" else suspects
         else:
@@ -171,10 +208,40 @@ def _member(rest: list[str]) -> Member:
     return replace(member, observing=observing, suspects=suspects)
 
 
+def _with(member: Member, key: str, value: str) -> Member:
+    match key:
+        case "host":
+            return replace(member, host=value)
+        case "rack":
+            return replace(member, rack=value)
+        case "strain":
+            return replace(member, strain=value)
+        case "unready":
+            return replace(member, unready=(value.replace("_", " "),))
+        case "gateway" | "state":
+            return replace(member, health={**member.health, key: value.replace("_", " ")})
+        case "offers":
+            group, _, where = value.partition(":")
+            to, _, epoch = where.partition("@")
+            return replace(member, offers={**member.offers, group: Offer(to, int(epoch))})
+        case "serves":
+            group, _, epoch = value.partition("@")
+            return replace(member, serves={**member.serves, group: int(epoch)})
+    raise AssertionError(f"a member has no {key}")
+
+
 def _held(rest: list[str]) -> Held:
-    values = {name: int(value) for name, value in (_pair(item) for item in rest)}
-    names = {f.name for f in fields(Held)}
-    assert set(values) <= names, f"held has {names}"
-    until_ns = values.pop("armed_until_ns", 0) * MS
-    doubtful = bool(values.pop("doubtful", 0))
-    return Held(armed_until_ns=until_ns, doubtful=doubtful, **values)
+    """`held g1 epoch=1 until=6000` (everything done for that epoch), or each field by its name."""
+    values = dict(_pair(item) for item in rest)
+    epoch = int(values.pop("epoch", 0))
+    held = Held(armed=epoch, addressed=epoch, announced=epoch, woken=epoch, published=epoch)
+    held = replace(held, armed_until_ns=int(values.pop("until", 0)) * MS)
+    known = {f.name for f in fields(Held)}
+    assert known >= set(values), f"a held group has {', '.join(sorted(known))}"
+    given: dict[str, Any] = {
+        name: value if name == "offered_to" else int(value) * (MS if name.endswith("_ns") else 1)
+        for name, value in values.items()
+    }
+    if "doubtful" in given:
+        given["doubtful"] = bool(given["doubtful"])
+    return replace(held, **given)

@@ -254,6 +254,12 @@ class PacketModel:
         flow = self._at(packet.target, realms)
         if flow is None:
             return None
+        aside = self._aside(flow, packet, realms, now_ns)
+        if isinstance(aside, Ran):
+            return aside
+        flow = aside
+        if flow is None:
+            return None
         seen = packet
         for turned in (False, True):
             stream = self.streams[flow.key]
@@ -267,6 +273,8 @@ class PacketModel:
             second = None
             if not turned and (remote.host in self.guarded or elsewhere):
                 second = self._at(remote, [flow.realm_out])
+                if second and second.demux and _is_rtcp(packet.body):
+                    second = self._at(_next_port(remote), [flow.realm_out])
                 if second and now_ns >= self.deadlines[second.group]:
                     second = None
             tos = seen.tos if flow.dscp is None else flow.dscp << 2 | seen.tos & 3
@@ -295,6 +303,16 @@ class PacketModel:
         if not traced:
             self._account(flow, stream, packet, now_ns)
         return Ran(Outcome.FORWARD, leaves, frame)
+
+    def _aside(
+        self, flow: Flow, packet: Datagram, realms: Sequence[str], now_ns: int
+    ) -> Flow | Ran | None:
+        """RFC 7983: a STUN check is taken off the way, RTCP may have another pinhole to go by."""
+        if flow.demux and _is_rtcp(packet.body):
+            return self._at(_next_port(packet.target), realms)
+        if flow.ice and _is_stun(packet.body) and now_ns < self.deadlines[flow.group]:
+            return Ran(Outcome.CHECK)
+        return flow
 
     def _judge(
         self, flow: Flow, packet: Datagram, mac: bytes, *, now_ns: int, traced: bool
@@ -448,6 +466,21 @@ class PacketModel:
             packet.target, packet.source, 255, packet.tos, checksum, head + body[_SBFD.size :],
             packet.trailer, packet.word, packet.label, packet.padding,
         ).encode()  # fmt: skip
+
+
+def _is_rtcp(body: bytes) -> bool:
+    return len(body) >= 8 and body[0] >> 6 == 2 and 192 <= body[1] <= 223
+
+
+def _is_stun(body: bytes) -> bool:
+    """By its header alone (RFC 8489 section 5)."""
+    if len(body) < 20 or body[0] > 3 or body[4:8] != bytes.fromhex("2112a442"):
+        return False
+    return int.from_bytes(body[2:4]) % 4 == 0
+
+
+def _next_port(address: Address) -> Address:
+    return Address(address.host, address.port + 1)
 
 
 def _parse4(data: bytes) -> tuple[Outcome, str, Datagram | None]:

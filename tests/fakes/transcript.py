@@ -3,11 +3,13 @@
     group g1 30000-30099 access=fd00:a::101,10.10.0.101 core=10.20.0.101
     > +20ms offer call=x from=alice audio@[fd00:a::2]:4000/mux
 
-`+20ms` moves the clock on. Media: `KIND@ADDRESS[/mux][/sendonly|...][/rtcp=none]`. Other words
-with `=` are fields of the command, the rest are flags. `expire` steps all due events, `digest`
+`+20ms` moves the clock on. Media: `KIND@ADDRESS[/mux][/sendonly|...][/rtcp=none][/ice=UFRAG]`, or
+`/udptl` for another transport than RTP/AVP. Other words with `=` are fields of the command, the
+rest are flags (`ICE=...` and `rtcp-mux=...` too). `expire` steps all due events, `digest`
 and `usage` print what the machine says of itself, `draw=N` sets the entropy. A group with
 `latch=REALM` latches what comes from there, and watches it; `learned PINHOLE PEER [round]`,
-`silent PINHOLE [last_seen_ns]` and `relatch` are what the packet path and the operator say.
+`nominated PINHOLE PEER`, `silent PINHOLE [last_seen_ns]` and `relatch` are what the packet path,
+ICE agents and the operator say.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from bgf.events import (
     Forget,
     Learned,
     MediaLine,
+    Nominated,
     Notify,
     PutFlow,
     Relatch,
@@ -34,6 +37,7 @@ from bgf.model import Address, Component, Flow, FlowKey, Group, Latch, RealmAddr
 from bgf.policy import RealmPolicy
 
 NS_PER_MS = 1_000_000
+DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 
 
 def run(text: str) -> str:
@@ -64,6 +68,9 @@ def run(text: str) -> str:
             seen = int(words[3]) if len(words) > 3 else 0
             at = FlowKey(key.host, key.port)
             out += _effects(gateway.step(Learned(now_ns, "x", at, peer, seen)))
+        elif words[0] == "nominated":
+            key, peer = (Address.parse(word) for word in words[1:3])
+            out += _effects(gateway.step(Nominated(now_ns, "x", FlowKey(key.host, key.port), peer)))
         elif words[0] == "silent":
             key = Address.parse(words[1])
             seen = int(words[2]) if len(words) > 2 else 0
@@ -112,6 +119,8 @@ def _command(words: list[str], now_ns: int, cookie: str) -> tuple[Command, int]:
             media.append(_line(word))
         elif key == "draw":
             entropy = int(value)
+        elif key in ("ICE", "rtcp-mux"):
+            flags.append(word)
         elif key == "realms":
             fields["realms"] = tuple(value.split(","))
         elif key == "family":
@@ -136,8 +145,18 @@ def _line(word: str) -> MediaLine:
     where, *notes = rest.split("/")
     rtp = Address.parse(where)
     rtcp = Address(rtp.host, rtp.port + 1) if rtp.port and "rtcp=none" not in notes else None
-    direction = next((note for note in notes if note not in ("mux", "rtcp=none")), "sendrecv")
-    return MediaLine(kind, "RTP/AVP", rtp, rtcp, "mux" in notes, direction)
+    direction = next((note for note in notes if note in DIRECTIONS), "sendrecv")
+    ice = next((note[4:] for note in notes if note.startswith("ice=")), "")
+    udptl = "udptl" in notes
+    return MediaLine(
+        kind,
+        "udptl" if udptl else "RTP/AVP",
+        rtp,
+        None if udptl else rtcp,
+        "mux" in notes,
+        direction,
+        ice_ufrag=ice,
+    )
 
 
 def _effects(effects: list[Effect]) -> list[str]:
@@ -168,6 +187,8 @@ def _flow(flow: Flow) -> str:
         + (f", {flow.latch.name.lower()} {flow.latch_round}" if flow.latch.learns else "")
         + (f", learned {flow.learned}" if flow.learned else "")
         + (", to who is learned" if flow.follows else "")
+        + (f", ice {flow.ice.ufrag}:{flow.ice.remote_ufrag or '*'}" if flow.ice else "")
+        + (", rtcp goes on by the next port" if flow.demux else "")
     )
 
 
@@ -180,6 +201,8 @@ def _reply(reply: Reply) -> list[str]:
     lines = [head]
     for index, rewrite in enumerate(reply.media):
         rtcp = f" rtcp {rewrite.rtcp}" if rewrite.rtcp else ""
-        lines.append(f"      m{index} {rewrite.rtp}{rtcp}{' mux' if rewrite.rtcp_mux else ''}")
+        ice = f" ice {rewrite.ice.ufrag}" if rewrite.ice else ""
+        mux = " mux" if rewrite.rtcp_mux else ""
+        lines.append(f"      m{index} {rewrite.rtp}{rtcp}{mux}{ice}")
     lines += [f"      flow {_flow(flow)}" for flow in reply.flows]
     return lines

@@ -207,7 +207,7 @@ static void sensible(struct tape *t)
     static uint8_t value[SEG_VALUE_BYTES_MAX], bytes[WIRE_MESSAGE_BYTES_MAX];
     static const uint8_t TYPES[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16,
                                     17, 18, 19, 32, 33, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58,
-                                    59, 60, 50, 50, 48, 7,  7,  19, 19};
+                                    59, 60, 61, 50, 50, 48, 7,  7,  19, 19};
     char key[16], fence[16];
     uint8_t who = tape_byte(t) % 20;
     wire_msg m = {.type = TYPES[tape_byte(t) % sizeof TYPES], .flags = tape_byte(t)};

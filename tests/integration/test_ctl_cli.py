@@ -349,6 +349,7 @@ def test_mistakes_are_one_line_and_a_code(arguments: list[str], code: int, says_
     "line",
     [
         *("", "--help", "status --help", "sessions -h", "sessions show -h", "trace -h"),
+        "sessions why -h",
         *("lab --help", "lab up -h", "drill -h", "drill power-off -h", "rtpload -h"),
         *("rtpload bench -h", "rtpload send -h", "rtpload meter -h"),
     ],

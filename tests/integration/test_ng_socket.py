@@ -225,6 +225,7 @@ def test_what_the_kernel_lost_is_counted() -> None:
     sent = 400
     bound = NgServer(LOOPBACK, pong)
     try:
+        assert bound._socket is not None
         bound._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8_192)
         with asking(bound.address) as peer:
             for number in range(sent):

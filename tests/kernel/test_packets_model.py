@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from bgf.media import frames
 from bgf.media.datapath import Outcome
-from bgf.model import Address, Component, Flow, Gate, Latch, Policer, Rtp, Source
+from bgf.model import Address, Component, Flow, Gate, Ice, Latch, Policer, Rtp, Source
 from tests.fakes.packet_lab import CALLEE4, CALLEE6, GROUP_ADDRESSES, REALMS, UE4, UE6, group
 from tests.fakes.packet_model import Interface, PacketModel
 from tests.fakes.packet_path import DISCRIMINATOR, FAR_DEADLINE_NS, PacketPath, packet_path
@@ -43,7 +43,16 @@ RTP = st.builds(
     st.sampled_from([7, 7, 8]),
     st.sampled_from([0, 8, 20]),
 )
-PAYLOADS = st.one_of(st.binary(max_size=24), RTP, RTP, st.integers(1_440, 1_480).map(bytes))
+STUN = st.builds(
+    lambda kind, length, cookie, rest: struct.pack(">HHI", kind, length, cookie) + bytes(rest),
+    st.sampled_from([1, 0x101, 0x3FF, 0x401, 0x8001]),
+    st.sampled_from([0, 8, 3, 0xFFFC]),
+    st.sampled_from([0x2112A442, 0x2112A442, 0x2112A443]),
+    st.sampled_from([0, 11, 12, 40]),
+)
+PAYLOADS = st.one_of(
+    *(st.binary(max_size=24), RTP, RTP, STUN, st.integers(1_440, 1_480).map(bytes))
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +135,8 @@ def flows(draw: st.DrawFn) -> list[Flow]:
             dscp=draw(st.sampled_from([None, 0, 46])),
             rtp=draw(st.sampled_from([None, Rtp(), Rtp(True), Rtp(True, (0, 101), 16_000)])),
             rtcp_mux=draw(st.booleans()),
+            ice=draw(st.sampled_from([None, None, Ice("abcd", "x" * 22)])),
+            demux=draw(st.booleans()),
         )
 
     made = [one(0, 1)]

@@ -225,12 +225,14 @@ def test_every_key_of_the_example_arrives() -> None:
     assert node.groups[0].families_in("access") == (Family.IP6, Family.IP4)
     assert node.control.default_realms == ("access", "core")
     peer = config.Peer("n2", 2, {"access": "10.10.0.12", "core": "10.20.0.12"})
-    assert node.failover == config.FailoverSection(50, 4, 900, 3000, (peer,))
+    timers = config.FailoverTimers(50, 4, 900, 3000, 500, 10_000)
+    assert node.failover == config.FailoverSection(timers, (peer,), "safe")
 
 
 def test_defaults_are_those_of_the_documented_file() -> None:
     node = config.parse(MINIMAL)
-    assert node.failover == config.FailoverSection(20, 3, 1000, 5000, ())
+    assert node.failover == config.FailoverSection(config.PROFILES["safe"], (), "safe")
+    assert (node.node.host, node.node.rack) == ("", "")
     assert node.media.attach == "auto"
     assert node.media.pinholes_max == 65536
     assert node.state.size_mb == 256
@@ -415,6 +417,9 @@ BROKEN = {
         "{}",
         "failover.peers[0].paths: empty",
     ),
+    "profile": ("probe_interval_ms = 50", 'profile = "quick"', "one of 'safe', 'fast', 'lab'"),
+    "lease below detection": ("lease_ms = 900", "lease_ms = 200", "longer than a node is silent"),
+    "rack": ("discriminator = 1", "discriminator = 1\nrack = 7", "printable characters, or absent"),
     "probe interval": ("probe_interval_ms = 50", "probe_interval_ms = 1", "from 5 to 10000"),
     "multiplier": ("detect_multiplier = 4", "detect_multiplier = 256", "from 1 to 255"),
     "lease": ("lease_ms = 900", "lease_ms = 9.5", "failover.lease_ms = 9.5: must be a whole"),

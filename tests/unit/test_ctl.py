@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from bgf.admin import AdminRefused, AdminUnreachable
-from bgf.ctl import cli, client, main, render
+from bgf.ctl import cli, client, main, render, render_why
 from bgf.ctl.client import Answer, Node
 from bgf.ctl.progress import Steps
 from bgf.errors import (
@@ -156,6 +156,8 @@ ANYTHING = st.recursive(
                         "trouble",
                         "links_down",
                         "problems",
+                        *("events", "pinholes", "replies", "ended", "restored", "at_s", "realms"),
+                        *("why", "media", "outcome", "local_in", "local_out", "follows"),
                     ),
                 ]
             ),
@@ -177,6 +179,7 @@ def test_no_answer_can_break_a_table(anything: Any) -> None:
     assert drawn(render.status(found))
     assert drawn(render.sessions(client.rows([value, anything]), 5))
     assert drawn(render.session(value, 10**12))
+    assert drawn(render_why.why(value))
     assert drawn(render.trace(answers))
     assert drawn(render.lab(value))
 
@@ -239,7 +242,13 @@ def test_remarks_of_a_gateway() -> None:
     odd = {
         "attachments": {"access": {"mode": "generic", "reason": "no native XDP in this driver"}},
         "unresolved": ["10.20.0.9", "fd00:a::9"],
-        "groups": {"g1": {**ACTIVE, "failures": ["c1: table full"]}},
+        "groups": {
+            "g1": {
+                **ACTIVE,
+                "failures": ["c1: table full"],
+                "ng": {"shed-lag_max_ms": 3, "stranger": 5, "received": 9},
+            }
+        },
     }
     shown = drawn(
         render.status(client.cluster(NODES, with_changes(status("n1", "gateway", **odd))))
@@ -247,6 +256,8 @@ def test_remarks_of_a_gateway() -> None:
     assert "n1: access runs in generic mode, which is slower: no native XDP in this driver" in shown
     assert "n1: no answer from next hop 10.20.0.9, fd00:a::9" in shown
     assert "n1: g1: c1: table full" in shown
+    shown = " ".join(shown.split())
+    assert "n1: g1: new calls refused by lag_max_ms 3; 5 datagrams of strangers dropped" in shown
 
 
 def test_a_node_that_is_silent_is_one_problem() -> None:

@@ -8,30 +8,32 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from failover.decide import (
+from failover.actions import (
     Action,
     AddAddresses,
     Announce,
     Arm,
     Claim,
-    Evidence,
     Held,
-    Local,
-    Policy,
+    LetGo,
+    MakeOffer,
     Publish,
-    Rule,
     StepDown,
     WakeGateway,
-    decide,
+    Withdraw,
     done,
 )
-from failover.registry import Member, MemoryRegistry, Ownership, View
+from failover.decide import Local, Policy, Rule, decide
+from failover.evidence import Evidence
+from failover.registry import Member, MemoryRegistry, Offer, Ownership, View
 from tests.fakes.failover_transcript import replay
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "failover"
@@ -88,10 +90,10 @@ def test_from_every_interrupted_state_the_same_end_is_reached(
     """All 3^5 combinations of steps done for no, an old, or this epoch; any number of steps of
     each plan are performed before the next interruption."""
     for epochs in itertools.product(EPOCHS, repeat=len(STEP_FIELDS)):
-        state = dict(zip(STEP_FIELDS, epochs, strict=True))
+        state: dict[str, Any] = dict(zip(STEP_FIELDS, epochs, strict=True))
         for performed_per_turn in (1, 2, len(STEP_FIELDS) + 1):
             owners = {"g1": owner, "g2": Ownership("n2", 1)}
-            held = {"g1": Held(**state, armed_until_ns=deadline, doubtful=doubtful)}
+            held = {"g1": replace(Held(), **state, armed_until_ns=deadline, doubtful=doubtful)}
             for _ in range(16):
                 view = View(_n1_is_dead(), owners)
                 local = Local(held, NOW + LEASE, 0)
@@ -110,6 +112,81 @@ def test_from_every_interrupted_state_the_same_end_is_reached(
                 assert held["g1"] == Held(2, NOW + LEASE, 2, 2, 2, 2)
 
 
+def _handing_over(deadline: int, steps: tuple[int, ...], offered: int, released: int) -> Held:
+    armed, addressed, announced, woken, published = steps
+    return Held(
+        armed, deadline, addressed, announced, woken, published,
+        offered=offered, offered_to="n3" if offered else "", offered_until_ns=NOW + LEASE,
+        released=released,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("released", [0, 2])
+@pytest.mark.parametrize("offered", [0, 1])
+def test_a_move_goes_on_from_every_interrupted_state(offered: int, released: int) -> None:
+    """n1 hands g1 over to n3. Wherever either of them was interrupted, and however far each comes
+    in a turn: n3 ends up serving the group alone, and until it serves, n1 is armed."""
+    for done_before in range(6):
+        old_steps = (1,) * done_before + (0,) * (5 - done_before)
+        for new_steps in itertools.product((0, 2), repeat=5):
+            for per_turn in (1, 6):
+                owner = Ownership("n3", 2) if any(new_steps) or released else Ownership("n1", 1)
+                world = _Move(owner)
+                world.held["n1"] = _handing_over(NOW + LEASE // 2, old_steps, offered, released)
+                armed, addressed, announced, woken, published = new_steps
+                world.held["n3"] = Held(armed, NOW + LEASE, addressed, announced, woken, published)
+                before = owner.node == "n1"
+                world.run(per_turn)
+                assert world.owner == Ownership("n3", 2)
+                assert world.held["n3"] == Held(2, NOW + LEASE, 2, 2, 2, 2)
+                assert not world.held["n1"].anything
+                assert not (before and world.gap), (old_steps, new_steps, per_turn)
+
+
+class _Move:
+    """n1 and n3 take turns at one move; each sees the other's record as it was before its turn."""
+
+    def __init__(self, owner: Ownership) -> None:
+        self.owner = owner
+        self.held = {"n1": Held(), "n3": Held()}
+        self.gap = False
+        self.now = NOW
+
+    def run(self, per_turn: int) -> None:
+        for turn in range(64):
+            plans = [self._turn(node, per_turn) for node in ("n1", "n3")]
+            serving = any(held.serving for held in self.held.values())
+            self.gap |= turn > 5 and not serving
+            if not any(plans):
+                if self.now != NOW or not self.held["n1"].anything:
+                    return
+                self.now = NOW + LEASE  # the old deadline has passed, the leases were renewed
+        raise AssertionError(f"no end: {self.held}")
+
+    def _turn(self, me: str, per_turn: int) -> int:
+        lease = self.now + LEASE
+        members = {
+            node: replace(
+                _member(node),
+                lease_deadline_ns=lease,
+                offers={"g1": Offer("n3", held.offered)} if held.offered else {},
+                serves={"g1": held.serving} if held.serving else {},
+            )
+            for node, held in {**self.held, "n2": Held()}.items()
+        }
+        view = View(members, {"g1": self.owner, "g2": Ownership("n2", 1)})
+        wishes = {"g1": "n3"} if me == "n1" and self.owner.node == "n1" else {}
+        local = Local({"g1": self.held[me]}, lease, 0, wishes=wishes)
+        plan = decide(me, POLICY, view, local, self.now)
+        steps = [a for a in plan.actions if self.now == NOW or not isinstance(a, Arm)]
+        for action in steps[:per_turn]:
+            if isinstance(action, Claim):
+                assert self.owner == action.seen
+                self.owner = Ownership(me, self.owner.epoch + 1)
+            self.held[me] = done(self.held[me], action)
+        return len(steps)
+
+
 def test_steps_come_in_the_order_that_ends_the_outage_first() -> None:
     view = View(_n1_is_dead(), {"g1": Ownership("n3", 2)})
     plan = decide("n3", POLICY, view, Local({}, NOW + LEASE, 0), NOW)
@@ -118,6 +195,7 @@ def test_steps_come_in_the_order_that_ends_the_outage_first() -> None:
 
 
 PATH_SETS = st.sampled_from([(), ("access",), ("core",), PATHS])
+OFFERS = st.builds(Offer, st.sampled_from(NODES), st.integers(1, 3))
 MEMBERS = st.fixed_dictionaries(
     {
         node: st.builds(
@@ -128,6 +206,10 @@ MEMBERS = st.fixed_dictionaries(
             ready=st.booleans(),
             suspects=st.fixed_dictionaries({}, optional=dict.fromkeys(NODES, PATH_SETS)),
             observing=st.fixed_dictionaries({}, optional=dict.fromkeys(NODES, PATH_SETS)),
+            drained=st.booleans(),
+            unready=st.sampled_from([(), ("its map lacks 2 pinholes",)]),
+            offers=st.fixed_dictionaries({}, optional={"g1": OFFERS, "g2": OFFERS}),
+            serves=st.fixed_dictionaries({}, optional={"g1": st.integers(1, 3)}),
         )
         for node in NODES
     }
@@ -148,6 +230,10 @@ HELD = st.builds(
     woken=st.integers(0, 3),
     published=st.integers(0, 3),
     doubtful=st.booleans(),
+    offered=st.integers(0, 3),
+    offered_to=st.sampled_from(NODES),
+    offered_until_ns=st.sampled_from([0, NOW, NOW + LEASE]),
+    released=st.integers(0, 3),
 )
 LOCALS = st.builds(
     Local,
@@ -155,6 +241,9 @@ LOCALS = st.builds(
     lease_deadline_ns=st.sampled_from([0, NOW, NOW + 1, NOW + LEASE]),
     watching_since_ns=st.sampled_from([0, NOW]),
     vacant_since=st.fixed_dictionaries({}, optional={"g1": st.sampled_from([0, NOW - 200])}),
+    wishes=st.fixed_dictionaries({}, optional={"g1": st.sampled_from(["", *NODES, "n9"])}),
+    unready=st.sampled_from([(), ("its map lacks 2 pinholes",)]),
+    restless=st.sampled_from([frozenset(), frozenset({"n1"}), frozenset(NODES)]),
 )
 
 
@@ -186,6 +275,18 @@ def test_whatever_the_view_says_safety_holds(
                     assert members[me].ready
                     assert members[me].lease_deadline_ns > NOW
                     claimants[group].append(me)
+                case MakeOffer(_, epoch, to, _):
+                    assert alive
+                    assert owner == Ownership(me, epoch)
+                    assert to != me
+                    assert members[to].ready and not members[to].drained
+                    assert not members[to].unready
+                    assert members[to].lease_deadline_ns > NOW
+                case Withdraw():
+                    assert owner.node == me
+                case LetGo(_, epoch):
+                    assert owner == Ownership(local.groups[action.group].offered_to, epoch)
+                    assert members[owner.node].serves.get(action.group) == epoch
                 case Arm(_, epoch, until_ns):
                     assert alive
                     assert until_ns == local.lease_deadline_ns
@@ -203,7 +304,7 @@ def test_who_is_heard_by_a_witness_with_a_lease_is_not_dead(
     members: dict[str, Member], owners: dict[str, Ownership]
 ) -> None:
     """Only its own word, or its lease, can overrule somebody who is believed and hears it."""
-    evidence = Evidence(View(members, owners), POLICY, NOW, trust_leases=True)
+    evidence = Evidence(View(members, owners), PATHS, NOW, trust_leases=True)
     for node in NODES:
         death = evidence.death(node)
         if death is None or death.lease_over or death.witnesses == (node,):

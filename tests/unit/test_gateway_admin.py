@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bgf.ctl import pcap
+from bgf import pcap
 from bgf.errors import BgfError, DatapathError, Malformed
 from bgf.events import DropFlow, PutFlow
 from bgf.media.datapath import Captured, Outcome, Tally

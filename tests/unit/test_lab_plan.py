@@ -42,7 +42,7 @@ def test_every_nodes_configuration_is_valid_and_complete(actives: int, standbys:
         assert config.parse(config.dump(made), "lab") == made
         assert {peer.id for peer in made.failover.peers} == {n.id for n in plan.nodes} - {node.id}
         assert {group.id for group in made.groups} == {group.id for group in plan.groups}
-        assert made.failover.probe_interval_ms == 10
+        assert made.failover.timers.probe_interval_ms == 10
         seen.add(made.node.discriminator)
     assert len(seen) == len(plan.nodes)
 

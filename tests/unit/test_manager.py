@@ -11,7 +11,9 @@ import pytest
 from failover.adapters import NullAddresses, NullArmer, NullProber
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
 from failover.errors import FailoverConfigError
-from failover.manager import ANNOUNCE_BURST_MS, TIMELINE_MAX, Manager, TimelineEvent
+from failover.history import TimelineEvent
+from failover.manager import TIMELINE_MAX, Manager
+from failover.performer import ANNOUNCE_BURST_MS
 from failover.registry import MemoryRegistry, Ownership
 from tests.fakes.failover import MS, FakeArmer, World, cluster_configs, group_addresses
 

@@ -466,6 +466,16 @@ def test_demands_that_ask_too_much_are_dropped() -> None:
     assert proposal.view.slot_of("n0") is None and proposal.view.founded == proposal.view.epoch
 
 
+def test_a_leader_that_was_restarted_asks_for_the_same_members_again() -> None:
+    bench = Bench("n0", view_of("n0", "n1"))
+    bench.core.again()
+    (proposal,) = proposals(bench.step())
+    assert proposal.view == view_of("n0", "n1", epoch=6)
+    assert proposal.unchanged == {} and proposal.forget == ()
+    bench.core.again()  # asked for in every turn; proposed once
+    assert proposals(bench.step()) == []
+
+
 # -- leaving, being evicted --
 
 

@@ -17,6 +17,7 @@ from bgf.model import (
     Flow,
     FlowKey,
     Gate,
+    Ice,
     Latch,
     Policer,
     Rtp,
@@ -106,6 +107,7 @@ FULL = Flow(
     Address("10.20.0.2", 6001), Source("fd00:a::2", 7, 64, 9), Gate.OPEN,
     Latch.RELATCH, Address("fd00:a::7", 9), 3, True, Policer(10_000, 3_000, 20_000, 1_600),
     46, Rtp(True, (0, 8, 101), 16_000), True, 30_000,
+    Ice("wxyz", "0123456789abcdefghijkl", "abcd"), True,
 )  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from bgf.control import bencode, ng, words
 from bgf.control.client import decode_reply, encode_request
 from bgf.control.sdp import SDP_BYTES_MAX, BadAddress, BadPort, NoMedia, SdpLimit
 from bgf.errors import LoadLimit, Misuse, PeerError, PortsExhausted
-from bgf.events import Command, MediaRewrite, Reply, Result, Verb
-from bgf.model import Address, Component, Counters, Flow
+from bgf.events import CallReport, Command, MediaRewrite, Party, Reply, Result, Verb
+from bgf.model import Address, Component, Counters, Flow, Ice, RtpStatistics
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "ng").glob("*.json"))
 WRITE = os.environ.get("BGF_GOLDEN") == "write"
@@ -55,11 +55,13 @@ def warned(**changes: Any) -> str:
 # Transcripts
 
 
-def transcript_effect(effect: dict[str, Any], cookie: str) -> tuple[Reply, list[Counters]]:
+def transcript_effect(
+    effect: dict[str, Any], asked: ng.Request
+) -> tuple[Reply, list[Counters], list[RtpStatistics]]:
     def address(text: str | None) -> Address | None:
         return Address.parse(text) if text else None
 
-    flows, counters = [], []
+    flows, counters, heard = [], [], []
     for entry in effect.get("flows", ()):
         flows.append(
             Flow(
@@ -75,27 +77,47 @@ def transcript_effect(effect: dict[str, Any], cookie: str) -> tuple[Reply, list[
             )
         )
         counters.append(Counters(*entry["counters"]))
+        heard.append(RtpStatistics(*entry.get("rtp", ())))
+    created_s = effect.get("created_s", 0)
+    told = effect.get("report", {})
+    parties = [Party(**one) for one in told.get("parties", ())]
+    parties = parties or [Party(asked.from_tag), Party(asked.to_tag)]
+    report = CallReport(
+        created_s,
+        told.get("signalled_s", created_s),
+        (parties[0], parties[1]),
+        msgspec.convert(
+            told.get("media", ()), tuple[tuple[tuple[str, str, str], tuple[str, str, str]], ...]
+        ),
+        told.get("recording", "off"),
+    )
     reply = Reply(
-        cookie,
+        asked.cookie,
         Result(effect["result"]),
         effect.get("reason", ""),
         effect.get("warning", ""),
         tuple(
             MediaRewrite(
-                Address.parse(line["rtp"]), address(line.get("rtcp")), line.get("rtcp_mux", False)
+                Address.parse(line["rtp"]),
+                address(line.get("rtcp")),
+                line.get("rtcp_mux", False),
+                Ice(*line["ice"]) if "ice" in line else None,
             )
             for line in effect.get("media", ())
         ),
         tuple(flows),
+        report=report if flows else None,
+        calls=tuple(effect.get("calls", ())),
+        loop_mark=effect.get("loop_mark", ""),
     )
-    return reply, counters
+    return reply, counters, heard
 
 
 def run(transcript: dict[str, Any]) -> dict[str, Any]:
     """What the codec makes of a transcript: its outputs, as they stand in the file."""
     datagram = "".join(transcript["request"]).encode()
     try:
-        cookie, decoded = ng.decode(datagram)
+        _, decoded = ng.decode(datagram)
     except PeerError as error:
         refusal = ng.refuse(datagram, error)
         assert refusal is not None
@@ -104,8 +126,10 @@ def run(transcript: dict[str, Any]) -> dict[str, Any]:
     # Canonical as a journal has it, and back.
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=Command) == command
     effect = transcript["effect"]
-    reply, counters = transcript_effect(effect, cookie)
-    rendered = ng.render(decoded, reply, counters, created_s=effect.get("created_s", 0))
+    reply, counters, heard = transcript_effect(effect, decoded)
+    statistics = effect.get("statistics")
+    measured = ng.Measured(counters, heard, effect.get("boot_s", 0.0), statistics)
+    rendered = ng.render(decoded, reply, measured)
     fields = {
         name: value
         for name in command.__struct_fields__
@@ -116,6 +140,7 @@ def run(transcript: dict[str, Any]) -> dict[str, Any]:
         "media": [
             f"{line.kind} {line.transport} {line.rtp} rtcp {line.rtcp}"
             f"{' mux' if line.rtcp_mux else ''} {line.direction}"
+            f"{f' ice {line.ice_ufrag}' if line.ice_ufrag else ''}{' dtls' if line.dtls else ''}"
             for line in command.media
         ],
         "reply": rendered.decode().splitlines(keepends=True),
@@ -207,7 +232,11 @@ def test_the_signalling_source_overrides_the_sdp_when_asked() -> None:
         ({"frobnicate": {"a": [1]}}, "ignored (unknown): frobnicate"),
         ({"flags": ["always-transcode"]}, "ignored (not done here): always-transcode"),
         ({"codec": {"strip": ["all"]}}, "ignored (not done here): codec"),
-        ({"ICE": "force"}, "ignored (not done here): ICE=force"),
+        ({"ICE": "force"}, ""),
+        ({"ICE": "maybe"}, "ignored (not done here): ICE=maybe"),
+        ({"ICE": "optional"}, "ICE=optional is done as ICE=force: no other candidate passes"),
+        ({"ICE-lite": "both"}, ""),
+        ({"rtcp-mux": ["demux", "perhaps"]}, "ignored (not done here): rtcp-mux=perhaps"),
         ({"replace": ["username"]}, "ignored (not done here): replace=username"),
         ({"SDES": ["off"]}, ""),
         ({"SDES": ["off", "pad"]}, "ignored (not done here): SDES"),
@@ -450,7 +479,7 @@ def test_a_reply_that_fits_no_datagram_is_an_error() -> None:
 
 def test_counters_that_do_not_belong_to_the_flows_are_our_fault() -> None:
     with pytest.raises(Misuse):
-        ng.render(request(), Reply("k_1", Result.OK), [Counters()])
+        ng.render(request(), Reply("k_1", Result.OK), ng.Measured([Counters()]))
 
 
 def test_query_names_the_parties_it_is_told() -> None:
@@ -462,15 +491,11 @@ def test_query_names_the_parties_it_is_told() -> None:
         Flow("g", "c", 0, Component.RTP, "core", core, "access", access, caller),
     )
     counters = (Counters(10, 1_720), Counters(9, 1_548))
-    rendered = ng.render(
-        made,
-        Reply("k_1", Result.OK, flows=flows),
-        counters,
-        created_s=1_700_000_000,
-        tags=("ft", "tt"),
-    )
+    report = CallReport(1_700_000_000, 1_700_000_009, (Party("ft"), Party("tt")))
+    reply = Reply("k_1", Result.OK, flows=flows, report=report)
+    rendered = ng.render(made, reply, ng.Measured(counters))
     body: Any = decode_reply(rendered)[1]
-    assert body["created"] == 1_700_000_000
+    assert (body["created"], body["last signal"]) == (1_700_000_000, 1_700_000_009)
     assert body["totals"]["RTP"] == {"packets": 19, "bytes": 3_268, "errors": 0}
     assert body["totals"]["RTCP"] == {"packets": 0, "bytes": 0, "errors": 0}
     stream = body["tags"]["ft"]["medias"][0]["streams"][0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -16,7 +17,7 @@ from bgf.events import PutFlow
 from bgf.model import Address as At
 from bgf.model import Component, Flow
 from bgf.runtime.feed import LATE_POLLS, FlowFeed
-from bgf.runtime.readiness import VALID_MS, Readiness, ReadyMark
+from bgf.runtime.readiness import LACKING_MS, LOOK_MS, VALID_MS, Readiness, ReadyMark
 from bgf.runtime.registry_adapters import ClusterRegistry
 from bgf.runtime.served import PARKED_MAX, Served
 from bgf.runtime.store_adapters import EMBEDDED, StoreFlows, StoreJournal
@@ -44,8 +45,22 @@ def test_readiness_is_a_word_that_ages(tmp_path: Path) -> None:
     assert not readiness.fresh(now_ns + VALID_MS * MS)
     assert not readiness.fresh(now_ns - 1)  # of another boot
     (tmp_path / "gateway.ready").write_bytes(b"\xffhalf")
+    now_ns += LOOK_MS * MS
     assert not readiness.fresh(now_ns)
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.ready"]
+    why = readiness.lacks(now_ns)
+    assert why == ["its gateway process does not follow the change feed, or is dead"]
+
+
+def test_pinholes_on_their_way_are_no_lack_for_a_while(tmp_path: Path) -> None:
+    readiness, now_ns = Readiness(tmp_path), 10**12
+    readiness.publish(ReadyMark(now_ns, 4, 1, recorded=4))
+    assert readiness.lacks(now_ns) == []
+    for passed_ms, lacks in ((500, False), (LACKING_MS, True)):
+        at_ns = now_ns + passed_ms * MS
+        readiness.publish(ReadyMark(at_ns, 4, 1, recorded=6))
+        assert bool(readiness.lacks(at_ns)) is lacks
+        assert readiness.fresh(at_ns)  # it could still take over: nearly everything is better
 
 
 class Clock:
@@ -96,7 +111,11 @@ def test_commands_wait_for_a_takeover_once_each_and_not_without_end() -> None:
     served.park(incoming("a"))  # the same again
     served.park(incoming("a", port=5001))  # somebody else's
     kept = served.unpark()
-    assert [(i.request.cookie, i.peer[1]) for i in kept] == [("a", 5000), ("b", 5000), ("a", 5001)]
+    assert [(i.request.cookie, cast(tuple[str, int], i.peer)[1]) for i in kept] == [
+        ("a", 5000),
+        ("b", 5000),
+        ("a", 5001),
+    ]
     assert served.unpark() == []
     for number in range(PARKED_MAX + 10):
         served.park(incoming(f"c{number}"))

@@ -72,6 +72,7 @@ def test_a_plain_offer() -> None:
             at("10.10.0.2:6000"),
             at("10.10.0.2:6001"),
             payload_types=(8, 101),
+            dtmf_types=(101,),
         ),
     )
 
@@ -103,7 +104,9 @@ def test_media_level_addresses_and_session_level_direction() -> None:
     audio, video = parse(BROWSER)
     transport = "UDP/TLS/RTP/SAVPF"
     assert audio == MediaLine(
-        "audio", transport, at("192.0.2.4:9000"), None, True, "recvonly", (111,)
+        *("audio", transport, at("192.0.2.4:9000"), None, True, "recvonly", (111,)),
+        ice_ufrag="abcd",
+        dtls=True,
     )
     assert video == MediaLine(
         "video", transport, at("192.0.2.4:0"), None, False, "recvonly", (96,), 90_000
@@ -169,14 +172,37 @@ def test_hold_by_no_address(host: str) -> None:
     assert "c=IN IP4 0.0.0.0\r\n" in rewrite(held, [MediaRewrite(at("10.20.0.101:30000"))])
 
 
-def test_what_is_not_over_udp_is_rejected_and_said() -> None:
-    sdp = Sdp(SIPP + "m=message 9 TCP/MSRP *\r\na=path:msrp://x\r\nm=image 6002 udptl t38\r\n")
+MSRP = "m=message 2855 TCP/MSRP *\r\na=path:msrp://10.10.0.2:2855/x;tcp\r\na=rtcp-mux\r\n"
+
+
+def test_what_is_not_over_udp_is_passed_on_as_it_is_and_said() -> None:
+    sdp = Sdp(SIPP + MSRP + "a=candidate:1 1 TCP 5 10.10.0.2 9 typ host tcptype active\r\n"
+              "m=image 6002 udptl t38\r\n")  # fmt: skip
     assert [line.rtp.port for line in sdp.media] == [6000, 0, 6002]
     assert sdp.media[2].rtcp is None
-    assert sdp.notes == ("m-line 2 (message TCP/MSRP) is not over UDP",)
+    assert sdp.notes == (
+        "m-line 2 (message TCP/MSRP) is not over UDP: it is passed on as it is, its ends talk"
+        " directly",
+    )
     text = sdp.rewrite(ours(sdp))
-    assert "m=message 0 TCP/MSRP *\r\n" in text
+    # The session's address is ours now: the m-line states its own.
+    path = MSRP.partition("\r\n")[2]
+    assert f"m=message 2855 TCP/MSRP *\r\nc=IN IP4 10.10.0.2\r\n{path}a=candidate:1" in text
     assert "m=image 30004 udptl t38\r\n" in text
+    assert text.count("c=IN IP4 10.20.0.101\r\n") == 1
+
+
+def test_an_m_line_that_passes_keeps_its_own_address_and_a_rejected_one_is_no_other() -> None:
+    text = SIPP + MSRP.replace("\r\n", "\r\nc=IN IP4 10.10.0.9\r\n", 1)
+    assert "TCP/MSRP *\r\nc=IN IP4 10.10.0.9\r\na=path" in rewrite(text, ours(Sdp(text)))
+    rejected = Sdp(SIPP + "m=message 0 TCP/MSRP *\r\n")
+    assert rejected.notes == ()
+    assert rejected.rewrite(ours(rejected)).endswith("m=message 0 TCP/MSRP *\r\n")
+
+
+def test_nothing_changes_where_all_m_lines_pass() -> None:
+    text = SIPP.partition("m=")[0] + MSRP
+    assert rewrite(text, ours(Sdp(text))) == text
 
 
 def test_rewritten_offer_line_by_line() -> None:

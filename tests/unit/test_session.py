@@ -23,6 +23,7 @@ from bgf.session import (
     Site,
     State,
     Trigger,
+    trigger_of,
 )
 from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, REALMS, Callers, command, line, unhurried
 
@@ -49,7 +50,7 @@ class Call:
             count = sessions.demand(self.session, made)
             ports = tuple(range(self.port, self.port + 2 * count, 2))
             self.port += 2 * count
-            made = msgspec.structs.replace(made, ports=ports)
+            made = msgspec.structs.replace(made, ports=ports, entropy=bytes(range(24)))
         self.session, reply, _ = sessions.apply(self.session, made, SITE)
         return reply or Reply("", Result.OK)
 
@@ -101,7 +102,7 @@ def test_random_walks_stay_inside_the_table(rng: Random) -> None:
             assert reply == known
             assert call.session is before
         elif reply.result is Result.OK:
-            trigger = Trigger(event.verb.value if isinstance(event, Command) else "expired")
+            trigger = trigger_of(event.verb) if isinstance(event, Command) else Trigger.EXPIRED
             allowed = TABLE[before.state if before else State.NEW, trigger][1]
             early = isinstance(event, Expired) and call.session is before
             assert early or call.state in allowed

@@ -42,7 +42,7 @@ static size_t length(size_t max)
 }
 
 static const uint8_t TYPES[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17,
-                                18, 19, 32, 33, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60};
+                                18, 19, 32, 33, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61};
 static uint8_t strings[SEG_VALUE_BYTES_MAX];
 
 static seg_home some_home(void)

@@ -35,6 +35,7 @@
 #include "rtp.h"
 #include "latch.h"
 #include "capture.h"
+#include "aside.h"
 #include "pinhole.h"
 
 SEC("xdp")

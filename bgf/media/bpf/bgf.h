@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define BGF_LAYOUT 3
+#define BGF_LAYOUT 5
 
 /* Maps by name, in the order of the object file. The last column is the default size in entries. */
 #define BGF_MAPS(X)                                                                                \
@@ -29,7 +29,8 @@
 	X(nexthops, 16384) /* array: index -> struct bgf_nexthop; 0 is never valid */              \
 	X(outcomes, 8224) /* per-CPU array: row x BGF_ROW + enum bgf_outcome -> packets, u64 */    \
 	X(reports, 262144) /* ring buffer, bytes: struct bgf_report */                             \
-	X(captured, 1024) /* perf event array, one entry for each CPU: struct bgf_captured */
+	X(captured, 1024) /* perf event array, one entry for each CPU: struct bgf_captured */ \
+	X(checks, 1024) /* perf event array, likewise: STUN checks, struct bgf_captured */
 
 /* What becomes of a packet, with the name that user space gives it. PASS is not counted. */
 #define BGF_OUTCOMES(X)                                                                            \
@@ -52,7 +53,8 @@
 	X(OPTIONS, "ip-options")                                                                   \
 	X(ICMP, "icmp")                                                                            \
 	X(ICMP_ERROR, "icmp-error")                                                                \
-	X(VLAN, "foreign-vlan")
+	X(VLAN, "foreign-vlan")                                                                    \
+	X(CHECK, "stun-check")
 
 #define BGF_OUTCOME_ENUM(name, text) BGF_##name,
 enum bgf_outcome { BGF_OUTCOMES(BGF_OUTCOME_ENUM) BGF_OUTCOME_COUNT };
@@ -151,6 +153,8 @@ struct bgf_key {
 #define BGF_HAIRPIN 0x2000u    /* `remote` is an address of this node: a pinhole may be there */
 #define BGF_CAPTURED 0x4000u   /* its packets are copied to user space */
 #define BGF_SOURCE_PREFIX 0x8000u /* with SOURCE_HOST: under `source_mask` */
+#define BGF_CHECKS 0x10000u /* STUN checks that arrive are told to user space, and go nowhere */
+#define BGF_DEMUX 0x20000u /* RTCP that arrives goes on by the pinhole of the next port */
 
 /*
  * Three cache lines, of which most packets touch two; the map starts at a page. User space writes

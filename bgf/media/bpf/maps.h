@@ -49,4 +49,11 @@ struct {
 	__uint(value_size, 4);
 } captured SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(max_entries, SIZE_checks);
+	__uint(key_size, 4);
+	__uint(value_size, 4);
+} checks SEC(".maps");
+
 #endif

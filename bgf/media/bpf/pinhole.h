@@ -230,6 +230,10 @@ APART int hairpin(struct xdp_md *ctx, struct packet *packet, const struct bgf_pi
 	there.vlan = first->vlan_out;
 	place = find_address(&there.local);
 	pinhole = place ? find_pinhole(place, &there, &slot, &version) : NULL;
+	if (pinhole && pinhole->flags & BGF_DEMUX && aside(ctx, packet, BGF_DEMUX) == ASIDE_RTCP) {
+		there.port_be = bpf_htons(bpf_ntohs(there.port_be) + 1);
+		pinhole = find_pinhole(place, &there, &slot, &version);
+	}
 	if (!pinhole || !is_armed(pinhole, packet->now_ns))
 		return -1;
 	if (first->flags & BGF_POLICE &&
@@ -238,6 +242,7 @@ APART int hairpin(struct xdp_md *ctx, struct packet *packet, const struct bgf_pi
 	if (!traced(ctx))
 		account(packet, first, rtp);
 	turn(packet, first, to);
+	packet->key.port_be = there.port_be;
 	packet->slot = slot;
 	packet->version = version;
 	outcome = judge(ctx, packet, pinhole, rtp);
@@ -279,6 +284,21 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet,
 	flags = pinhole->flags;
 	if (unlikely(flags & BGF_CAPTURED))
 		capture(ctx, packet, NULL);
+	if (unlikely(flags & (BGF_CHECKS | BGF_DEMUX))) {
+		action = aside(ctx, packet, flags);
+		if (action == ASIDE_CHECK && is_armed(pinhole, packet->now_ns)) {
+			tell_check(ctx, packet);
+			return refuse(ctx, packet, BGF_CHECK);
+		}
+		if (action == ASIDE_RTCP) {
+			packet->key.port_be = bpf_htons(bpf_ntohs(packet->key.port_be) + 1);
+			pinhole = find_pinhole(place, &packet->key, &packet->slot,
+					       &packet->version);
+			if (!pinhole)
+				return 0;
+			flags = pinhole->flags;
+		}
+	}
 	outcome = judge(ctx, packet, pinhole, &rtp);
 	if (outcome != BGF_FORWARD)
 		return refuse(ctx, packet, outcome);

@@ -41,8 +41,9 @@ void check_fences(world *w)
             continue;
         }
         if (writes(e) && e->status == DAL_OK && e->invoked > check_fence_raised(w, e->fence, e->grant_epoch)) {
-            broken(w, "fence", "record %u: a write to %s under epoch %llu of f%d was acknowledged after a raise past it",
-                   i, w->key[e->key].name, (unsigned long long)e->grant_epoch, e->fence);
+            broken(w, "fence",
+                   "record %u: a write to %s under epoch %llu of f%d was acknowledged after a raise past it", i,
+                   w->key[e->key].name, (unsigned long long)e->grant_epoch, e->fence);
         } else if (e->status == DAL_FENCED && e->epoch_seen <= e->grant_epoch) {
             broken(w, "fence", "record %u: refused under epoch %llu of f%d by epoch %llu", i,
                    (unsigned long long)e->grant_epoch, e->fence, (unsigned long long)e->epoch_seen);

@@ -144,8 +144,9 @@ static void check_key(world *w, uint32_t key, wgl_op *ops)
     } else if (verdict == WGL_VIOLATED) {
         uint32_t stuck = ops[report.stuck].tag;
         broken(w, "linearizable",
-               "%s: of %zu operations at best %zu fit one order, in which it then is %s %016llx; record %u does not", k->name,
-               count, report.explained, report.present ? "there," : "absent,", (unsigned long long)report.value,
+               "%s: of %zu operations at best %zu fit one order, in which it then is %s %016llx; "
+               "record %u does not",
+               k->name, count, report.explained, report.present ? "there," : "absent,", (unsigned long long)report.value,
                stuck);
         if (!w->quiet) {
             show(w, key, stuck);

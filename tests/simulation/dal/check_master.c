@@ -28,7 +28,8 @@ void check_one_master(world *w)
                 continue;
             }
             if (first >= 0) {
-                broken(w, "one master", "%s may be written on h%d (epoch %llu, auth %llu) and h%u (epoch %llu, auth %llu)",
+                broken(w, "one master",
+                       "%s may be written on h%d (epoch %llu, auth %llu) and h%u (epoch %llu, auth %llu)",
                        w->key[k].name, first, (unsigned long long)seg_epoch(w->host[first].watcher),
                        (unsigned long long)facts[first].auth, h,
                        (unsigned long long)seg_epoch(me->watcher), (unsigned long long)facts[h].auth);

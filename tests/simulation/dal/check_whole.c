@@ -33,11 +33,12 @@ static bool members_whole(world *w, char *why, size_t why_len)
         }
         first = h == 0 ? s : first;
         if (s.epoch != first.epoch || s.leader != first.leader || s.applied != first.applied ||
-            s.committed != s.applied || s.leading != (s.self == s.leader)) {
-            SAY("h%u: epoch %llu, leader %u (%d), applied %llu, committed %llu; h0: %llu, %u, %llu", h,
+            s.committed != s.applied || s.inboxes != first.inboxes || s.leading != (s.self == s.leader)) {
+            SAY("h%u: epoch %llu, leader %u (%d), applied %llu, committed %llu, %llu inboxes; "
+                "h0: %llu, %u, %llu, %llu", h,
                 (unsigned long long)s.epoch, s.leader, s.leading, (unsigned long long)s.applied,
-                (unsigned long long)s.committed, (unsigned long long)first.epoch, first.leader,
-                (unsigned long long)first.applied);
+                (unsigned long long)s.committed, (unsigned long long)s.inboxes, (unsigned long long)first.epoch,
+                first.leader, (unsigned long long)first.applied, (unsigned long long)first.inboxes);
         }
     }
     return true;
@@ -172,6 +173,9 @@ bool whole(world *w, char *why, size_t why_len)
         if (registry_slot_of(w, h) < 0 || !w->host[h].exists) {
             SAY("h%u is no member", h);
         }
+        if (w->host[h].leaving) {
+            SAY("h%u is leaving", h);
+        }
     }
     return members_whole(w, why, why_len) && maps_whole(w, why, why_len) && fences_whole(w, why, why_len);
 }
@@ -188,7 +192,8 @@ void check_sound(world *w)
         if (seg_verify(w->host[h].seg, &v) != SEG_OK ||
             v.unreachable + v.misplaced + v.unlocked_dead + v.torn_refs + v.shared_blocks + v.orphans + v.locked != 0) {
             broken(w, "segment",
-                   "h%u: unreachable %llu, misplaced %llu, dead %llu, torn %llu, shared %llu, orphans %llu, locked %llu", h,
+                   "h%u: unreachable %llu, misplaced %llu, dead %llu, torn %llu, shared %llu, orphans %llu, "
+                   "locked %llu", h,
                    (unsigned long long)v.unreachable, (unsigned long long)v.misplaced,
                    (unsigned long long)v.unlocked_dead, (unsigned long long)v.torn_refs,
                    (unsigned long long)v.shared_blocks, (unsigned long long)v.orphans,

@@ -1,4 +1,4 @@
-/* Runs worlds by their seeds: dal_sim [--seed N | --from N --count N] [--trace] [--without FAULT,...]
+/* Runs worlds by their seeds: dal_sim [--seed N | --from N --count N] [--trace]; --help says more.
  *
  * Prints one line per failure and how to replay it, then a summary. Exit status: 0 when no rule was
  * broken, 1 when one was, 2 on bad usage.
@@ -17,12 +17,15 @@ typedef struct {
     uint64_t from, count;
     uint32_t without;
     bool trace, digest, progress, first, quiet;
+    const char *directory;
 } choice;
 
 static int usage(const char *what)
 {
-    fprintf(stderr, "dal_sim: %s\nusage: dal_sim [--seed N | --from N --count N] [--trace] [--digest] [--progress] "
-                    "[--first] [--quiet] [--without FAULT[,FAULT...]]\nfaults:", what);
+    fprintf(stderr,
+            "dal_sim: %s\nusage: dal_sim [--seed N | --from N --count N] [--trace] [--digest] [--progress] "
+            "[--first] [--quiet]\n  [--directory PATH] [--without FAULT[,FAULT...]]\nfaults:",
+            what);
     for (int i = 0; i < FAULTS; i++) {
         fprintf(stderr, " %s", fault_names[i]);
     }
@@ -56,6 +59,8 @@ static bool parse(int argc, char **argv, choice *c)
             c->from = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--count") == 0 && more) {
             c->count = strtoull(argv[++i], NULL, 10);
+        } else if (strcmp(argv[i], "--directory") == 0 && more) {
+            c->directory = argv[++i]; /* for the segments; it has to be there */
         } else if (strcmp(argv[i], "--without") == 0 && more) {
             if (!parse_without(argv[++i], &c->without)) {
                 return false;
@@ -129,8 +134,11 @@ int main(int argc, char **argv)
         return usage("bad arguments");
     }
     char directory[] = "/dev/shm/dal-sim.XXXXXX", elsewhere[] = "/tmp/dal-sim.XXXXXX";
-    char *place = mkdtemp(directory);
-    place = place == NULL ? mkdtemp(elsewhere) : place;
+    const char *place = c.directory;
+    if (place == NULL) {
+        place = mkdtemp(directory);
+        place = place == NULL ? mkdtemp(elsewhere) : place;
+    }
     if (place == NULL) {
         return usage("cannot make a directory in /dev/shm or /tmp");
     }
@@ -144,12 +152,15 @@ int main(int argc, char **argv)
             fflush(stdout);
         }
     }
-    rmdir(place);
+    if (c.directory == NULL) {
+        rmdir(place);
+    }
     printf("%llu worlds, %llu failed, %llu undecided; %llu operations, %llu steps, %llu evictions, %llu leaves, "
            "%llu decisions held back, %llu items forsaken, %llu of %llu messages taken, %llu datagrams lost\n",
            (unsigned long long)t.worlds, (unsigned long long)t.failures, (unsigned long long)t.undecided,
            (unsigned long long)t.operations, (unsigned long long)t.steps, (unsigned long long)t.evictions,
-           (unsigned long long)t.leaves, (unsigned long long)t.held_back, (unsigned long long)t.forsaken, (unsigned long long)t.taken,
+           (unsigned long long)t.leaves, (unsigned long long)t.held_back,
+           (unsigned long long)t.forsaken, (unsigned long long)t.taken,
            (unsigned long long)t.told, (unsigned long long)t.lost);
     printf("faults:");
     for (int i = 0; i < FAULTS; i++) {

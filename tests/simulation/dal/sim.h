@@ -219,6 +219,8 @@ typedef struct {
     slot_info slot[SEG_SLOTS_MAX];
     bool wants_in[HOSTS_MAX];
     uint64_t join_incarnation[HOSTS_MAX];
+    uint64_t asked_at[HOSTS_MAX]; /* when the host asked for what it got last, */
+    uint64_t gone_at[HOSTS_MAX];  /* and when it went: what was asked before is late */
     uint16_t unwanted;
     uint64_t views, evictions, joins, leaves, held_back, forsaken;
 } registry;
@@ -230,7 +232,9 @@ void registry_asked(world *w, uint32_t host, void *payload);
 void registry_answered(world *w, uint32_t host, void *payload);
 /* Would every item with replicas survive without this slot? */
 bool registry_can_lose(world *w, uint32_t slot);
-void registry_lose(world *w, uint32_t slot); /* what only that slot had is lost from now on */
+/* May it be lost now? If the world is reckless, the items that only it has are forsaken. */
+bool registry_may_lose(world *w, uint32_t slot);
+void registry_lose(world *w); /* a member goes: keys without replicas say nothing from now on */
 int registry_slot_of(const world *w, uint32_t host); /* -1: none */
 
 /* ---- sim_host.c ---- */
@@ -322,6 +326,7 @@ struct world {
 
     uint32_t hosts, clients, keys, fences;
     uint8_t history;
+    bool reckless; /* losses are not held back: what had no other copy is not checked from then on */
     uint64_t fault_every_ns, faults_until, operations_until;
     double usual_loss;
     network net;

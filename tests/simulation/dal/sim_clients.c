@@ -19,9 +19,8 @@ static bool chance_percent(world *w, uint32_t percent) { return chance(w, 100) <
 
 /* ---- values ---- */
 
-static size_t fill(world *w, uint8_t *at, size_t len, uint32_t unique)
+static size_t fill(uint8_t *at, size_t len, uint32_t unique)
 {
-    (void)w;
     uint64_t x = unique * 0x9e3779b97f4a7c15ull;
     for (size_t i = 0; i < len; i++) {
         x = x * 6364136223846793005ull + 1442695040888963407ull;
@@ -40,12 +39,12 @@ static size_t new_value(world *w, const key_info *k, uint8_t *at, uint32_t uniqu
         return 8;
     }
     if (k->kind == LOG) {
-        uint32_t len = (uint32_t)fill(w, at + 4, 4 + chance(w, ENTRY_MAX), unique);
+        uint32_t len = (uint32_t)fill(at + 4, 4 + chance(w, ENTRY_MAX), unique);
         memcpy(at, &len, 4);
         *value = wgl_fold(0, hash_bytes(at + 4, len));
         return len + 4;
     }
-    size_t len = fill(w, at, k->big ? 3000 + chance(w, 15000) : 4 + chance(w, 200), unique);
+    size_t len = fill(at, k->big ? 3000 + chance(w, 15000) : 4 + chance(w, 200), unique);
     *value = hash_bytes(at, len);
     return len;
 }
@@ -224,7 +223,7 @@ static void start_on_key(world *w, uint32_t c, task *t)
         w->written[unique] = t->record;
         e->unique = unique;
         if (verb == CLIENT_APPEND) {
-            r.len = fill(w, t->value, 4 + chance(w, ENTRY_MAX), unique);
+            r.len = fill(t->value, 4 + chance(w, ENTRY_MAX), unique);
             e->value = hash_bytes(t->value, r.len);
         } else {
             r.len = new_value(w, k, t->value, unique, &e->value);

@@ -2,8 +2,8 @@
  *
  * Knows: processes, hosts, the network, the registry. Must not know: the protocol.
  *
- * Faults overlap. What would take the last copy of an item waits (registry_can_lose): one loss at a time is
- * what replicas promise to bear.
+ * Faults overlap. What would take the last copy of an item waits (registry_may_lose): one loss at a time is
+ * what replicas promise to bear. But for reckless worlds.
  */
 #include "sim.h"
 
@@ -69,13 +69,15 @@ static uint32_t members(const world *w)
 {
     uint32_t count = 0;
     for (uint32_t s = 0; s < SEG_SLOTS_MAX; s++) {
-        count += w->registry.slot[s].in_use && w->registry.slot[s].complete;
+        const slot_info *i = &w->registry.slot[s];
+        count += i->in_use && i->complete && !w->host[i->host].leaving; /* somebody stays */
     }
     return count;
 }
 
-/* True: it has begun, and is mended later. */
-static bool begin(world *w, fault_kind kind, uint64_t *subject)
+typedef enum { NOT_NOW, BEGUN, ENDS_ITSELF } beginning;
+
+static beginning begin(world *w, fault_kind kind, uint64_t *subject)
 {
     uint32_t h = (uint32_t)chance(w, w->hosts), c = (uint32_t)chance(w, w->clients);
     uint32_t places = w->hosts;
@@ -90,50 +92,51 @@ static bool begin(world *w, fault_kind kind, uint64_t *subject)
         }
         set_cut(w, h, other, kind == FAULT_CUT_PAIR, h != other);
         *subject = h | other << 8;
-        return true;
-    case FAULT_ISOLATE: isolate(w, h, true); return true;
-    case FAULT_STORM: w->net.loss += storm_loss; return true;
-    case FAULT_STOP_SERVER: stop(w, h, true); return true;
+        return BEGUN;
+    case FAULT_ISOLATE: isolate(w, h, true); return BEGUN;
+    case FAULT_STORM: w->net.loss += storm_loss; return BEGUN;
+    case FAULT_STOP_SERVER: stop(w, h, true); return BEGUN;
     case FAULT_STOP_CLIENT:
         *subject = c;
         stop(w, c + HOSTS_MAX, true);
-        return true;
-    case FAULT_STOP_HOST: stop_host(w, h, true); return true;
+        return BEGUN;
+    case FAULT_STOP_HOST: stop_host(w, h, true); return BEGUN;
     case FAULT_KILL_SERVER:
         if (!w->endpoint[h].up) {
-            return false;
+            return NOT_NOW;
         }
         host_kill_server(w, h);
-        return true;
+        return BEGUN;
     case FAULT_LOSE_HOST:
-        if (slot < 0 || members(w) < 2 || w->host[h].leaving || !registry_can_lose(w, (uint32_t)slot)) {
-            return false;
+        if (slot < 0 || members(w) < 2 || w->host[h].leaving || !registry_may_lose(w, (uint32_t)slot)) {
+            return NOT_NOW;
         }
         host_lose(w, h);
-        return true;
+        return BEGUN;
     case FAULT_KILL_CLIENT:
         *subject = c;
         if (!w->endpoint[c + HOSTS_MAX].up) {
-            return false;
+            return NOT_NOW;
         }
         caller_crash(w, c);
-        return true;
+        return BEGUN;
     case FAULT_LEAVE:
         if (slot < 0 || members(w) < 2 || !w->endpoint[h].up || w->endpoint[h].stopped || w->host[h].leaving ||
             !w->registry.slot[slot].complete) {
-            return false;
+            return NOT_NOW;
         }
         host_leave(w, h);
-        return false; /* it ends when the member has left */
-    case FAULT_REGISTRY_DOWN: w->registry.up = false; return true;
-    case FAULT_REGISTRY_SLOW: w->registry.slow = true; return true;
-    case FAULT_REGISTRY_CUT: w->registry.cut[h] = true; return true;
+        return ENDS_ITSELF; /* when the member has left */
+    case FAULT_REGISTRY_DOWN: w->registry.up = false; return BEGUN;
+    case FAULT_REGISTRY_SLOW: w->registry.slow = true; return BEGUN;
+    case FAULT_REGISTRY_CUT: w->registry.cut[h] = true; return BEGUN;
     case FAULT_SUSPECT:
-        if (slot >= 0) {
-            w->registry.suspected[h] = true;
+        if (slot < 0) {
+            return NOT_NOW;
         }
-        return false;
-    default: return false;
+        w->registry.suspected[h] = true;
+        return ENDS_ITSELF;
+    default: return NOT_NOW;
     }
 }
 
@@ -189,12 +192,16 @@ void fault_next(world *w)
     uint64_t lengths[] = {20 * MS, LEASE_NS + 20 * MS, 2 * SUSPECT_NS, 600 * MS};
     uint64_t length = 1 + chance(w, lengths[chance(w, 4)]);
     uint64_t subject;
-    if ((w->without & 1u << kind) != 0 || !begin(w, kind, &subject)) {
+    beginning how = (w->without & 1u << kind) != 0 ? NOT_NOW : begin(w, kind, &subject);
+    if (how == NOT_NOW) {
         return;
     }
     w->fault_count[kind]++;
     trace(w, fault_names[kind], (int64_t)subject, (int64_t)(length / US), 0);
     uint64_t until = w->now + length;
+    if (how == ENDS_ITSELF) {
+        return;
+    }
     event_at(w, until < w->faults_until ? until : w->faults_until, EV_MEND, kind, subject, NULL);
 }
 

@@ -132,7 +132,7 @@ void host_lose(world *w, uint32_t h)
     int slot = registry_slot_of(w, h);
     if (slot >= 0) {
         w->registry.lost[slot] = true;
-        registry_lose(w, (uint32_t)slot);
+        registry_lose(w);
     }
     host_kill_server(w, h);
     for (uint32_t c = 0; c < w->clients; c++) {

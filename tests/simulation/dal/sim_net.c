@@ -33,7 +33,7 @@ static int endpoint_at(const world *w, const link_addr *to)
     return -1;
 }
 
-static void deliver(world *w, uint32_t from, uint32_t to, const packet *p, bool near)
+static void deliver(world *w, uint32_t to, const packet *p, bool near)
 {
     packet *copy = malloc(sizeof *copy);
     if (copy == NULL) {
@@ -47,7 +47,6 @@ static void deliver(world *w, uint32_t from, uint32_t to, const packet *p, bool 
     if (!near && chance_of(w, w->net.spike)) {
         delay += chance(w, SPIKE_NS);
     }
-    (void)from;
     event_at(w, w->now + delay, EV_DATAGRAM, to, w->endpoint[to].life, copy);
 }
 
@@ -68,9 +67,9 @@ void net_send(world *w, uint32_t from, const link_addr *to, const void *bytes, s
     }
     packet p = {.from = w->endpoint[from].addr, .from_place = here, .len = (uint32_t)len};
     memcpy(p.bytes, bytes, len);
-    deliver(w, from, (uint32_t)target, &p, near);
+    deliver(w, (uint32_t)target, &p, near);
     if (!near && chance_of(w, w->net.twice)) {
         w->net.repeated++;
-        deliver(w, from, (uint32_t)target, &p, near);
+        deliver(w, (uint32_t)target, &p, near);
     }
 }

@@ -99,7 +99,9 @@ void registry_asked(world *w, uint32_t h, void *payload)
                 }
             }
         }
-        if (!inside && q->joins) {
+        if (!inside && q->joins && q->asked_at > r->asked_at[h] &&
+            (q->incarnation != r->join_incarnation[h] || q->asked_at > r->gone_at[h])) {
+            r->asked_at[h] = q->asked_at;
             r->wants_in[h] = true;
             r->join_incarnation[h] = q->incarnation;
         }
@@ -144,7 +146,7 @@ static bool copies_remain(world *w, uint32_t h, uint16_t staying, bool mark)
     return all;
 }
 
-static bool spare(world *w, uint32_t slot, bool mark)
+static uint16_t stay_without(const world *w, uint32_t slot)
 {
     const registry *r = &w->registry;
     uint16_t staying = 0;
@@ -155,6 +157,13 @@ static bool spare(world *w, uint32_t slot, bool mark)
             staying |= (uint16_t)(1u << s);
         }
     }
+    return staying;
+}
+
+static bool spare(world *w, uint32_t slot, bool mark)
+{
+    const registry *r = &w->registry;
+    uint16_t staying = stay_without(w, slot);
     bool spared = staying != 0;
     for (uint32_t s = 0; s < SEG_SLOTS_MAX && (spared || mark); s++) {
         const slot_info *i = &r->slot[s];
@@ -167,9 +176,17 @@ static bool spare(world *w, uint32_t slot, bool mark)
 
 bool registry_can_lose(world *w, uint32_t slot) { return spare(w, slot, false); }
 
-void registry_lose(world *w, uint32_t slot)
+bool registry_may_lose(world *w, uint32_t slot)
 {
-    (void)slot;
+    if (!w->reckless || stay_without(w, slot) == 0) {
+        return registry_can_lose(w, slot);
+    }
+    (void)spare(w, slot, true);
+    return true;
+}
+
+void registry_lose(world *w)
+{
     for (uint32_t k = 0; k < w->keys; k++) {
         if (w->key[k].want == 0 && w->key[k].lost_at == NEVER) {
             w->key[k].lost_at = w->now;
@@ -262,7 +279,9 @@ void registry_decide(world *w)
         if (demanded) {
             (void)spare(w, s, true); /* the leader cannot go on with it: what only it has is lost */
         }
-        if ((!r->lost[s] && !demanded && !registry_can_lose(w, s)) || (i->leaving && changed)) {
+        bool held = i->leaving ? changed || !registry_can_lose(w, s)
+                               : !r->lost[s] && !demanded && i->complete && !registry_may_lose(w, s);
+        if (held) {
             r->held_back++;
             continue;
         }
@@ -271,11 +290,12 @@ void registry_decide(world *w)
             left |= (uint16_t)(1u << s);
             r->leaves++;
         } else {
-            registry_lose(w, s);
+            registry_lose(w);
             r->evictions++;
         }
         trace(w, i->leaving ? "registry lets go" : "registry evicts", i->host, s, 0);
         r->suspected[i->host] = false;
+        r->gone_at[i->host] = w->now;
         i->in_use = false;
         changed = true;
     }

@@ -136,6 +136,7 @@ static void draw(world *w)
         w->keys_used.key[0].bytes[i] = (uint8_t)chance_next(w);
     }
     draw_keys(w);
+    w->reckless = chance_of(w, 0.15);
 }
 
 static bool formed(world *w)
@@ -148,6 +149,22 @@ static bool formed(world *w)
 static bool healed(world *w)
 {
     return w->steps % 64 == 0 && formed(w);
+}
+
+/* Run on until the cluster is whole. */
+static void heal(world *w, uint64_t within_ns)
+{
+    char why[256] = "";
+    uint64_t until = w->now + within_ns;
+    bool sound = false;
+    while (!w->failed && w->now < until && !sound) {
+        world_run_until(w, w->now + MS, NULL);
+        sound = callers_idle(w) && whole(w, why, sizeof why);
+    }
+    if (!w->failed && !sound) {
+        broken(w, "healing", "not whole within %llu ms: %s", (unsigned long long)(within_ns / MS),
+               callers_idle(w) ? why : "an operation outlives its timeout");
+    }
 }
 
 static void live(world *w)
@@ -172,30 +189,18 @@ static void live(world *w)
     faults_end(w);
     trace(w, "faults end", 0, 0, 0);
     world_run_until(w, w->operations_until, NULL);
-    uint64_t until = w->now + HEAL_NS;
-    bool sound = false;
-    while (!w->failed && w->now < until && !sound) {
-        world_run_until(w, w->now + MS, NULL);
-        sound = callers_idle(w) && whole(w, why, sizeof why);
-    }
-    if (!w->failed && !sound) {
-        broken(w, "healing", "not whole %llu ms after the last fault: %s", HEAL_NS / MS,
-               callers_idle(w) ? why : "an operation outlives its timeout");
-    }
+    heal(w, HEAL_NS);
 }
 
 static void judge(world *w)
 {
-    char why[256] = "";
     callers_last_reads(w);
     check_fences(w);
     check_linear(w);
     check_lost(w);
     callers_end(w); /* as if killed: housekeeping has something to do */
     world_run_until(w, w->now + 3 * HOUSEKEEP_NS, NULL);
-    if (!w->failed && !whole(w, why, sizeof why)) {
-        broken(w, "healing", "whole, and then no more: %s", why);
-    }
+    heal(w, HEAL_NS); /* the last reads may have moved something */
     if (!w->failed) {
         check_sound(w);
     }

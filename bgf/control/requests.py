@@ -1,0 +1,189 @@
+"""`ng` requests: datagram -> Request -> Command. No sockets.
+
+Knows: which keys each command has, and that keys are written with hyphens or spaces. Must not
+know: sessions, realms that exist, free ports, time. Wire forms: Kamailio 5.6 `rtpengine` module;
+rtpengine's `ng` manual.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bgf.control import words
+from bgf.control.bencode import Value
+from bgf.control.frames import (
+    DATAGRAM_BYTES_MAX,
+    BadValue,
+    Codec,
+    MissingKey,
+    TooMuch,
+    entries,
+    split,
+    text_of,
+)
+from bgf.control.sdp import SDP_BYTES_MAX, Sdp, SdpLimit, show
+from bgf.control.wishes import Wishes
+from bgf.errors import Unsupported
+from bgf.events import Command, MediaLine, Verb
+from bgf.model import Address
+
+LOOP_PROTECT = "loop-protect"
+LOOP_MARK = "loop-mark="
+"""The flags that a group knows its own SDP by (`bgf.session_offers`)."""
+
+
+class UnknownCommand(Unsupported):
+    """Nobody's command."""
+
+    code = "unknown-command"
+
+
+class OutOfScope(Unsupported):
+    """A command of `ng` that asks for what a border gateway is not."""
+
+    code = "out-of-scope"
+
+
+NO_CALL = frozenset((Verb.PING, Verb.LIST, Verb.STATISTICS))
+"""Commands that are about no call."""
+MANDATORY: dict[Verb, tuple[str, ...]] = {
+    **{verb: () if verb in NO_CALL else ("call-id",) for verb in Verb},
+    Verb.OFFER: ("call-id", "from-tag", "sdp"),
+    Verb.ANSWER: ("call-id", "from-tag", "to-tag", "sdp"),
+}
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One decoded request: the driver keeps it until its reply has been rendered.
+
+    `flags` (sorted), `realms` and `family` are as in `events.Command`; `warnings` go into the
+    reply. `media` is what `sdp.media` says, with the addresses that the request puts in their
+    place.
+    """
+
+    cookie: str
+    codec: Codec
+    verb: Verb
+    call_id: str = ""
+    from_tag: str = ""
+    to_tag: str = ""
+    via_branch: str = ""
+    sdp: Sdp | None = None
+    media: tuple[MediaLine, ...] = ()
+    flags: tuple[str, ...] = ()
+    realms: tuple[str, ...] = ()
+    family: int = 0
+    load_limit: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def command(self, now_ns: int, wall_s: int = 0) -> Command:
+        """The event for the machine, without ports (`msgspec.structs.replace` adds them)."""
+        return Command(
+            now_ns=now_ns,
+            cookie=self.cookie,
+            verb=self.verb,
+            call_id=self.call_id,
+            from_tag=self.from_tag,
+            to_tag=self.to_tag,
+            via_branch=self.via_branch,
+            media=self.media,
+            flags=self.flags,
+            realms=self.realms,
+            family=self.family,
+            wall_s=wall_s,
+        )
+
+
+def decode(datagram: bytes) -> tuple[str, Request]:
+    """Read one frame.
+
+    Raises NoCookie (drop it) or another PeerError (`refuse` writes the answer); nothing else.
+    """
+    cookie, body = split(datagram)
+    if len(datagram) > DATAGRAM_BYTES_MAX:
+        raise TooMuch(f"frame of {len(datagram)} bytes, the limit is {DATAGRAM_BYTES_MAX}")
+    codec, found = entries(body)
+    return cookie, _request(cookie, codec, found)
+
+
+def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
+    if "command" not in entries:
+        raise MissingKey("missing key 'command'")
+    verb = _verb(entries.pop("command"))
+    if verb is Verb.PING:
+        return Request(cookie, codec, verb)
+    for key in MANDATORY[verb]:
+        if not entries.get(key):
+            raise MissingKey(f"missing key '{key}' in {verb}")
+    call_id = _identifier(entries, "call-id")
+    from_tag = _identifier(entries, "from-tag")
+    to_tag = _identifier(entries, "to-tag")
+    via_branch = _identifier(entries, "via-branch")
+    raw = entries.pop("sdp", b"")
+    sdp = _sdp(raw) if verb in (Verb.OFFER, Verb.ANSWER) else None
+    wishes = Wishes(entries)
+    media = sdp.media if sdp is not None else ()
+    if wishes.host:
+        media = tuple(_moved(line, wishes.host) for line in media)
+    if sdp is not None:
+        wishes.check_transport(media)
+        if LOOP_PROTECT in wishes.flags:
+            wishes.flags += [f"{LOOP_MARK}{group}" for group in sdp.loop_marks]
+    return Request(
+        cookie,
+        codec,
+        verb,
+        call_id,
+        from_tag,
+        to_tag,
+        via_branch,
+        sdp,
+        media,
+        tuple(sorted(wishes.flags)),
+        wishes.realms,
+        wishes.family,
+        wishes.load_limit,
+        (*wishes.warnings(), *(sdp.notes if sdp is not None else ())),
+    )
+
+
+_VERBS: dict[bytes, Verb] = {
+    spelled.encode(): verb
+    for verb in Verb
+    for spelled in (verb.value, verb.value.replace(" ", "-"))
+}
+
+
+def _verb(value: Value) -> Verb:
+    if not isinstance(value, bytes):
+        raise BadValue("'command' is not a string")
+    verb = _VERBS.get(value)
+    if verb is not None:
+        return verb
+    command = value.decode("utf-8", "replace").replace("-", " ")
+    what = words.OUT_OF_SCOPE.get(command)
+    if what is not None:
+        raise OutOfScope(f"'{command}' is not supported: this is a border gateway, it {what}")
+    raise UnknownCommand(f"unknown command {show(command)}")
+
+
+def _identifier(entries: dict[str, Value], key: str) -> str:
+    value = entries.pop(key, None)
+    return "" if value is None else text_of(value, key)
+
+
+def _sdp(value: Value) -> Sdp:
+    if not isinstance(value, bytes):
+        raise BadValue("'sdp' is not a string")
+    if len(value) > SDP_BYTES_MAX:
+        raise SdpLimit(f"sdp has {len(value)} bytes, the limit is {SDP_BYTES_MAX}")
+    return Sdp(value.decode("utf-8", "surrogateescape"))
+
+
+def _moved(line: MediaLine, host: str) -> MediaLine:
+    rtcp = line.rtcp
+    return msgspec.structs.replace(
+        line,
+        rtp=Address(host, line.rtp.port),
+        rtcp=Address(host, rtcp.port) if rtcp is not None else None,
+    )

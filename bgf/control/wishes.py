@@ -1,0 +1,163 @@
+"""Everything in a request that is not an identifier: flags, realms, family, and what is declined.
+
+Knows: the words that Kamailio and OpenSIPS send (`words`). Must not know what a flag does. Two
+wishes are never errors: a word that nobody knows, and a word for something that a border gateway
+does not do. Both are named in the reply's `warning`.
+"""
+
+from __future__ import annotations
+
+from bgf.control import words
+from bgf.control.bencode import Value
+from bgf.control.frames import TooMuch, text_of
+from bgf.control.sdp import show
+from bgf.errors import Malformed
+from bgf.events import MediaLine
+from bgf.model import Address
+
+FLAGS_MAX = 64
+"""Flags of one command, all lists together."""
+WARNING_WORDS_MAX = 8
+"""Words that a warning names before it says `and more`."""
+
+_OFF = frozenset(value.encode() for value in words.OFF)
+
+
+class Wishes:
+    """Everything in a request that is not an identifier: flags, realms, family, warnings."""
+
+    def __init__(self, entries: dict[str, Value]) -> None:
+        self.flags: list[str] = []
+        self.realms: tuple[str, ...] = ()
+        self.family = 0
+        self.load_limit = False
+        self.host = ""
+        self.transport = ""
+        self._source = ""
+        self._unknown: list[str] = []
+        self._declined: list[str] = []
+        self._remarks: list[str] = []
+        for key, value in entries.items():
+            self._key(key, value)
+        if self._source and "SIP-source-address" in self.flags and not self.host:
+            self.host = self._source
+        if len(self.flags) > FLAGS_MAX:
+            raise TooMuch(f"{len(self.flags)} flags, the limit is {FLAGS_MAX}")
+
+    def _key(self, key: str, value: Value) -> None:
+        if key == "flags":
+            for word in self._words(key, value):
+                self._word(word.replace(" ", "-"))
+        elif key == "supports":
+            self.load_limit = "load-limit" in (
+                word.replace(" ", "-") for word in self._words(key, value)
+            )
+        elif key == "direction":
+            realms = tuple(self._words(key, value))
+            if len(realms) == 2:
+                self.realms = realms
+            else:
+                self._remarks.append(f"direction names {len(realms)} realms, not 2, and is ignored")
+        elif key == "received-from":
+            self._source = self._host(key, (self._words(key, value) or [""])[-1])
+        elif key in words.NEUTRAL_KEYS:
+            pass
+        elif key in words.CARRIED_KEYS or key in words.HANDLED_KEYS:
+            for word in self._words(key, value):
+                self._pair(key, word)
+        elif key in words.DECLINED_KEYS:
+            entries = value if isinstance(value, list) else [value]
+            if not all(isinstance(entry, bytes) and entry in _OFF for entry in entries):
+                self._declined.append(key)
+        else:
+            self._unknown.append(key)
+
+    @staticmethod
+    def _words(key: str, value: Value) -> list[str]:
+        """A list of texts; one text counts as a list of one."""
+        return [text_of(entry, key) for entry in (value if isinstance(value, list) else [value])]
+
+    def _word(self, word: str) -> None:
+        if word in words.CARRIED:
+            self._flag(word)
+        elif word == words.RECORD_CALL:
+            self._flag(f"{word}=on")
+        elif word in words.NEUTRAL:
+            pass
+        elif "=" in word:
+            self._pair(*word.split("=", 1))
+        elif word.startswith(("replace-", "rtcp-mux-")):
+            key = "replace" if word.startswith("replace-") else "rtcp-mux"
+            self._pair(key, word.removeprefix(f"{key}-"))
+        elif word in words.DECLINED or word.startswith(
+            ("SDES-", "DTLS-", "codec-", "transcode-", "T.38-")
+        ):
+            self._declined.append(word)
+        else:
+            self._unknown.append(word)
+
+    def _pair(self, key: str, value: str) -> None:
+        if key == "address-family":
+            self.family = {"IP4": 4, "IP6": 6}.get(value, 0)
+            if not self.family:
+                self._remarks.append(f"address-family {show(value)} is neither IP4 nor IP6")
+        elif key == "transport-protocol":
+            self.transport = value
+        elif key == "media-address":
+            self.host = self._host(key, value)
+        elif key == "replace":
+            word = value.replace(" ", "-")
+            if word in words.REPLACED:
+                self._flag(f"replace={word}")
+            else:
+                self._declined.append(f"replace={word}")
+        elif key == "ICE" and value not in words.ICE_VALUES:
+            self._declined.append(f"ICE={value}")
+        elif key == "ICE" and value in words.ICE_WITH_CANDIDATES:
+            # A candidate of the far end would lead media around the gateway: ours is the only one.
+            self._remarks.append(f"ICE={value} is done as ICE=force: no other candidate passes")
+            self._flag("ICE=force")
+        elif key == "rtcp-mux" and value not in words.MUX_VALUES:
+            self._declined.append(f"rtcp-mux={value}")
+        elif key in words.CARRIED_KEYS:
+            if key == "address":
+                value = self._host(key, value) or value
+            if key == "TOS" and not (len(value) <= 3 and value.isdigit() and int(value) <= 255):
+                self._remarks.append(f"TOS {show(value)} is not in 0..255, and is ignored")
+            else:
+                self._flag(f"{key}={value}")
+        elif key in words.DECLINED_KEYS:
+            if value.encode() not in _OFF:
+                self._declined.append(f"{key}={value}")
+        else:
+            self._unknown.append(f"{key}={value}")
+
+    def _flag(self, flag: str) -> None:
+        if flag not in self.flags:
+            self.flags.append(flag)
+
+    def _host(self, key: str, host: str) -> str:
+        try:
+            return Address.of(host, 0).host
+        except Malformed as error:
+            self._remarks.append(f"{key}: {error.reason}")
+            return ""
+
+    def check_transport(self, media: tuple[MediaLine, ...]) -> None:
+        """Say where the asked transport is not what the SDP has: the gateway translates none."""
+        if self.transport in ("", "accept"):
+            return
+        for number, line in enumerate(media, 1):
+            if line.rtp.port and "RTP/" in line.transport and line.transport != self.transport:
+                self._remarks.append(
+                    f"m-line {number} stays {line.transport}, {show(self.transport)} is not made"
+                )
+
+    def warnings(self) -> list[str]:
+        out = list(self._remarks)
+        for what, names in (("not done here", self._declined), ("unknown", self._unknown)):
+            if names:
+                named = ", ".join(show(name)[1:-1] for name in names[:WARNING_WORDS_MAX])
+                more = " and more" if len(names) > WARNING_WORDS_MAX else ""
+                out.append(f"ignored ({what}): {named}{more}")
+        return out
