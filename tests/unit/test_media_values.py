@@ -424,6 +424,15 @@ def test_what_is_booked_is_found_until_it_is_forgotten() -> None:
         _xdp.book_pinholes(index, hops[:8], uses, values, slots, cells)
 
 
+def test_rows_are_cleared_in_each_part() -> None:
+    rows = bytearray(b"x" * 24)
+    _xdp.clear_rows(rows, struct.pack("=I", 2), 4, 2)
+    assert rows == b"x" * 8 + bytes(4) + b"x" * 8 + bytes(4)
+    for index, size, parts in ((3, 4, 2), (0, 0, 1), (0, 4, 0)):
+        with pytest.raises(ValueError, match=r"range|size"):
+            _xdp.clear_rows(rows, struct.pack("=I", index), size, parts)
+
+
 @given(st.sets(HOSTS, max_size=40))
 def test_addresses_begin_their_search_within_the_table(hosts: set[str]) -> None:
     found = {_xdp.address_hash(layout.pack_address(host)) for host in hosts}
