@@ -386,8 +386,10 @@ def test_pinholes_in_memory_are_found_whole_or_not_at_all() -> None:
     assert [layout.without_version(found[n * size :][:size]) for n in range(3)] == [
         bytes(values[n * size :][:size]) for n in range(3)
     ]
+    assert _xdp.compare_pinholes(pinholes, values, slots) == []
     changed = layout.with_capture(bytes(values[:size]), True)
     assert _xdp.write_pinholes(pinholes, ports, changed, slots[:4], cells[:4]) == 1
+    assert _xdp.compare_pinholes(pinholes, values, slots) == [0]
     _xdp.close_pinholes(pinholes, ports, slots[:8], cells[:8])
     assert _xdp.scan_ports(ports) == (cells[8:], slots[8:])
     closed = _xdp.take_rows(pinholes, slots[:8], size)
