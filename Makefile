@@ -10,7 +10,7 @@ help:
 	@echo 'make test       set up, run all tests, fast ones first'
 	@echo 'make simulate   the state plane in 10,000 simulated clusters; failing seeds are printed (FIRST=1 COUNT=10000)'
 	@echo 'make model      the formal model of view change, migration and fencing, checked by spin'
-	@echo 'make fuzz       libFuzzer on every message parser of the state plane'
+	@echo 'make fuzz       libFuzzer on every message parser of the state plane, our own fuzzer on control'
 	@echo 'make verify     style, types, walls; never writes'
 	@echo 'make fix        repair style'
 	@echo 'make bench      the benchmarks, quick forms (RUNS=10 for the ten-run outage figures)'

@@ -1,9 +1,9 @@
 """Every input and every effect of the gateway machine, with one canonical encoding. No behaviour.
 
-An event is all that a step may depend on: the driver stamps `now_ns` (CLOCK_BOOTTIME, ns) and
-writes the drawn ports into it, so that the same events always give the same state (DESIGN
-section 2). Encodings are msgpack in array form; `SCHEMA` names the version, and fields are only
-ever appended, with defaults, so that a version reads all that were before it.
+An event is all that a step may depend on: the driver stamps `now_ns` (the time of calls, ns, the
+same on all nodes) and writes the drawn ports into it, so that the same events always give the same
+state (DESIGN section 2). Encodings are msgpack in array form; `SCHEMA` names the version, and
+fields are only ever appended, with defaults, so that a version reads all that were before it.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class Gateway:
         self.totals.count(plan.event, plan.before, plan.after)
 
     def next_deadline(self) -> int | None:
-        """When an Expired event is due, CLOCK_BOOTTIME ns; None when nothing waits."""
+        """When an Expired event is due, in the time of calls, ns; None when nothing waits."""
         while self._deadlines:
             deadline_ns, call_id = self._deadlines[0]
             session = self._sessions.get(call_id)
@@ -252,7 +252,7 @@ class Gateway:
             self.rest(rest.port, now_ns - (self._heard_ns - rest.at_ns))
 
     def rest(self, port: int, released_ns: int) -> None:
-        """The pair of `port` was released then (CLOCK_BOOTTIME here, ns), by whoever owned the
+        """The pair of `port` was released then (in the time of calls, ns), by whoever owned the
         group. One that a call holds is left alone."""
         self._pool.rest(port, released_ns)
 

@@ -308,7 +308,7 @@ class Driver:
         return leaked
 
     def tick(self, now_ns: int) -> int | None:
-        """Apply the events that are due. Returns the next deadline, CLOCK_BOOTTIME ns."""
+        """Apply the events that are due. Returns the next deadline, in the time of calls, ns."""
         if self.doubtful:
             return None
         try:

@@ -45,7 +45,8 @@ ROOMS: dict[str, set[str]] = {
     "gateway": CORE_ROOMS | {"policy", "ports", "rate", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal", "found"},
-    "explain": CORE_ROOMS | {"session", "session_flows", "session_ice", "journal"},
+    "explain": CORE_ROOMS
+    | {"session", "session_flows", "session_values", "session_ice", "journal"},
     "quality": {"model"},
     "pcap": set(),
     "control": CORE_ROOMS | {"quality", "rate"},

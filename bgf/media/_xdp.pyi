@@ -124,6 +124,9 @@ def write_pinholes(
     """Write pinholes into the mapped maps; how many were not there already."""
 
 def close_pinholes(pinholes: _Map, ports: _Map, slots: _Bytes, cells: _Bytes) -> None: ...
+def compare_pinholes(pinholes: _Map, values: _Bytes, slots: _Bytes) -> list[int]:
+    """Positions of pinholes that are not there, whole and exactly so."""
+
 def scan_ports(ports: _Map) -> tuple[bytes, bytes]:
     """(cells, slots) of every port that leads somewhere."""
 

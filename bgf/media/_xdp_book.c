@@ -91,6 +91,43 @@ out:
 	return result;
 }
 
+/* Positions of those that are not there, whole and exactly so. */
+static PyObject *py_compare_pinholes(PyObject *self, PyObject *args)
+{
+	Py_buffer pinholes, values, slots;
+	const struct bgf_pinhole *made, *there;
+	PyObject *found = NULL, *at;
+	const uint32_t *slot;
+	Py_ssize_t i, count;
+	int err = 0;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "y*y*y*", &pinholes, &values, &slots))
+		return NULL;
+	made = values.buf;
+	there = pinholes.buf;
+	slot = slots.buf;
+	count = slots.len / (Py_ssize_t)sizeof(*slot);
+	if (values.len != count * (Py_ssize_t)sizeof(*made))
+		PyErr_SetString(PyExc_ValueError, "not as many pinholes as slots");
+	else if (!within(&slots, &pinholes, sizeof(*there)))
+		found = PyList_New(0);
+	for (i = 0; found && !err && i < count; i++) {
+		if (!(there[slot[i]].version & 1) &&
+		    !memcmp(BODY(&there[slot[i]]), BODY(&made[i]), BODY_BYTES))
+			continue;
+		at = PyLong_FromSsize_t(i);
+		err = at ? PyList_Append(found, at) : -1;
+		Py_XDECREF(at);
+	}
+	if (err)
+		Py_CLEAR(found);
+	PyBuffer_Release(&pinholes);
+	PyBuffer_Release(&values);
+	PyBuffer_Release(&slots);
+	return found;
+}
+
 static PyObject *py_close_pinholes(PyObject *self, PyObject *args)
 {
 	static const struct bgf_pinhole nothing;
@@ -428,6 +465,7 @@ static PyObject *py_sum_stats(PyObject *self, PyObject *args)
 PyMethodDef xdp_book_methods[] = {
 	{"write_pinholes", py_write_pinholes, METH_VARARGS, NULL},
 	{"close_pinholes", py_close_pinholes, METH_VARARGS, NULL},
+	{"compare_pinholes", py_compare_pinholes, METH_VARARGS, NULL},
 	{"scan_ports", py_scan_ports, METH_VARARGS, NULL},
 	{"take_rows", py_take_rows, METH_VARARGS, NULL},
 	{"clear_rows", py_clear_rows, METH_VARARGS, NULL},

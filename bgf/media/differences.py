@@ -29,18 +29,18 @@ _LEADING = _xdp.LATCH | _xdp.FOLLOW | _xdp.NO_REMOTE
 
 
 def compare(
-    flows: Iterable[Flow],
     plan: Plan,
+    positions: Iterable[int],
     there: Mapping[FlowKey, bytes],
     latch_of: Callable[[int], bytes],
 ) -> dict[FlowKey, Difference]:
-    """What the maps hold otherwise than `flows` say. `plan` has what the pinholes of those that
-    are known should be, `there` what they are."""
-    wanted = {flow.key: at for at, flow in enumerate(plan.flows)}
+    """What the maps hold otherwise than the flows at these positions of `plan` say, which has what
+    their pinholes should be; `there` is what they are."""
     found: dict[FlowKey, Difference] = {}
-    for flow in flows:
-        raw, at = there.get(flow.key), wanted.get(flow.key)
-        if raw is None or at is None:
+    for at in positions:
+        flow = plan.flows[at]
+        raw = there.get(flow.key)
+        if raw is None:
             found[flow.key] = Difference.MISSING
             continue
         latch = latch_of(plan.slot(at))

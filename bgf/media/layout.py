@@ -36,6 +36,8 @@ _PLACE = struct.Struct("=16sIHBBIxxxx")
 KEY = struct.Struct("=16sIHH")
 _PINHOLE = struct.Struct("=IIII2s2sHHHBBI16s16s16sQQQQQQ16sIHxxIxxxx24sxxxxxxxx")
 FLAGS_AT, PEER_AT = 4, 152  # in a pinhole
+FACTS = struct.Struct("=4xIII144x16sIHH8x")
+"""Of a pinhole: flags, group, next hop, and its key; for those who read very many."""
 STATS_FIRST_AT = 24  # in struct bgf_cpu
 STATS = struct.Struct("=QQQQQQ16x")
 STREAM = struct.Struct("=QQQIIIIIIIIII")
@@ -56,6 +58,7 @@ for _ours, _theirs in (
     (_PLACE, _xdp.SIZEOF_PLACE),
     (KEY, _xdp.SIZEOF_KEY),
     (_PINHOLE, _xdp.SIZEOF_PINHOLE),
+    (FACTS, _xdp.SIZEOF_PINHOLE),
     (STATS, _xdp.SIZEOF_STATS),
     (STREAM, _xdp.SIZEOF_STREAM),
     (LATCH, _xdp.SIZEOF_LATCH),

@@ -8,6 +8,7 @@ all others were, and is cleared then: what a packet on its way still writes into
 from __future__ import annotations
 
 import mmap
+import socket
 import struct
 from array import array
 from collections import deque
@@ -30,6 +31,8 @@ HOSTS_MAX = 65_536
 """Addresses whose packed form is kept."""
 REUSED_MIN = 1_024
 """Slots that are cleared together."""
+
+_SPECIAL = _xdp.LATCH | _xdp.FOLLOW | _xdp.CAPTURED
 
 
 class Plan(NamedTuple):
@@ -121,38 +124,55 @@ class Pinholes:
 
     # ---- start ----------------------------------------------------------------------------------
 
-    def learn(self) -> list[Pinhole]:
-        """Take over what an earlier process installed; what can match no more is closed."""
-        groups = set(self._groups.values())
+    def learn(self) -> tuple[set[str], list[Pinhole]]:
+        """Take over what an earlier process installed; what can match no more is closed.
+
+        Returns the local hosts in use, and the pinholes that latch, follow or are captured.
+        """
+        groups, wires = set(self._groups.values()), self._realms.wires
+        hosts = {
+            row: (host, layout.pack_address(host)) for host, (row, *_) in self._places.rows.items()
+        }
+        nobody = "", b""
+        used, hops = set(), set()
+        special, taken, where, stale = [], [], [], []
         cells, slots = _xdp.scan_ports(self._maps.mapped("ports"))
-        found = [layout.unpack_pinhole(raw) for raw in self._rows(slots)]
-        kept, taken, where, stale = [], [], [], []
-        for pinhole, cell, slot in zip(found, _unpack(cells), _unpack(slots), strict=True):
-            row = self._places.rows.get(pinhole.key.host)
-            if (
-                pinhole.wire not in self._realms.wires
-                or pinhole.group not in groups
-                or row is None
-                or cell != row[0] << 16 | pinhole.key.port
-            ):
+        raw = _xdp.take_rows(self._maps.mapped("pinholes"), slots, _xdp.SIZEOF_PINHOLE)
+        for at, (facts, cell, slot) in enumerate(
+            zip(layout.FACTS.iter_unpack(raw), _unpack(cells), _unpack(slots), strict=True)
+        ):
+            flags, group, hop, address, ifindex, port, vlan = facts
+            host, packed = hosts.get(cell >> 16, nobody)
+            good = address == packed and socket.ntohs(port) == cell & 0xFFFF
+            if not good or group not in groups or (ifindex, vlan) not in wires:
                 stale.append((cell, slot))
                 continue
-            if pinhole.nexthop and pinhole.remote:
-                hop = self._maps.get("nexthops", layout.U32.pack(pinhole.nexthop))
-                if hop:
-                    self._hops.adopt(pinhole.remote, pinhole.nexthop, hop)
-            kept.append(pinhole)
+            used.add(host)
             taken.append(slot)
-            self.odd[slot] = bool(pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW))
             where.append(cell)
+            if hop not in hops or flags & _SPECIAL:
+                begin = at * _xdp.SIZEOF_PINHOLE
+                pinhole = layout.unpack_pinhole(raw[begin : begin + _xdp.SIZEOF_PINHOLE])
+                if hop not in hops:
+                    hops.add(hop)
+                    self._adopt(pinhole)
+                if flags & _SPECIAL:
+                    special.append(pinhole)
+                    self.odd[slot] = 1
         self._close(_pack([slot for _, slot in stale]), _pack([cell for cell, _ in stale]))
-        values = b"".join(self._rows(_pack(taken)))
+        values = _xdp.take_rows(self._maps.mapped("pinholes"), _pack(taken), _xdp.SIZEOF_PINHOLE)
         self._book(values, _pack(taken), _pack(where))
-        self._count = len(kept)
+        self._count = len(taken)
         there = set(taken)
         self._used.extend(slot for slot in range(self.capacity) if slot not in there)
         self._hops.resolve_adopted()
-        return kept
+        return used, special
+
+    def _adopt(self, pinhole: Pinhole) -> None:
+        if pinhole.nexthop and pinhole.remote:
+            hop = self._maps.get("nexthops", layout.U32.pack(pinhole.nexthop))
+            if hop:
+                self._hops.adopt(pinhole.remote, pinhole.nexthop, hop)
 
     def begin(self) -> None:
         """All is new and empty."""
@@ -214,6 +234,10 @@ class Pinholes:
         pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
         _xdp.write_pinholes(pinholes, ports, plan.values, plan.slots, plan.cells)
         self._book(plan.values, plan.slots, plan.cells)
+
+    def differing(self, plan: Plan) -> list[int]:
+        """Positions of pinholes that stand otherwise than planned."""
+        return _xdp.compare_pinholes(self._maps.mapped("pinholes"), plan.values, plan.slots)
 
     def remove(self, keys: Sequence[FlowKey]) -> list[FlowKey]:
         """Close what is open of these. Returns those that were odd."""

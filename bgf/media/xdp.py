@@ -254,12 +254,18 @@ class XdpDatapath:
     def differences(self, flows: Iterable[Flow]) -> dict[FlowKey, Difference]:
         """By key, what the maps hold otherwise than these flows say; what agrees is left out."""
         with _kernel("comparing the maps"):
-            flows = list(flows)
-            known = [flow for flow in flows if self._table.slot_of(flow.key) is not None]
+            known, found = [], {}
+            for flow in flows:
+                if self._table.slot_of(flow.key) is None:
+                    found[flow.key] = Difference.MISSING
+                else:
+                    known.append(flow)
             plan = self._table.plan(known, add_hops=False)
             self._finish(plan, captured=False)
-            there = self._table.read(flow.key for flow in known)
-            return compare(flows, plan, there, self._learn_by.latch)
+            # Most are as they should be, and that takes no look at each.
+            odd = sorted({*plan.special, *self._table.differing(plan)})
+            there = self._table.read(plan.flows[at].key for at in odd)
+            return found | compare(plan, odd, there, self._learn_by.latch)
 
     # ---- for the process that runs it -----------------------------------------------------------
 
@@ -439,9 +445,9 @@ class XdpDatapath:
 
     def _learn(self) -> list[str]:
         """What an earlier process installed, and its local hosts; captures of its end here."""
-        marked, hosts = [], set()
-        for pinhole in self._table.learn():
-            hosts.add(pinhole.key.host)
+        marked = []
+        hosts, special = self._table.learn()
+        for pinhole in special:
             if pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW):
                 self._learn_by.adopt(pinhole.key, pinhole.flags, pinhole.reverse_key)
             if pinhole.flags & _xdp.CAPTURED:

@@ -18,7 +18,7 @@ from bgf.hands import Driver, Outcome
 from bgf.model import Address, Flow, FlowKey
 from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
-from bgf.runtime.process import now_ns
+from bgf.runtime.process import call_ns, now_ns
 from bgf.runtime.rows import flow_row, session_row, tally_rows
 from bgf.runtime.served import Served
 from bgf.session import Session, State
@@ -177,7 +177,7 @@ class GatewayAdmin:
     def relatch(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the latching sides of a call learn their senders anew."""
         driver, session = self._find(request)
-        outcome = driver.see(Relatch(now_ns(), session.call_id))
+        outcome = driver.see(Relatch(call_ns(), session.call_id))
         if outcome is not Outcome.ANSWERED:
             raise StateError(f"not relatched: {outcome.value}: {driver.failures[-1:]}")
         flows = [f for f in driver.gateway.expected_flows(session.call_id) if f.latch.learns]
@@ -188,7 +188,7 @@ class GatewayAdmin:
         for served in self._process.served.values():
             driver = served.driver
             if driver is not None:
-                driver.restore(call_id, now_ns())
+                driver.restore(call_id, call_ns())
                 session = driver.gateway.session(call_id)
                 if session is not None:
                     return driver, session

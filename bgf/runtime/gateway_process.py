@@ -38,6 +38,7 @@ from bgf.runtime.gateway_admin import GatewayAdmin
 from bgf.runtime.load import Load
 from bgf.runtime.measures import Measures
 from bgf.runtime.process import (
+    call_ns,
     every,
     few_collections,
     now_ns,
@@ -264,7 +265,7 @@ class GatewayProcess:
         machine = Gateway(group, self.node.control.default_realms, self.limits, self.node.policies)
         driver = Driver(machine, Recorder(Mode(self.node.control.journal)), hands)
         found = self.feed.found(group.id, journal.marked())
-        driver.take_over(found, now_ns(), list(self.rests[group.id]))
+        driver.take_over(found, call_ns(), list(self.rests[group.id]))
         self.feed.hush(group.id)
         self.partial.discard(group.id)
         served.driver, served.began_ns = driver, began_ns
@@ -358,7 +359,7 @@ class GatewayProcess:
             if isinstance(change, DropFlow) and change.group in self.rests:
                 # Should the group become ours, this port is not to be had yet: another node's
                 # call may still be sent to it.
-                self.rests[change.group].append((change.key.port, now_ns()))
+                self.rests[change.group].append((change.key.port, call_ns()))
         self._apply(foreign)
 
     def _apply(self, changes: Changes) -> None:
@@ -419,7 +420,7 @@ class GatewayProcess:
         served.asked = (incoming, answer)
         self.measures.before(driver.gateway, incoming.request)
         try:
-            command = incoming.request.command(now_ns(), int(time.time()))
+            command = incoming.request.command(call_ns(), int(time.time()))
             outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
         finally:
             served.asked = None
@@ -440,7 +441,7 @@ class GatewayProcess:
         self.load.measure()
         for served in self.served.values():
             if served.driver is not None:
-                served.driver.tick(now_ns())
+                served.driver.tick(call_ns())
 
     # -- what the packet path says ---------------------------------------------------------
 
@@ -458,7 +459,7 @@ class GatewayProcess:
         self.captures.expire()
         for served in self.served.values():
             if served.driver is not None:
-                served.driver.audit(now_ns())
+                served.driver.audit(call_ns())
 
 
 class _Replier:

@@ -34,6 +34,19 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+_CALL_OFFSET_NS = time.clock_gettime_ns(time.CLOCK_REALTIME) - now_ns()
+
+
+def call_ns() -> int:
+    """The time of calls, in nanoseconds: what a group's machine is told.
+
+    A call outlives its node, and nodes have different uptimes. So this is the wall clock as it
+    stood when the process began, and CLOCK_BOOTTIME since: nodes that keep time agree about it,
+    and no step of the wall clock moves it while the process lives.
+    """
+    return _CALL_OFFSET_NS + now_ns()
+
+
 def set_up_logging(process: str, node: str) -> None:
     """One line per event on standard error; journald or the lab's log file takes it from there."""
     logging.basicConfig(

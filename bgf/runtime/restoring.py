@@ -10,7 +10,7 @@ import logging
 
 from bgf.errors import StateError
 from bgf.hands import Driver
-from bgf.runtime.process import now_ns
+from bgf.runtime.process import call_ns, now_ns
 from bgf.runtime.served import Served
 
 log = logging.getLogger("bgf.gateway")
@@ -28,7 +28,7 @@ async def restore_all(served: Served, driver: Driver, began_ns: int) -> None:
         before, until_ns = left, now_ns() + RESTORE_SLICE_MS * 1_000_000
         try:
             while True:
-                steps, left = left, driver.restore_some(now_ns(), RESTORE_BATCH)
+                steps, left = left, driver.restore_some(call_ns(), RESTORE_BATCH)
                 served.pending = driver.unread
                 if left in (0, steps) or now_ns() > until_ns or (driver.restored and not told):
                     break

@@ -39,6 +39,7 @@ class Node:
     ) -> None:
         self.shared = shared
         self.datapath = datapath
+        self.now_ns = now_ns
         self.epoch = shared.fence()
         self.replies = Replies()
         self.gateway = Gateway(group, REALMS, limits, policies)

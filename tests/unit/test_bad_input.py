@@ -73,6 +73,19 @@ def test_a_repeated_cookie_gets_the_stored_reply() -> None:
     assert session is not None and session.state is State.DELETED
 
 
+def test_a_cookie_with_another_description_is_told_so() -> None:
+    """Not by the stored reply, which does not fit; nothing changes."""
+    made = established()
+    made.ask(cookie="k1", **OFFER)
+    entries = list(made.node.entries("c"))
+    reply = made.ask(cookie="k1", **(OFFER | {"sdp": sdp("10.10.0.2", 6000, 6002)}))
+    assert reply == {
+        "result": "error",
+        "error-reason": "cookie k1 was another command's: each needs its own",
+    }
+    assert list(made.node.entries("c")) == entries
+
+
 def test_a_delete_that_is_repeated_does_not_meet_a_call_that_has_begun_since() -> None:
     """A 407 deletes what was never offered; its repetition comes after the next INVITE."""
     made = control()
@@ -112,7 +125,7 @@ def test_a_duplicate_of_one_in_flight_gets_its_one_answer() -> None:
     assert made.send(frame("k2", **ANSWER)) is None
     made.node.shared.not_now = lambda operation: False
     assert b"2:ok" in (made.send(frame("k2", **ANSWER)) or b"")
-    assert len(made.node.entries("c")) == 1  # a checkpoint of both
+    assert len(made.node.entries("c")) == 2
     assert made.node.shared.flows == made.node.datapath.flows  # type: ignore[attr-defined]
 
 

@@ -152,6 +152,22 @@ LESSONS = (
     Lesson("bad input", "an SDP of 64 KiB", ("test_an_sdp_of_64_kib",)),
     Lesson("bad input", "100 m-lines", ("test_a_hundred_m_lines",)),
     Lesson("bad input", "negative ports", ("test_odd_ports",)),
+    Lesson(
+        "bad input",
+        "an `ng` flood from a stranger",
+        (
+            "tests/integration/test_ng_limits.py::test_a_stranger_is_neither_answered_nor_decoded",
+            "tests/integration/test_ng_limits.py::test_a_strangers_flood_takes_no_place_of_a_peers",
+        ),
+    ),
+    Lesson(
+        "bad input",
+        "a cookie of another command, bytes of any kind",
+        (
+            "test_a_cookie_with_another_description_is_told_so",
+            "tests/unit/test_fuzz_ng.py::test_nothing_but_errors_of_peers_comes_out",
+        ),
+    ),
     Lesson("bad input", "unicode, nulls", ("test_unicode_nulls_and_raw_bytes",)),
 )
 

@@ -386,8 +386,10 @@ def test_pinholes_in_memory_are_found_whole_or_not_at_all() -> None:
     assert [layout.without_version(found[n * size :][:size]) for n in range(3)] == [
         bytes(values[n * size :][:size]) for n in range(3)
     ]
+    assert _xdp.compare_pinholes(pinholes, values, slots) == []
     changed = layout.with_capture(bytes(values[:size]), True)
     assert _xdp.write_pinholes(pinholes, ports, changed, slots[:4], cells[:4]) == 1
+    assert _xdp.compare_pinholes(pinholes, values, slots) == [0]
     _xdp.close_pinholes(pinholes, ports, slots[:8], cells[:8])
     assert _xdp.scan_ports(ports) == (cells[8:], slots[8:])
     closed = _xdp.take_rows(pinholes, slots[:8], size)
@@ -422,6 +424,15 @@ def test_what_is_booked_is_found_until_it_is_forgotten() -> None:
         _xdp.book_pinholes(index, hops, uses[:8], values, slots, cells)
     with pytest.raises(ValueError, match="an index is out of range"):
         _xdp.book_pinholes(index, hops[:8], uses, values, slots, cells)
+
+
+def test_rows_are_cleared_in_each_part() -> None:
+    rows = bytearray(b"x" * 24)
+    _xdp.clear_rows(rows, struct.pack("=I", 2), 4, 2)
+    assert rows == b"x" * 8 + bytes(4) + b"x" * 8 + bytes(4)
+    for index, size, parts in ((3, 4, 2), (0, 0, 1), (0, 4, 0)):
+        with pytest.raises(ValueError, match=r"range|size"):
+            _xdp.clear_rows(rows, struct.pack("=I", index), size, parts)
 
 
 @given(st.sets(HOSTS, max_size=40))

@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define BGF_LAYOUT 4
+#define BGF_LAYOUT 5
 
 /* Maps by name, in the order of the object file. The last column is the default size in entries. */
 #define BGF_MAPS(X)                                                                                \

@@ -144,6 +144,7 @@ static __always_inline struct bgf_pinhole *find_pinhole(const struct bgf_place *
 							__u32 *slot, __u32 *version)
 {
 	struct bgf_pinhole *pinhole;
+	__u16 port = bpf_ntohs(key->port_be);
 	struct bgf_ports *row;
 	__u32 cell;
 
@@ -154,13 +155,16 @@ static __always_inline struct bgf_pinhole *find_pinhole(const struct bgf_place *
 	if (!row)
 		return NULL;
 	/* Nobody's cell is 0, and one less than that no slot. */
-	cell = row->slot[bpf_ntohs(key->port_be)] - 1;
+	cell = *(volatile __u32 *)&row->slot[port] - 1;
 	pinhole = bpf_map_lookup_elem(&pinholes, &cell);
 	if (!pinhole)
 		return NULL;
 	*slot = cell;
 	*version = *(volatile __u32 *)&pinhole->version;
-	return *version & 1 ? NULL : pinhole;
+	/* Still here, so that version is not of another's who has the slot by now. */
+	if (unlikely(*version & 1 || *(volatile __u32 *)&row->slot[port] - 1 != cell))
+		return NULL;
+	return pinhole;
 }
 
 #endif
