@@ -45,8 +45,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cluster
     """An active and a standby, with a recorder and a directory of its own for each."""
     made = nodes.node_config
 
-    def recording(plan: Plan, node: NodePlan, timers: Timers | None = None) -> config.NodeConfig:
-        plain = made(plan, node, timers)
+    def recording(
+        plan: Plan, node: NodePlan, timers: Timers | None = None, *limits: int
+    ) -> config.NodeConfig:
+        plain = made(plan, node, timers, *limits)
         section = config.RecordingSection(
             tmp_path / node.id, recorder=RECORDER, recorder_realm="core"
         )
