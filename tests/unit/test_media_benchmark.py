@@ -132,7 +132,8 @@ def test_a_clock_sees_what_a_task_does() -> None:
     while clock.spent().tasks_s < 0.05:
         sum(range(10_000))
     spent = clock.spent()
-    assert spent.wall_s >= 0.05
+    # In ticks, and of all threads of this process: the wall clock may have seen a little less.
+    assert spent.tasks_s >= 0.05 and spent.wall_s > 0
     assert spent.core_s >= min(spent.tasks_s, spent.busy_s)
 
 
