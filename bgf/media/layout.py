@@ -34,7 +34,7 @@ CONFIG = struct.Struct("=III")
 INTERFACE = struct.Struct("=II6sH")
 _PLACE = struct.Struct("=16sIHBBIxxxx")
 KEY = struct.Struct("=16sIHH")
-_PINHOLE = struct.Struct("=IIII2s2sHHHBBI16s16s16sQQQQQQ16sIHxxIxxxx24sxxxxxxxx")
+_PINHOLE = struct.Struct("=IIIIHHI2s2sHBB16s16s16sQQQQQQ16sIHxxIxxxx24sxxxxxxxx")
 FLAGS_AT, PEER_AT = 4, 152  # in a pinhole
 FACTS = struct.Struct("=4xIII144x16sIHH8x")
 """Of a pinhole: flags, group, next hop, and its key; for those who read very many."""
@@ -154,8 +154,8 @@ def without_version(raw: bytes) -> bytes:
 
 def unpack_pinhole(raw: bytes) -> Pinhole:
     fields = _PINHOLE.unpack(raw)
-    _, flags, group, nexthop, near_port, far_port = fields[:6]
-    near, far, key = fields[12], fields[13], fields[-1]
+    _, flags, group, nexthop = fields[:4]
+    near_port, far_port, near, far, key = *fields[7:9], *fields[12:14], fields[-1]
     flow_key, wire = unpack_key(key)
     reverse = FlowKey(unpack_address(near), int.from_bytes(near_port, "big"))
     known = far != _NOBODY or far_port != b"\0\0"
@@ -166,7 +166,7 @@ def unpack_pinhole(raw: bytes) -> Pinhole:
 def remote_end(raw: bytes) -> tuple[bytes, bytes]:
     """Where a pinhole sends to, address and port as they stand in it."""
     fields = _PINHOLE.unpack(raw)
-    return fields[13], fields[5]
+    return fields[13], fields[8]
 
 
 def rates(raw: bytes) -> tuple[int, ...]:

@@ -156,6 +156,17 @@ struct bgf_key {
 #define BGF_CHECKS 0x10000u /* STUN checks that arrive are told to user space, and go nowhere */
 #define BGF_DEMUX 0x20000u /* RTCP that arrives goes on by the pinhole of the next port */
 
+/* What a packet is to have in its headers when it leaves. */
+struct bgf_way {
+	__u16 local_port_be;
+	__u16 remote_port_be;
+	__u16 sum;     /* one's complement sum of both addresses and both ports */
+	__u8 tos_mask; /* bits of the traffic class that stay */
+	__u8 tos_bits; /* bits that are set */
+	struct bgf_address local; /* new source */
+	struct bgf_address remote; /* new destination */
+};
+
 /*
  * Three cache lines, of which most packets touch two; the map starts at a page. User space writes
  * it in place through a mapping: `version` is odd meanwhile and another one afterwards, and a
@@ -167,16 +178,10 @@ struct bgf_pinhole {
 	__u32 flags;
 	__u32 group;   /* index into armed */
 	__u32 nexthop; /* index into nexthops */
-	__u16 local_port_be;
-	__u16 remote_port_be;
 	__u16 source_port_first; /* filter, both included */
 	__u16 source_port_last;
-	__u16 sum_out; /* one's complement sum of local_out, remote and their ports, as they go out */
-	__u8 tos_mask; /* bits of the traffic class that stay */
-	__u8 tos_bits; /* bits that are set */
-	__u32 clock;   /* RTP timestamp units in a nanosecond, times 2^32 */
-	struct bgf_address local_out; /* new source */
-	struct bgf_address remote;    /* new destination */
+	__u32 clock; /* RTP timestamp units in a nanosecond, times 2^32 */
+	struct bgf_way way;
 
 	struct bgf_address source; /* filter */
 	__u64 types[2];		   /* bit per payload type that is admitted */
@@ -300,6 +305,7 @@ _Static_assert(sizeof(struct bgf_place) == 32, "shared layout");
 _Static_assert(BGF_ADDRESS_PLACES == 1u << (64 - BGF_ADDRESS_SHIFT), "shared layout");
 _Static_assert(sizeof(struct bgf_ports) == 1u << 18, "shared layout");
 _Static_assert(sizeof(struct bgf_key) == 24, "shared layout");
+_Static_assert(sizeof(struct bgf_way) == 40, "shared layout");
 _Static_assert(sizeof(struct bgf_pinhole) == 192, "shared layout");
 _Static_assert(sizeof(struct bgf_stats) == 64, "shared layout");
 _Static_assert(sizeof(struct bgf_stream) == 64, "shared layout");

@@ -36,8 +36,8 @@ static __always_inline bool take(__u64 *bucket, __u64 cost, __u64 depth, __u64 n
 }
 
 /* `length` is the IP packet's, bytes. A packet that is only traced takes nothing. */
-static __always_inline bool conforms(struct xdp_md *ctx, const struct packet *packet,
-				     const struct bgf_pinhole *pinhole, __u32 length)
+static __always_inline bool conforms(const struct packet *packet, const struct bgf_pinhole *pinhole,
+				     __u32 length, bool trace)
 {
 	__u64 now = packet->now_ns << BGF_TIME_SHIFT;
 	__u64 sustained = (length * pinhole->sustained_cost) >> BGF_COST_SHIFT;
@@ -52,7 +52,7 @@ static __always_inline bool conforms(struct xdp_md *ctx, const struct packet *pa
 	if (!has_room(stream->sustained_full, sustained, pinhole->sustained_depth, now) ||
 	    !has_room(stream->peak_full, peak, pinhole->peak_depth, now))
 		return false;
-	if (unlikely(traced(ctx) != NULL))
+	if (unlikely(trace))
 		return true;
 	return (!peak || take(&stream->peak_full, peak, pinhole->peak_depth, now)) &&
 	       (!sustained ||

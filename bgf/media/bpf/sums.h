@@ -20,11 +20,28 @@ static __always_inline __u64 sum_address(const struct bgf_address *a)
 	return (a->hi & 0xffffffff) + (a->hi >> 32) + (a->lo & 0xffffffff) + (a->lo >> 32);
 }
 
-static __always_inline __u16 sum_ip4(const struct iphdr *ip)
+/*
+ * Sums are kept as they add up, in 64 bits, and folded when they are written: they count modulo
+ * 0xffff, and so do 32-bit words. What is less than SUM_NOTHING is taken away by adding SUM_NOTHING
+ * less that.
+ */
+#define SUM_NOTHING (0xffffull << 24)
+
+static __always_inline __u64 sum_ip4(const struct iphdr *ip)
 {
 	const __u32 *word = (const __u32 *)ip;
 
-	return fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
+	return (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
+}
+
+/* Is the header's sum right? Any multiple of 0xffff is; after two steps there are but two. */
+static __always_inline bool is_ip4_whole(const struct iphdr *ip)
+{
+	__u64 sum = sum_ip4(ip);
+
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff || sum == 2 * 0xffff;
 }
 
 /* A UDP checksum that comes out as zero is sent as its other form: zero says "none" (RFC 768). */
