@@ -34,9 +34,9 @@ CONFIG = struct.Struct("=III")
 INTERFACE = struct.Struct("=II6sH")
 _PLACE = struct.Struct("=16sIHBBIxxxx")
 KEY = struct.Struct("=16sIHH")
-_PINHOLE = struct.Struct("=IIIIHHI2s2sHBB16s16s16sQQQQQQ16sIHxxIxxxx24sxxxxxxxx")
-FLAGS_AT, PEER_AT = 4, 152  # in a pinhole
-FACTS = struct.Struct("=4xIII144x16sIHH8x")
+_PINHOLE = struct.Struct("=IIIIHHI2s2sHBB16s16s16sQQQQQQ64x16sIHxxIxxxx24sxxxxxxxx")
+FLAGS_AT, STREAM_AT, PEER_AT = 4, 128, 216  # in a pinhole
+FACTS = struct.Struct("=4xIII208x16sIHH8x")
 """Of a pinhole: flags, group, next hop, and its key; for those who read very many."""
 STATS_FIRST_AT = 24  # in struct bgf_cpu
 STATS = struct.Struct("=QQQQQQ16x")
@@ -147,9 +147,15 @@ def is_open(flow: Flow) -> bool:
     return flow.gate is Gate.OPEN and (flow.remote is not None or flow.follows)
 
 
-def without_version(raw: bytes) -> bytes:
-    """A pinhole as it is packed: what it says, not how often it was written."""
-    return bytes(U32.size) + raw[U32.size :]
+def as_written(raw: bytes) -> bytes:
+    """A pinhole as it is packed: what it says, not how often it was written nor what came by."""
+    after = STREAM_AT + STREAM.size
+    return bytes(U32.size) + raw[U32.size : STREAM_AT] + bytes(STREAM.size) + raw[after:]
+
+
+def stream_of(raw: bytes) -> bytes:
+    """struct bgf_stream of a pinhole."""
+    return raw[STREAM_AT : STREAM_AT + STREAM.size]
 
 
 def unpack_pinhole(raw: bytes) -> Pinhole:

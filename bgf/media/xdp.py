@@ -98,7 +98,6 @@ class XdpDatapath:
                 "ports": _ports_rows(groups),
                 "pinholes": pinholes_max,
                 "stats": pinholes_max * _xdp.possible_cpus(),
-                "streams": pinholes_max,
                 "latches": pinholes_max,
                 "nexthops": pinholes_max + 1,
                 "captured": _xdp.possible_cpus(),

@@ -24,7 +24,6 @@
 	X(ports, 16)	  /* array: row -> struct bgf_ports */                                      \
 	X(pinholes, 65536) /* array: slot -> struct bgf_pinhole */                                 \
 	X(stats, 65536)   /* array: CPU x slots + slot -> struct bgf_stats */                      \
-	X(streams, 65536) /* array: slot -> struct bgf_stream */                                   \
 	X(latches, 65536) /* array: slot -> struct bgf_latch */                                    \
 	X(nexthops, 16384) /* array: index -> struct bgf_nexthop; 0 is never valid */              \
 	X(outcomes, 8224) /* per-CPU array: row x BGF_ROW + enum bgf_outcome -> packets, u64 */    \
@@ -168,10 +167,30 @@ struct bgf_way {
 };
 
 /*
- * Three cache lines, of which most packets touch two; the map starts at a page. User space writes
+ * What is one for all CPUs: a stream's packets come on one CPU as long as its sender keeps its
+ * port. A cache line of its own in its pinhole.
+ */
+struct bgf_stream {
+	__u64 sustained_full; /* when the bucket is full again */
+	__u64 peak_full;
+	__u64 last_ns;	    /* of the last RTP packet */
+	__u32 ssrc;	    /* of the last RTP packet, host order */
+	__u32 sequence;	    /* highest, extended by its cycles (RFC 3550 A.1) */
+	__u32 sequence_first;
+	__u32 expected; /* of earlier SSRCs and before restarts */
+	__u32 transit;	/* of the last packet, timestamp units */
+	__u32 jitter;	/* timestamp units, times 16 (RFC 3550 A.8) */
+	__u32 gap_max;	/* in 1024 ns */
+	__u32 ssrc_changes;
+	__u32 restarts;
+	__u32 started; /* there was a packet */
+};
+
+/*
+ * Four cache lines, of which most packets touch three; the map starts at a page. User space writes
  * it in place through a mapping: `version` is odd meanwhile and another one afterwards, and a
- * packet for which it has changed on the way is dropped. The program writes nothing here: what
- * moves stands in stats, streams and latches.
+ * packet for which it has changed on the way is dropped. The program writes `stream` alone, and
+ * user space all but that.
  */
 struct bgf_pinhole {
 	__u32 version;
@@ -189,6 +208,8 @@ struct bgf_pinhole {
 	__u64 sustained_depth;
 	__u64 peak_cost;
 	__u64 peak_depth;
+
+	struct bgf_stream stream;
 
 	struct bgf_address source_mask;
 	__u32 ifindex_out;
@@ -216,26 +237,6 @@ struct bgf_stats {
 	__u64 rtp_bytes;     /* UDP payload */
 	__u64 rtcp_packets;
 	__u64 pad[2]; /* a cache line of its own */
-};
-
-/*
- * What is one for all CPUs: a stream's packets come on one CPU as long as its sender keeps its
- * port. Sixty-four bytes, and the map starts at a page: one cache line.
- */
-struct bgf_stream {
-	__u64 sustained_full; /* when the bucket is full again */
-	__u64 peak_full;
-	__u64 last_ns;	    /* of the last RTP packet */
-	__u32 ssrc;	    /* of the last RTP packet, host order */
-	__u32 sequence;	    /* highest, extended by its cycles (RFC 3550 A.1) */
-	__u32 sequence_first;
-	__u32 expected; /* of earlier SSRCs and before restarts */
-	__u32 transit;	/* of the last packet, timestamp units */
-	__u32 jitter;	/* timestamp units, times 16 (RFC 3550 A.8) */
-	__u32 gap_max;	/* in 1024 ns */
-	__u32 ssrc_changes;
-	__u32 restarts;
-	__u32 started; /* there was a packet */
 };
 
 enum bgf_latch_state {
@@ -306,7 +307,7 @@ _Static_assert(BGF_ADDRESS_PLACES == 1u << (64 - BGF_ADDRESS_SHIFT), "shared lay
 _Static_assert(sizeof(struct bgf_ports) == 1u << 18, "shared layout");
 _Static_assert(sizeof(struct bgf_key) == 24, "shared layout");
 _Static_assert(sizeof(struct bgf_way) == 40, "shared layout");
-_Static_assert(sizeof(struct bgf_pinhole) == 192, "shared layout");
+_Static_assert(sizeof(struct bgf_pinhole) == 256, "shared layout");
 _Static_assert(sizeof(struct bgf_stats) == 64, "shared layout");
 _Static_assert(sizeof(struct bgf_stream) == 64, "shared layout");
 _Static_assert(sizeof(struct bgf_latch) == 32, "shared layout");

@@ -108,15 +108,29 @@ APART int aim_back(const struct bgf_pinhole *pinhole, struct target *to)
 	return *(volatile __u32 *)&latch->word == word ? found : 0;
 }
 
-static __always_inline void account(const struct packet *packet, const struct bgf_pinhole *pinhole,
-				    const struct bgf_cpu *own, const struct rtp *rtp)
+/*
+ * With many flows each line of a flow's memory is far away. Asked for here, they come together
+ * while the packet is judged; asked for where they are needed, they would come one by one.
+ */
+static __always_inline struct bgf_stats *find_stats(const struct packet *packet,
+						    const struct bgf_pinhole *pinhole,
+						    const struct bgf_cpu *own)
 {
-	__u32 bytes = packet->udp_length - sizeof(struct udphdr);
 	__u32 row = own->stats_first + packet->slot;
 	struct bgf_stats *stat = bpf_map_lookup_elem(&stats, &row);
 
-	if (unlikely(!stat))
-		return;
+	if (likely(stat != NULL))
+		(void)*(volatile __u64 *)&stat->packets;
+	(void)*(volatile __u64 *)&pinhole->types[0];
+	(void)*(volatile __u64 *)&pinhole->stream.last_ns;
+	return stat;
+}
+
+static __always_inline void account(const struct packet *packet, struct bgf_pinhole *pinhole,
+				    struct bgf_stats *stat, const struct rtp *rtp)
+{
+	__u32 bytes = packet->udp_length - sizeof(struct udphdr);
+
 	stat->packets++;
 	stat->bytes += bytes;
 	stat->last_seen_ns = packet->now_ns;
@@ -129,22 +143,6 @@ static __always_inline void account(const struct packet *packet, const struct bg
 	} else if (rtp->kind == RTP_CONTROL) {
 		stat->rtcp_packets++;
 	}
-}
-
-/*
- * With many flows each line of a flow's memory is far away. Asked for here, they come together
- * while the packet is judged; asked for where they are needed, they would come one by one.
- */
-static __always_inline void warm(const struct packet *packet, const struct bgf_cpu *own)
-{
-	__u32 row = own->stats_first + packet->slot, slot = packet->slot;
-	struct bgf_stats *stat = bpf_map_lookup_elem(&stats, &row);
-	struct bgf_stream *stream = bpf_map_lookup_elem(&streams, &slot);
-
-	if (stat)
-		(void)*(volatile __u64 *)&stat->packets;
-	if (stream)
-		(void)*(volatile __u64 *)&stream->last_ns;
 }
 
 /* The same packet as it would arrive where it goes: at another pinhole of this node. */
@@ -172,8 +170,8 @@ static __always_inline __u32 ip_length(const struct packet *packet, bool ip6)
  * where they are written into the frame, so that nothing of them need be kept in between.
  */
 static __always_inline int leave(struct xdp_md *ctx, const struct packet *packet,
-				 const struct bgf_pinhole *pinhole, const struct bgf_way *way,
-				 const struct bgf_nexthop *hop, const struct bgf_cpu *own,
+				 struct bgf_pinhole *pinhole, const struct bgf_way *way,
+				 const struct bgf_nexthop *hop, struct bgf_stats *stat,
 				 const struct rtp *rtp, __u32 length)
 {
 	bool ip6 = leaves_as_ip6(pinhole), trace = traced(ctx) != NULL;
@@ -195,7 +193,7 @@ static __always_inline int leave(struct xdp_md *ctx, const struct packet *packet
 		return XDP_REDIRECT;
 	}
 	count(packet, BGF_FORWARD);
-	account(packet, pinhole, own, rtp);
+	account(packet, pinhole, stat, rtp);
 	return (int)bpf_redirect(hop->ifindex, 0);
 }
 
@@ -205,10 +203,10 @@ static __always_inline int leave(struct xdp_md *ctx, const struct packet *packet
  * charge of: that is reached on the wire. Otherwise `outcome` is FORWARD, or why it ends here.
  */
 static __always_inline struct bgf_pinhole *turn_to_next(struct xdp_md *ctx, struct packet *packet,
-							const struct bgf_pinhole *first,
+							struct bgf_pinhole *first,
 							const struct bgf_way *way,
-							const struct bgf_cpu *own,
-							struct rtp *rtp, __u32 *outcome)
+							struct bgf_stats *stat, struct rtp *rtp,
+							__u32 *outcome)
 {
 	struct bgf_place *place = find_address(&way->remote);
 	__be16 port = way->remote_port_be;
@@ -230,7 +228,7 @@ static __always_inline struct bgf_pinhole *turn_to_next(struct xdp_md *ctx, stru
 						   traced(ctx) != NULL))
 		return pinhole;
 	if (!traced(ctx))
-		account(packet, first, own, rtp);
+		account(packet, first, stat, rtp);
 	turn(packet, first, way);
 	packet->key.port_be = port;
 	packet->slot = slot;
@@ -254,17 +252,21 @@ static __always_inline bool aim(const struct bgf_pinhole *pinhole, struct target
 /* What takes longer to send on: it follows a latch, goes through two pinholes, is captured. */
 #define ELSEWHERE (BGF_FOLLOW | BGF_HAIRPIN | BGF_CAPTURED)
 
-APART int send_elsewhere(struct xdp_md *ctx, struct packet *packet, const struct bgf_pinhole *first)
+APART int send_elsewhere(struct xdp_md *ctx, struct packet *packet, struct bgf_pinhole *first)
 {
-	const struct bgf_pinhole *pinhole = first, *second = NULL;
+	struct bgf_pinhole *pinhole = first, *second = NULL;
 	__u32 outcome = BGF_NO_PINHOLE, length;
 	struct target to = {};
 	struct rtp rtp = {};
 	int action, back = 1;
+	struct bgf_stats *stat;
 	struct bgf_cpu *own;
 
 	own = this_cpu();
 	if (!packet || !first || !own)
+		return XDP_DROP;
+	stat = find_stats(packet, first, own);
+	if (!stat)
 		return XDP_DROP;
 	length = ip_length(packet, packet->ip6);
 	if (first->flags & BGF_RTP)
@@ -276,18 +278,21 @@ APART int send_elsewhere(struct xdp_md *ctx, struct packet *packet, const struct
 	if (!back)
 		return refuse(ctx, packet, BGF_NO_PEER);
 	if (first->flags & BGF_HAIRPIN || back == ANOTHER_PINHOLE)
-		second = turn_to_next(ctx, packet, first, &to.way, own, &rtp, &outcome);
+		second = turn_to_next(ctx, packet, first, &to.way, stat, &rtp, &outcome);
 	if (second) {
 		if (outcome != BGF_FORWARD)
 			return refuse(ctx, packet, outcome);
 		pinhole = second;
+		stat = find_stats(packet, second, own);
+		if (!stat)
+			return XDP_DROP;
 		length = ip_length(packet, leaves_as_ip6(first));
 		if (!aim(second, &to))
 			return refuse(ctx, packet, BGF_NO_NEIGHBOUR);
 		if (second->flags & BGF_FOLLOW && !aim_back(second, &to))
 			return refuse(ctx, packet, BGF_NO_PEER);
 	}
-	action = leave(ctx, packet, pinhole, &to.way, &to.hop, own, &rtp, length);
+	action = leave(ctx, packet, pinhole, &to.way, &to.hop, stat, &rtp, length);
 	if (action == XDP_REDIRECT && pinhole->flags & BGF_CAPTURED)
 		capture(ctx, packet, &to.hop);
 	return action;
@@ -303,6 +308,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet,
 	__u32 outcome, index, flags;
 	struct bgf_nexthop *hop;
 	struct rtp rtp = {};
+	struct bgf_stats *stat;
 	struct bgf_cpu *own;
 	int action;
 
@@ -311,7 +317,9 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet,
 	own = this_cpu();
 	if (unlikely(!own)) /* no clock, no lease */
 		return refuse(ctx, packet, BGF_DISARMED);
-	warm(packet, own);
+	stat = find_stats(packet, pinhole, own);
+	if (unlikely(!stat))
+		return refuse(ctx, packet, BGF_NO_PINHOLE);
 	packet->now_ns = clock_now(own);
 	flags = pinhole->flags;
 	if (unlikely(flags & (BGF_CAPTURED | BGF_CHECKS | BGF_DEMUX))) {
@@ -328,6 +336,9 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet,
 					       &packet->slot, &packet->version);
 			if (!pinhole)
 				return 0;
+			stat = find_stats(packet, pinhole, own);
+			if (!stat)
+				return 0;
 			flags = pinhole->flags;
 		}
 	}
@@ -340,7 +351,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet,
 	hop = bpf_map_lookup_elem(&nexthops, &index);
 	if (unlikely(!hop))
 		return refuse(ctx, packet, BGF_NO_NEIGHBOUR);
-	return leave(ctx, packet, pinhole, &pinhole->way, hop, own, &rtp,
+	return leave(ctx, packet, pinhole, &pinhole->way, hop, stat, &rtp,
 		     ip_length(packet, packet->ip6));
 }
 

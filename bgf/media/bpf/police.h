@@ -36,17 +36,14 @@ static __always_inline bool take(__u64 *bucket, __u64 cost, __u64 depth, __u64 n
 }
 
 /* `length` is the IP packet's, bytes. A packet that is only traced takes nothing. */
-static __always_inline bool conforms(const struct packet *packet, const struct bgf_pinhole *pinhole,
+static __always_inline bool conforms(const struct packet *packet, struct bgf_pinhole *pinhole,
 				     __u32 length, bool trace)
 {
 	__u64 now = packet->now_ns << BGF_TIME_SHIFT;
 	__u64 sustained = (length * pinhole->sustained_cost) >> BGF_COST_SHIFT;
 	__u64 peak = (length * pinhole->peak_cost) >> BGF_COST_SHIFT;
-	__u32 slot = packet->slot;
-	struct bgf_stream *stream = bpf_map_lookup_elem(&streams, &slot);
+	struct bgf_stream *stream = &pinhole->stream;
 
-	if (!stream)
-		return true;
 	/* Both are asked before either is charged: what one refuses costs the other nothing. What is
 	 * not limited has a depth that everything fits into, and is not charged. */
 	if (!has_room(stream->sustained_full, sustained, pinhole->sustained_depth, now) ||
