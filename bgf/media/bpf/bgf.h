@@ -67,17 +67,6 @@ struct bgf_config {
 	__u32 snap;	     /* bytes of a frame that a capture keeps */
 };
 
-/* What a CPU keeps for itself: its clock (clock.h), and where its part of `stats` begins, which user
- * space writes. A cache line. */
-struct bgf_cpu {
-	__u64 tick; /* in which the clock was read last */
-	__u64 boot_ns;
-	__u32 packets; /* of this tick, those of the last reading included */
-	__u32 left;    /* that go by the last reading, one more than that */
-	__u32 stats_first;
-	__u32 pad[9];
-};
-
 /*
  * A realm's interface stands at its ifindex plus its VLAN, modulo the size of the table, or one of
  * the next few places where that is taken: an array is looked up without a call, a hash is not.
@@ -257,11 +246,31 @@ struct bgf_latch {
 };
 
 struct bgf_nexthop {
-	__u8 macs[12];	/* destination, source: as an Ethernet header begins */
+	__u32 macs[3]; /* destination, source: as an Ethernet header begins */
 	__u32 ifindex;
 	__u32 mtu;	/* largest IP packet, bytes; 0: no neighbour known to send to */
 	__u16 vlan;	/* 0 untagged */
 	__u16 pad;
+};
+
+/* Where a packet goes, when that is not what its pinhole and its next hop say. */
+struct bgf_target {
+	struct bgf_way way;
+	struct bgf_nexthop hop;
+};
+
+/*
+ * What a CPU keeps for itself: its clock (clock.h); where its part of `stats` begins, which user
+ * space writes; and, in a cache line apart, what would be too large for the program's stack.
+ */
+struct bgf_cpu {
+	__u64 tick; /* in which the clock was read last */
+	__u64 boot_ns;
+	__u32 packets; /* of this tick, those of the last reading included */
+	__u32 left;    /* that go by the last reading, one more than that */
+	__u32 stats_first;
+	__u32 pad[9];
+	struct bgf_target target;
 };
 
 /* A latch has been set. */
@@ -299,7 +308,7 @@ struct bgf_trace {
 
 _Static_assert(BGF_OUTCOME_COUNT <= BGF_ROW, "a row of counts");
 _Static_assert(sizeof(struct bgf_config) == 12, "shared layout");
-_Static_assert(sizeof(struct bgf_cpu) == 64, "shared layout");
+_Static_assert(sizeof(struct bgf_cpu) == 128, "shared layout");
 _Static_assert(sizeof(struct bgf_interface) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_address) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_place) == 32, "shared layout");

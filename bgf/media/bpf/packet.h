@@ -100,6 +100,8 @@ static __always_inline int pass(struct xdp_md *ctx, const struct packet *packet,
 static __always_inline bool is_ours(struct xdp_md *ctx, const struct ethhdr *eth,
 				    struct packet *packet)
 {
+	/* Whole words of a frame: of packed structures the compiler would read bytes. */
+	const __u32 *have = (const void *)eth;
 	__u32 ifindex = ctx->ingress_ifindex, probe;
 	const struct bgf_interface *own;
 
@@ -113,9 +115,8 @@ static __always_inline bool is_ours(struct xdp_md *ctx, const struct ethhdr *eth
 			return false;
 		if (likely(own->ifindex == ifindex && own->vlan == packet->key.vlan)) {
 			packet->place = place;
-			return *(const __u32 *)eth->h_dest == *(const __u32 *)own->mac &&
-			       *(const __u16 *)(eth->h_dest + 4) ==
-				       *(const __u16 *)(own->mac + 4);
+			return have[0] == *(const __u32 *)own->mac &&
+			       (__u16)have[1] == *(const __u16 *)(own->mac + 4);
 		}
 	}
 	packet->place = BGF_INTERFACE_PLACES;

@@ -66,7 +66,7 @@ static __always_inline bool leaves_as_ip6(const struct bgf_pinhole *pinhole)
  */
 #define ANOTHER_PINHOLE 2
 
-APART int aim_back(const struct bgf_pinhole *pinhole, struct target *to)
+APART int aim_back(const struct bgf_pinhole *pinhole, struct bgf_target *to)
 {
 	struct bgf_interface *own;
 	struct bgf_latch *latch;
@@ -87,13 +87,14 @@ APART int aim_back(const struct bgf_pinhole *pinhole, struct target *to)
 	    to->way.remote.hi == latch->address.hi) {
 		/* The pinhole's own next hop leads there. */
 	} else if (*(__u32 *)latch->mac | *(__u16 *)(latch->mac + 4)) {
+		__u8 *macs = (__u8 *)to->hop.macs;
 		__u32 place = latch->place;
 
 		own = bpf_map_lookup_elem(&interfaces, &place);
 		if (!own)
 			return 0;
-		__builtin_memcpy(to->hop.macs, latch->mac, sizeof(latch->mac));
-		__builtin_memcpy(to->hop.macs + ETH_ALEN, own->mac, sizeof(own->mac));
+		__builtin_memcpy(macs, latch->mac, sizeof(latch->mac));
+		__builtin_memcpy(macs + ETH_ALEN, own->mac, sizeof(own->mac));
 		to->hop.ifindex = own->ifindex;
 		to->hop.mtu = own->mtu;
 		to->hop.vlan = own->vlan;
@@ -237,7 +238,7 @@ static __always_inline struct bgf_pinhole *turn_to_next(struct xdp_md *ctx, stru
 	return pinhole;
 }
 
-static __always_inline bool aim(const struct bgf_pinhole *pinhole, struct target *to)
+static __always_inline bool aim(const struct bgf_pinhole *pinhole, struct bgf_target *to)
 {
 	__u32 index = pinhole->nexthop;
 	struct bgf_nexthop *hop = bpf_map_lookup_elem(&nexthops, &index);
@@ -256,29 +257,30 @@ APART int send_elsewhere(struct xdp_md *ctx, struct packet *packet, struct bgf_p
 {
 	struct bgf_pinhole *pinhole = first, *second = NULL;
 	__u32 outcome = BGF_NO_PINHOLE, length;
-	struct target to = {};
 	struct rtp rtp = {};
 	int action, back = 1;
+	struct bgf_target *to;
 	struct bgf_stats *stat;
 	struct bgf_cpu *own;
 
 	own = this_cpu();
 	if (!packet || !first || !own)
 		return XDP_DROP;
+	to = &own->target;
 	stat = find_stats(packet, first, own);
 	if (!stat)
 		return XDP_DROP;
 	length = ip_length(packet, packet->ip6);
 	if (first->flags & BGF_RTP)
 		read_rtp(ctx, packet, first, &rtp);
-	if (!aim(first, &to))
+	if (!aim(first, to))
 		return refuse(ctx, packet, BGF_NO_NEIGHBOUR);
 	if (first->flags & BGF_FOLLOW)
-		back = aim_back(first, &to);
+		back = aim_back(first, to);
 	if (!back)
 		return refuse(ctx, packet, BGF_NO_PEER);
 	if (first->flags & BGF_HAIRPIN || back == ANOTHER_PINHOLE)
-		second = turn_to_next(ctx, packet, first, &to.way, stat, &rtp, &outcome);
+		second = turn_to_next(ctx, packet, first, &to->way, stat, &rtp, &outcome);
 	if (second) {
 		if (outcome != BGF_FORWARD)
 			return refuse(ctx, packet, outcome);
@@ -287,14 +289,14 @@ APART int send_elsewhere(struct xdp_md *ctx, struct packet *packet, struct bgf_p
 		if (!stat)
 			return XDP_DROP;
 		length = ip_length(packet, leaves_as_ip6(first));
-		if (!aim(second, &to))
+		if (!aim(second, to))
 			return refuse(ctx, packet, BGF_NO_NEIGHBOUR);
-		if (second->flags & BGF_FOLLOW && !aim_back(second, &to))
+		if (second->flags & BGF_FOLLOW && !aim_back(second, to))
 			return refuse(ctx, packet, BGF_NO_PEER);
 	}
-	action = leave(ctx, packet, pinhole, &to.way, &to.hop, stat, &rtp, length);
+	action = leave(ctx, packet, pinhole, &to->way, &to->hop, stat, &rtp, length);
 	if (action == XDP_REDIRECT && pinhole->flags & BGF_CAPTURED)
-		capture(ctx, packet, &to.hop);
+		capture(ctx, packet, &to->hop);
 	return action;
 }
 

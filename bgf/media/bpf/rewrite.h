@@ -9,14 +9,6 @@
 #define FLOW_LABEL 0xfffffu
 #define PRIORITY_SHIFT 13 /* of the 802.1Q priority in its tag */
 
-/* Where a packet goes, when that is not what its pinhole and its next hop say. */
-struct target {
-	struct bgf_way way;
-	struct bgf_nexthop hop;
-};
-
-_Static_assert(sizeof(struct target) == 64, "no holes");
-
 static __always_inline __u32 new_tos(const struct packet *packet, const struct bgf_way *way)
 {
 	return (packet->tos & way->tos_mask) | way->tos_bits;
@@ -64,8 +56,8 @@ static __always_inline __u32 rewrite(struct xdp_md *ctx, const struct packet *pa
 	int header = ip6 ? IP6_HEADER : IP4_HEADER;
 	int tag = hop->vlan ? TAG_BYTES : 0, shift = packet->tag - tag;
 	void *at = data + ETH_HLEN + packet->tag;
+	__u32 kept, *link;
 	struct udphdr *udp;
-	__u32 kept;
 	__u16 check;
 
 	/* What the old header leaves to the new one: identification and fragment word, flow label. */
@@ -129,7 +121,10 @@ static __always_inline __u32 rewrite(struct xdp_md *ctx, const struct packet *pa
 	udp->check = check;
 	if (data + ETH_HLEN + TAG_BYTES > end)
 		return BGF_MALFORMED;
-	__builtin_memcpy(data, hop->macs, 2 * ETH_ALEN);
+	link = data;
+	link[0] = hop->macs[0];
+	link[1] = hop->macs[1];
+	link[2] = hop->macs[2];
 	at = data + 2 * ETH_ALEN;
 	if (unlikely(hop->vlan)) {
 		struct vlan_tag *outer = at;
