@@ -38,7 +38,7 @@ _PINHOLE = struct.Struct("=IIIIHHI2s2sHBB16s16s16sQQQQQQ64x16sIHxxIxxxx24sxxxxxx
 FLAGS_AT, STREAM_AT, PEER_AT = 4, 128, 216  # in a pinhole
 FACTS = struct.Struct("=4xIII208x16sIHH8x")
 """Of a pinhole: flags, group, next hop, and its key; for those who read very many."""
-STATS_FIRST_AT = 24  # in struct bgf_cpu
+COUNTS = struct.Struct(f"={len(OUTCOMES)}Q")
 STATS = struct.Struct("=QQQQQQ16x")
 STREAM = struct.Struct("=QQQIIIIIIIIII")
 LATCH = struct.Struct("=16sII2s6s")
@@ -114,6 +114,11 @@ def unpack_key(raw: bytes) -> tuple[FlowKey, Wire]:
     """The key and where its realm's frames come from."""
     host, ifindex, port, vlan = KEY.unpack(raw)
     return FlowKey(unpack_address(host), socket.ntohs(port)), Wire(ifindex, vlan)
+
+
+def counts_at(cpu: int, row: int) -> int:
+    """Where a row of packet counts begins in the map `cpus`."""
+    return cpu * _xdp.SIZEOF_CPU + _xdp.COUNTS_AT + row * _xdp.ROW * U64.size
 
 
 def pack_place(address: bytes, place: Place) -> bytes:

@@ -90,7 +90,7 @@ class Pinholes:
         self._uses = memoryview(array("I", bytes(4 * maps.capacity("nexthops"))))
         self._hosts: dict[str, bytes] = {}
         for cpu in range(self._cpus):  # in place: the program keeps its clock beside it
-            at = cpu * _xdp.SIZEOF_CPU + layout.STATS_FIRST_AT
+            at = cpu * _xdp.SIZEOF_CPU + _xdp.STATS_FIRST_AT
             layout.U32.pack_into(maps.mapped("cpus"), at, cpu * self.capacity)
 
     def __len__(self) -> int:

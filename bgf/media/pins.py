@@ -33,7 +33,6 @@ MAPS = (
     "stats",
     "latches",
     "nexthops",
-    "outcomes",
     "reports",
     "captured",
     "checks",

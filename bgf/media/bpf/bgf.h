@@ -16,7 +16,7 @@
 /* Maps by name, in the order of the object file. The last column is the default size in entries. */
 #define BGF_MAPS(X)                                                                                \
 	X(config, 1)      /* array: struct bgf_config */                                           \
-	X(cpus, 1024)     /* array: CPU -> struct bgf_cpu */                                       \
+	X(cpus, 256)      /* array: CPU -> struct bgf_cpu */                                       \
 	X(groups, 256)    /* array: group index -> its id, for those who open the pins */          \
 	X(armed, 256)     /* array: group index -> deadline, CLOCK_BOOTTIME ns; 0 never */         \
 	X(interfaces, 256) /* array: struct bgf_interface, see BGF_PROBES */                       \
@@ -26,7 +26,6 @@
 	X(stats, 65536)   /* array: CPU x slots + slot -> struct bgf_stats */                      \
 	X(latches, 65536) /* array: slot -> struct bgf_latch */                                    \
 	X(nexthops, 16384) /* array: index -> struct bgf_nexthop; 0 is never valid */              \
-	X(outcomes, 8224) /* per-CPU array: row x BGF_ROW + enum bgf_outcome -> packets, u64 */    \
 	X(reports, 262144) /* ring buffer, bytes: struct bgf_report */                             \
 	X(captured, 1024) /* perf event array, one entry for each CPU: struct bgf_captured */ \
 	X(checks, 1024) /* perf event array, likewise: STUN checks, struct bgf_captured */
@@ -74,7 +73,8 @@ struct bgf_config {
  */
 #define BGF_INTERFACE_PLACES 256u
 #define BGF_PROBES 4u
-#define BGF_ROW 32u
+#define BGF_ROW 32u /* an enum bgf_outcome fits into it */
+#define BGF_COUNTS ((BGF_INTERFACE_PLACES + 1) * BGF_ROW)
 
 struct bgf_interface {
 	__u32 ifindex; /* 0: nobody stands here */
@@ -261,7 +261,8 @@ struct bgf_target {
 
 /*
  * What a CPU keeps for itself: its clock (clock.h); where its part of `stats` begins, which user
- * space writes; and, in a cache line apart, what would be too large for the program's stack.
+ * space writes; in a cache line apart, what would be too large for the program's stack; and how
+ * many packets had which outcome.
  */
 struct bgf_cpu {
 	__u64 tick; /* in which the clock was read last */
@@ -271,6 +272,7 @@ struct bgf_cpu {
 	__u32 stats_first;
 	__u32 pad[9];
 	struct bgf_target target;
+	__u64 packets_of[BGF_COUNTS]; /* row x BGF_ROW + enum bgf_outcome */
 };
 
 /* A latch has been set. */
@@ -308,7 +310,7 @@ struct bgf_trace {
 
 _Static_assert(BGF_OUTCOME_COUNT <= BGF_ROW, "a row of counts");
 _Static_assert(sizeof(struct bgf_config) == 12, "shared layout");
-_Static_assert(sizeof(struct bgf_cpu) == 128, "shared layout");
+_Static_assert(sizeof(struct bgf_cpu) == 128 + 8 * BGF_COUNTS, "shared layout");
 _Static_assert(sizeof(struct bgf_interface) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_address) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_place) == 32, "shared layout");

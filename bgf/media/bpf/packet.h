@@ -61,27 +61,31 @@ static __always_inline struct bgf_trace *traced(struct xdp_md *ctx)
 	return trace->magic == BGF_TRACE_MAGIC ? trace : NULL;
 }
 
-static __always_inline void count(const struct packet *packet, __u32 outcome)
+static __always_inline void count(struct bgf_cpu *own, const struct packet *packet, __u32 outcome)
 {
 	__u32 cell = packet->place * BGF_ROW + outcome;
-	__u64 *packets = bpf_map_lookup_elem(&outcomes, &cell);
 
-	if (likely(packets != NULL))
-		(*packets)++;
+	if (likely(cell < BGF_COUNTS))
+		own->packets_of[cell]++;
 }
 
-static __always_inline void note(struct xdp_md *ctx, const struct packet *packet, __u32 outcome,
-				 __u32 ifindex, __u32 vlan)
+/* The outcome, for whom it may concern. For what is rare, so apart. */
+APART int note(struct xdp_md *ctx, const struct packet *packet, __u32 outcome, __u32 ifindex,
+	       __u32 vlan)
 {
 	struct bgf_trace *trace = traced(ctx);
+	struct bgf_cpu *own;
 
-	if (unlikely(trace != NULL)) {
+	if (trace) {
 		trace->outcome = outcome;
 		trace->ifindex = ifindex;
 		trace->vlan = vlan;
-		return;
+		return 0;
 	}
-	count(packet, outcome);
+	own = this_cpu();
+	if (own && packet)
+		count(own, packet, outcome);
+	return 0;
 }
 
 static __always_inline int refuse(struct xdp_md *ctx, const struct packet *packet, __u32 outcome)

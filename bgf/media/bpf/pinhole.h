@@ -172,7 +172,8 @@ static __always_inline __u32 ip_length(const struct packet *packet, bool ip6)
  */
 static __always_inline int leave(struct xdp_md *ctx, const struct packet *packet,
 				 struct bgf_pinhole *pinhole, const struct bgf_way *way,
-				 const struct bgf_nexthop *hop, struct bgf_stats *stat,
+				 const struct bgf_nexthop *hop, struct bgf_cpu *own,
+				 struct bgf_stats *stat,
 				 const struct rtp *rtp, __u32 length)
 {
 	bool ip6 = leaves_as_ip6(pinhole), trace = traced(ctx) != NULL;
@@ -184,7 +185,10 @@ static __always_inline int leave(struct xdp_md *ctx, const struct packet *packet
 		return refuse(ctx, packet, BGF_TOO_BIG);
 	if (pinhole->flags & BGF_POLICE && !conforms(packet, pinhole, length, trace))
 		return refuse(ctx, packet, BGF_POLICED);
-	outcome = rewrite(ctx, packet, way, hop, ip6);
+	if (likely(stays_in_place(packet, hop, ip6)))
+		outcome = rewrite_in_place(ctx, packet, way, hop);
+	else
+		outcome = rewrite(ctx, packet, way, hop, ip6);
 	if (unlikely(*(volatile __u32 *)&pinhole->version != packet->version))
 		outcome = BGF_NO_PINHOLE; /* it was closed or changed meanwhile */
 	if (unlikely(outcome != BGF_FORWARD))
@@ -193,7 +197,7 @@ static __always_inline int leave(struct xdp_md *ctx, const struct packet *packet
 		note(ctx, packet, BGF_FORWARD, hop->ifindex, hop->vlan);
 		return XDP_REDIRECT;
 	}
-	count(packet, BGF_FORWARD);
+	count(own, packet, BGF_FORWARD);
 	account(packet, pinhole, stat, rtp);
 	return (int)bpf_redirect(hop->ifindex, 0);
 }
@@ -294,7 +298,7 @@ APART int send_elsewhere(struct xdp_md *ctx, struct packet *packet, struct bgf_p
 		if (second->flags & BGF_FOLLOW && !aim_back(second, to))
 			return refuse(ctx, packet, BGF_NO_PEER);
 	}
-	action = leave(ctx, packet, pinhole, &to->way, &to->hop, stat, &rtp, length);
+	action = leave(ctx, packet, pinhole, &to->way, &to->hop, own, stat, &rtp, length);
 	if (action == XDP_REDIRECT && pinhole->flags & BGF_CAPTURED)
 		capture(ctx, packet, &to->hop);
 	return action;
@@ -353,7 +357,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct packet *packet,
 	hop = bpf_map_lookup_elem(&nexthops, &index);
 	if (unlikely(!hop))
 		return refuse(ctx, packet, BGF_NO_NEIGHBOUR);
-	return leave(ctx, packet, pinhole, &pinhole->way, hop, stat, &rtp,
+	return leave(ctx, packet, pinhole, &pinhole->way, hop, own, stat, &rtp,
 		     ip_length(packet, packet->ip6));
 }
 

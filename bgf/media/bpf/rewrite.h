@@ -43,11 +43,58 @@ static __always_inline void write_ip6(struct ipv6hdr *ip, const struct packet *p
 	__builtin_memcpy(&ip->daddr, &way->remote, sizeof(ip->daddr));
 }
 
-/*
- * What it returns is an outcome, FORWARD when done. The UDP checksum is mended by the difference
- * between the old addresses and ports and the new ones: the length and the protocol stand in both
- * pseudo headers alike.
- */
+static __always_inline void write_macs(__u32 *link, const struct bgf_nexthop *hop)
+{
+	link[0] = hop->macs[0];
+	link[1] = hop->macs[1];
+	link[2] = hop->macs[2];
+}
+
+/* The checksum, unless there is none, mended by the difference between the addresses and ports:
+ * the length and the protocol stand in the pseudo headers of both versions alike. */
+static __always_inline __u16 mend(__u16 check, const struct packet *packet,
+				  const struct bgf_way *way)
+{
+	if (unlikely(!check))
+		return 0;
+	return udp_check((__u64)(__u16)~check + SUM_NOTHING - packet->sum + way->sum);
+}
+
+/* Can a frame be rewritten where it is? */
+static __always_inline bool stays_in_place(const struct packet *packet,
+					   const struct bgf_nexthop *hop, bool ip6)
+{
+	return packet->ip6 == ip6 && !(packet->tag | hop->vlan);
+}
+
+/* The same as `rewrite` for one that can, which is most of them. */
+static __always_inline __u32 rewrite_in_place(struct xdp_md *ctx, const struct packet *packet,
+					      const struct bgf_way *way,
+					      const struct bgf_nexthop *hop)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *at = data + ETH_HLEN;
+	struct udphdr *udp;
+
+	if (packet->ip6) {
+		udp = at + IP6_HEADER;
+		if ((void *)(udp + 1) > end)
+			return BGF_MALFORMED;
+		write_ip6(at, packet, way, *(__be32 *)at & bpf_htonl(FLOW_LABEL));
+	} else {
+		udp = at + IP4_HEADER;
+		if ((void *)(udp + 1) > end)
+			return BGF_MALFORMED;
+		write_ip4(at, packet, way, ((__u32 *)at)[1]);
+	}
+	udp->source = way->local_port_be;
+	udp->dest = way->remote_port_be;
+	udp->check = mend(udp->check, packet, way);
+	write_macs(data, hop);
+	return BGF_FORWARD;
+}
+
+/* What it returns is an outcome, FORWARD when done. */
 static __always_inline __u32 rewrite(struct xdp_md *ctx, const struct packet *packet,
 				     const struct bgf_way *way, const struct bgf_nexthop *hop,
 				     bool ip6)
@@ -56,9 +103,9 @@ static __always_inline __u32 rewrite(struct xdp_md *ctx, const struct packet *pa
 	int header = ip6 ? IP6_HEADER : IP4_HEADER;
 	int tag = hop->vlan ? TAG_BYTES : 0, shift = packet->tag - tag;
 	void *at = data + ETH_HLEN + packet->tag;
-	__u32 kept, *link;
 	struct udphdr *udp;
 	__u16 check;
+	__u32 kept;
 
 	/* What the old header leaves to the new one: identification and fragment word, flow label. */
 	if (packet->ip6) {
@@ -78,10 +125,8 @@ static __always_inline __u32 rewrite(struct xdp_md *ctx, const struct packet *pa
 		kept = ((__u32 *)ip)[1];
 		shift += IP4_HEADER - header;
 	}
-	check = udp->check;
-	if (likely(check != 0)) {
-		check = udp_check((__u64)(__u16)~check + SUM_NOTHING - packet->sum + way->sum);
-	} else if (ip6) {
+	check = mend(udp->check, packet, way);
+	if (unlikely(!check && ip6)) {
 		/* IPv6 demands one (RFC 8200 section 8.1); the ports go in with the way's sum. */
 		__s64 sum;
 
@@ -121,10 +166,7 @@ static __always_inline __u32 rewrite(struct xdp_md *ctx, const struct packet *pa
 	udp->check = check;
 	if (data + ETH_HLEN + TAG_BYTES > end)
 		return BGF_MALFORMED;
-	link = data;
-	link[0] = hop->macs[0];
-	link[1] = hop->macs[1];
-	link[2] = hop->macs[2];
+	write_macs(data, hop);
 	at = data + 2 * ETH_ALEN;
 	if (unlikely(hop->vlan)) {
 		struct vlan_tag *outer = at;

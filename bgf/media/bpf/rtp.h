@@ -65,9 +65,7 @@ static __always_inline bool read_rtp(struct xdp_md *ctx, const struct packet *pa
 	rtp->timestamp = bpf_ntohl(*(__be32 *)(at + 4));
 	rtp->ssrc = bpf_ntohl(*(__be32 *)(at + 8));
 	if (flags & BGF_RTP_TYPES) {
-		__u64 types = rtp->type & 64 ? pinhole->types[1] : pinhole->types[0];
-
-		return types >> (rtp->type & 63) & 1;
+		return pinhole->types[rtp->type >> 6] >> (rtp->type & 63) & 1;
 	}
 	return true;
 }
