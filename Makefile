@@ -3,19 +3,20 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CODE := bgf statestore failover benchmarks tests setup.py
 
-.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bench-media soak bpf-check bpf clean
+.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bench-media soak soak-control bpf-check bpf clean
 
 help:
 	@echo 'make demo       set up, run the lab cluster, kill a gateway under 100 real calls, show the outage'
 	@echo 'make test       set up, run all tests, fast ones first'
 	@echo 'make simulate   the state plane in 10,000 simulated clusters; failing seeds are printed (FIRST=1 COUNT=10000)'
 	@echo 'make model      the formal model of view change, migration and fencing, checked by spin'
-	@echo 'make fuzz       libFuzzer on every message parser of the state plane'
+	@echo 'make fuzz       libFuzzer on every message parser of the state plane, our own fuzzer on control'
 	@echo 'make verify     style, types, walls; never writes'
 	@echo 'make fix        repair style'
 	@echo 'make bench      the benchmarks, quick forms (RUNS=10 for the ten-run outage figures)'
 	@echo 'make bench-media  the packet path beside its peers, with a picture in demo/ (QUICK=--quick)'
 	@echo 'make soak       the packet path at half capacity, every packet accounted for (MINUTES=10)'
+	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (forty minutes)'
 	@echo 'make bpf-check  rebuild the packet programs with clang and compare with the committed ones'
 	@echo 'make bpf        rebuild the packet programs and write them'
 	@echo 'make setup      only the set-up'
@@ -60,6 +61,7 @@ bench: setup
 	@$(PY) -m benchmarks.statestore --quick
 	@$(PY) -m benchmarks.failover --runs $(RUNS)
 	@$(PY) -m benchmarks.media --quick
+	@$(PY) -m benchmarks.control --quick
 
 QUICK ?=
 bench-media: setup
@@ -69,6 +71,9 @@ bench-media: setup
 MINUTES ?= 10
 soak: setup
 	@$(PY) -m benchmarks.media_soak --minutes $(MINUTES)
+
+soak-control: setup
+	@BGF_KILLS=all $(PY) -m pytest tests/integration/test_kamailio.py tests/integration/test_kamailio_kills.py
 
 bpf-check: setup-bpf
 	@scripts/bpf-build.sh --check

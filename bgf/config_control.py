@@ -22,6 +22,8 @@ SESSIONS_MAX: Final = 20_000
 MEMORY_MB_RANGE: Final = (0, 1_048_576)
 LAG_MS_RANGE: Final = (10, 5_000)
 LAG_MS: Final = 500
+JOURNALS: Final = ("implicit", "explicit", "checkpointed")
+JOURNAL: Final = "checkpointed"
 _PEER_RULE = "a list of 1 to {} prefixes or addresses, as in ['10.30.0.0/24', 'fd00:c::5']"
 
 
@@ -44,6 +46,8 @@ class ControlSection:
     `peers_of`. `rate_per_peer` is frames a second of one host, `new_calls_per_s` those of a group;
     0: no limit. `sessions_max` is of a group. `memory_max_mb` is of the process, 0: three quarters
     of what it may have. A new call that would wait `lag_max_ms` for its answer is refused.
+    `journal` is what is written of a call: its inputs, the call itself at every step, or inputs
+    with the call itself every now and then. Any node reads all three.
     """
 
     default_realms: tuple[str, str]
@@ -54,6 +58,7 @@ class ControlSection:
     new_calls_per_s: int = 0
     memory_max_mb: int = 0
     lag_max_ms: int = LAG_MS
+    journal: str = JOURNAL
 
 
 def parse_control(
@@ -62,7 +67,7 @@ def parse_control(
     """`media_realm` refuses a name that is no realm with media. Raises ConfigError."""
     table.only(
         *("default_realms", "listen", "peers", "rate_per_peer", "sessions_max"),
-        *("new_calls_per_s", "memory_max_mb", "lag_max_ms"),
+        *("new_calls_per_s", "memory_max_mb", "lag_max_ms", "journal"),
     )
     allowed = "a list of two realms that carry media: towards the sender, towards the receiver"
     value = table.get("default_realms", None, allowed)
@@ -79,6 +84,7 @@ def parse_control(
         table.integer("new_calls_per_s", RATE_RANGE, 0),
         table.integer("memory_max_mb", MEMORY_MB_RANGE, 0),
         table.integer("lag_max_ms", LAG_MS_RANGE, LAG_MS),
+        table.text("journal", JOURNALS.__contains__, f"one of {', '.join(JOURNALS)}", JOURNAL),
     )
 
 
@@ -144,6 +150,7 @@ def dump_control(control: ControlSection) -> Iterator[str]:
     yield f"new_calls_per_s = {control.new_calls_per_s}"
     yield f"memory_max_mb = {control.memory_max_mb}"
     yield f"lag_max_ms = {control.lag_max_ms}"
+    yield f"journal = {quote(control.journal)}"
     ports = [f"udp = {'true' if listen.udp else 'false'}"]
     ports += [
         f"{name} = {port}" for name, port in (("tcp", listen.tcp), ("http", listen.http)) if port

@@ -1,9 +1,9 @@
 """Every input and every effect of the gateway machine, with one canonical encoding. No behaviour.
 
-An event is all that a step may depend on: the driver stamps `now_ns` (CLOCK_BOOTTIME, ns) and
-writes the drawn ports into it, so that the same events always give the same state (DESIGN
-section 2). Encodings are msgpack in array form; `SCHEMA` names the version, and fields are only
-ever appended, with defaults, so that a version reads all that were before it.
+An event is all that a step may depend on: the driver stamps `now_ns` (the time of calls, ns, the
+same on all nodes) and writes the drawn ports into it, so that the same events always give the same
+state (DESIGN section 2). Encodings are msgpack in array form; `SCHEMA` names the version, and
+fields are only ever appended, with defaults, so that a version reads all that were before it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Verb(enum.StrEnum):
         return self not in (Verb.PING, Verb.QUERY, Verb.LIST, Verb.STATISTICS)
 
 
-class MediaLine(msgspec.Struct, frozen=True, array_like=True):
+class MediaLine(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One m-line as the sender of the SDP described it (RFC 8866 section 5.14).
 
     `rtp.port` 0 means rejected (RFC 3264 section 6). `rtcp` is the explicit or implied RTCP
@@ -69,7 +69,7 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True):
     dtls: bool = False
 
 
-class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
+class Command(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="command"):
     """A decoded control command, stamped by the driver.
 
     `realms` is (towards the sender of this SDP, towards its receiver), empty when not given.
@@ -96,14 +96,14 @@ class Command(msgspec.Struct, frozen=True, array_like=True, tag="command"):
     entropy: bytes = b""
 
 
-class Expired(msgspec.Struct, frozen=True, array_like=True, tag="expired"):
+class Expired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expired"):
     """A deadline the machine had asked for has passed (half-open call, reply cache)."""
 
     now_ns: int
     call_id: str
 
 
-class Learned(msgspec.Struct, frozen=True, array_like=True, tag="learned"):
+class Learned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="learned"):
     """The packet path has latched the pinhole `key` onto `peer` (H.248.37), in that round."""
 
     now_ns: int
@@ -113,7 +113,7 @@ class Learned(msgspec.Struct, frozen=True, array_like=True, tag="learned"):
     latch_round: int
 
 
-class Nominated(msgspec.Struct, frozen=True, array_like=True, tag="nominated"):
+class Nominated(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="nominated"):
     """The ICE agent behind the pinhole `key` has chosen to send from `peer` (RFC 8445 section 8):
     a STUN check with USE-CANDIDATE and the right integrity came from there."""
 
@@ -123,14 +123,14 @@ class Nominated(msgspec.Struct, frozen=True, array_like=True, tag="nominated"):
     peer: Address
 
 
-class Relatch(msgspec.Struct, frozen=True, array_like=True, tag="relatch"):
+class Relatch(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="relatch"):
     """The operator wants every latching side of a call to learn its sender anew."""
 
     now_ns: int
     call_id: str
 
 
-class Silent(msgspec.Struct, frozen=True, array_like=True, tag="silent"):
+class Silent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="silent"):
     """A pinhole that should carry media has had none for its `inactivity_ms`.
 
     `last_seen_ns` (CLOCK_BOOTTIME of this node) 0: it never had any. Changes no state.
@@ -142,7 +142,7 @@ class Silent(msgspec.Struct, frozen=True, array_like=True, tag="silent"):
     last_seen_ns: int
 
 
-class Abandoned(msgspec.Struct, frozen=True, array_like=True, tag="abandoned"):
+class Abandoned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="abandoned"):
     """No media in any direction for longer than the owner's configuration lets a call hang: it
     ends here. The driver says so, since neither counters nor configuration are in the machine."""
 
@@ -165,7 +165,7 @@ class Result(enum.StrEnum):
     LOAD_LIMIT = "load limit"
 
 
-class MediaRewrite(msgspec.Struct, frozen=True, array_like=True):
+class MediaRewrite(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an m-line must say on the far side: our addresses. `rtp.port` 0 keeps it rejected.
 
     With `ice` it speaks for an ICE-lite agent with these credentials (RFC 8839).
@@ -177,7 +177,7 @@ class MediaRewrite(msgspec.Struct, frozen=True, array_like=True):
     ice: Ice | None = None
 
 
-class Party(msgspec.Struct, frozen=True, array_like=True):
+class Party(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One side of a call, as a query tells it. `treatments` name what is ordered of its media."""
 
     tag: str
@@ -186,7 +186,7 @@ class Party(msgspec.Struct, frozen=True, array_like=True):
     treatments: tuple[str, ...] = ()
 
 
-class CallReport(msgspec.Struct, frozen=True, array_like=True):
+class CallReport(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a query tells of a call besides its flows. Times are Unix seconds.
 
     `media` is, by m-line and then by side, (kind, transport, direction).
@@ -199,7 +199,7 @@ class CallReport(msgspec.Struct, frozen=True, array_like=True):
     recording: str = "off"
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
+class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reply"):
     """Answer `cookie`. The codec renders it together with the request's own SDP.
 
     `flows` and `report` are filled for `query`: whose counters the reply must carry, and of what;
@@ -219,26 +219,26 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag="reply"):
     loop_mark: str = ""
 
 
-class PutFlow(msgspec.Struct, frozen=True, array_like=True, tag="put"):
+class PutFlow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="put"):
     """Record and install a flow, replacing one with the same key."""
 
     flow: Flow
 
 
-class DropFlow(msgspec.Struct, frozen=True, array_like=True, tag="drop"):
+class DropFlow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="drop"):
     """Close and forget the pinhole with this key."""
 
     group: str
     key: FlowKey
 
 
-class Forget(msgspec.Struct, frozen=True, array_like=True, tag="forget"):
+class Forget(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="forget"):
     """The call has left the machine for good: its journal may go."""
 
     call_id: str
 
 
-class Notify(msgspec.Struct, frozen=True, array_like=True, tag="notify"):
+class Notify(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="notify"):
     """Tell whoever controls the call that media of one pinhole stopped, or never started.
 
     (H.248 `adid/ipstop`; `ng` has no message for it: it is logged and counted.)

@@ -21,6 +21,7 @@ from bgf.events import (
     Expired,
     Learned,
     MediaLine,
+    Nominated,
     Relatch,
     Reply,
     Silent,
@@ -30,6 +31,7 @@ from bgf.model import Component, Counters, Flow, Gate
 from bgf.session import NS_PER_MS, Session, Site, State
 from bgf.session_flows import ASYMMETRIC, UNSPECIFIED
 from bgf.session_ice import muxes_of
+from bgf.session_values import Treatment
 
 QUIET_MS: Final = 2_000  # talk and comfort noise leave no longer gap than this
 SUMMED_UP: Final = "checkpoint"
@@ -53,7 +55,7 @@ class Why(enum.StrEnum):
 class Told(NamedTuple):
     """One entry of the journal: who brought it when, what it says, what came of it.
 
-    `at_ns` is by the clock of the node that took it. `state` is the call's state afterwards, ''
+    `at_ns` is the time of calls. `state` is the call's state afterwards, ''
     when the machine has forgotten it then.
     """
 
@@ -169,7 +171,9 @@ def closed(session: Session, flow: Flow) -> tuple[Why, str]:
             f"gate closed: nobody knows where {party(session, side)} sends from (held from the"
             " start)",
         )
-    return Why.BLOCKED, "gate closed by a command"
+    treated = session.orders.treatments[side]
+    word = "blocked" if Treatment.BLOCKED in treated else "silenced"
+    return Why.BLOCKED, f"{word}: what {party(session, side)} sends, by a command"
 
 
 def party(session: Session, side: int) -> str:
@@ -223,11 +227,13 @@ def _told(before: Session | None, event: Event, after: Session | None, reply: Re
         who, detail = _sender(before, after, event), _detail(event)
     elif isinstance(event, Expired):
         by, what = "timer", "expired"
-        half_open = before is not None and before.state is State.OFFERED
-        detail = "no answer in time" if half_open else "nobody can ask with an old cookie any more"
+        detail = _due(before, event.now_ns)
     elif isinstance(event, Learned):
         by, what = "packet path", "learned"
         detail = f"{event.peer} sends to {event.key} (round {event.latch_round})"
+    elif isinstance(event, Nominated):
+        by, what = "packet path", "nominated"
+        detail = f"ICE chose {event.peer} to send to {event.key}"
     elif isinstance(event, Relatch):
         by, what, detail = "operator", "relatch", "all latching sides learn anew"
     elif isinstance(event, Silent):
@@ -252,6 +258,15 @@ def _sender(before: Session | None, after: Session | None, command: Command) -> 
         realm = known.realms[1 - offerer]
         return f"{tag} ({realm})" if realm else tag
     return party(known, known.side_of(command.from_tag, command.to_tag))
+
+
+def _due(before: Session | None, now_ns: int) -> str:
+    """Which deadline has passed."""
+    if before is None or before.state is State.DELETED:
+        return "nobody can ask with an old cookie any more"
+    if before.orders.ends_ns and now_ns >= before.orders.ends_ns:
+        return "a deletion that was put off"
+    return "no answer in time"
 
 
 def _detail(command: Command) -> str:

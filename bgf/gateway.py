@@ -38,7 +38,7 @@ from bgf.model import Flow, FlowKey, Group
 from bgf.policy import Policies
 from bgf.ports import PortPool
 from bgf.rate import Rate
-from bgf.session import ENTROPY_BYTES, Session, Site, State
+from bgf.session import ENTROPY_BYTES, NS_PER_MS, REPLY_KEPT_MS, Session, Site, State
 from bgf.totals import Totals
 
 PORT_ENTROPY_BITS = 64
@@ -46,6 +46,11 @@ ENTROPY_BITS = PORT_ENTROPY_BITS + 8 * ENTROPY_BYTES
 """Bits of randomness that a driver gives to `draw`."""
 
 _ENCODER = msgspec.msgpack.Encoder()
+LATEST_MAX = 64
+"""Calls whose flows are remembered: most are asked about again at once."""
+
+STRAYS_MAX = 4_096
+"""Replies kept for commands about calls that were not here."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -104,11 +109,12 @@ class Gateway:
         self._tombstones = 0
         self._new_calls = Rate(self.limits.new_calls_per_s)  # of this owner: no state of the calls
         self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
+        self._adopted: dict[str, list[int]] = {}  # pairs of calls known by their flows only
+        self._latest: dict[str, tuple[Session, dict[FlowKey, Flow]]] = {}  # flows worked out last
         self._copied: dict[str, Session] = {}
         self.copied_version = 0
         self.totals = Totals()
-        self._adopted: dict[str, set[FlowKey]] = {}  # calls known by their flows only
-        self._adopted_keys: dict[FlowKey, str] = {}
+        self._strays: dict[tuple[str, str], tuple[int, Reply]] = {}  # oldest first
         self._heard_ns = 0  # the latest time in what was restored, by whose clock ever
 
     @property
@@ -159,7 +165,7 @@ class Gateway:
         call_id = event.call_id
         before = self._sessions.get(call_id)
         if isinstance(event, Command):
-            reply = self._aside(event, before)
+            reply = self._stray(event) or self._aside(event, before)
             if reply is not None:
                 return Plan(event, call_id, before, before, [reply])
         after, reply, notice = sessions.apply(before, event, self.site)
@@ -178,6 +184,7 @@ class Gateway:
     def commit(self, plan: Plan) -> None:
         """Make a plan the state. Raises Misuse when the session has moved on since."""
         if not plan.changes:
+            self._keep_stray(plan)
             return
         if self._sessions.get(plan.call_id) is not plan.before:
             raise Misuse(f"call {plan.call_id}: the plan is stale, plan again")
@@ -187,7 +194,7 @@ class Gateway:
         self.totals.count(plan.event, plan.before, plan.after)
 
     def next_deadline(self) -> int | None:
-        """When an Expired event is due, CLOCK_BOOTTIME ns; None when nothing waits."""
+        """When an Expired event is due, in the time of calls, ns; None when nothing waits."""
         while self._deadlines:
             deadline_ns, call_id = self._deadlines[0]
             session = self._sessions.get(call_id)
@@ -212,36 +219,14 @@ class Gateway:
 
     # Taking over: what another machine left behind becomes ours.
 
-    def adopt(self, flow: Flow) -> None:
-        """Mark a flow's port used: its call's session is not restored yet. Raises Misuse.
+    def adopt(self, pairs: Mapping[int, str]) -> None:
+        """Mark pairs (by their even ports) as those of calls that are not restored yet.
 
         Without this, a new call could draw the port of a call that still lies in the journal.
         """
-        if flow.group != self.group.id:
-            raise Misuse(f"flow {flow.key} is of group {flow.group}, not {self.group.id}")
-        if flow.session in self._sessions:
-            return
-        pair = _pair(flow.key)
-        if self._pool.owner(pair) not in (None, flow.session):  # a feed may skip an old call's end
-            for port in (pair, pair + 1):
-                known = FlowKey(flow.key.host, port)
-                if self._adopted_keys.get(known, flow.session) != flow.session:
-                    self.abandon(known, 0)
-        self._pool.take(pair, flow.session)
-        self._adopted.setdefault(flow.session, set()).add(flow.key)
-        self._adopted_keys[flow.key] = flow.session
-
-    def abandon(self, key: FlowKey, now_ns: int) -> None:
-        """Undo `adopt` (the feed says that the flow is gone); unknown keys are ignored."""
-        call_id = self._adopted_keys.pop(key, None)
-        if call_id is None:
-            return
-        keys = self._adopted[call_id]
-        keys.discard(key)
-        if not keys:
-            del self._adopted[call_id]
-        if all(_pair(other) != _pair(key) for other in keys):
-            self._pool.release(_pair(key), call_id, now_ns)
+        for port, call_id in self._pool.take_all(pairs):
+            if call_id not in self._sessions:
+                self._adopted.setdefault(call_id, []).append(port)
 
     def adopted(self) -> Iterable[str]:
         """Calls known by their flows only."""
@@ -267,7 +252,7 @@ class Gateway:
             self.rest(rest.port, now_ns - (self._heard_ns - rest.at_ns))
 
     def rest(self, port: int, released_ns: int) -> None:
-        """The pair of `port` was released then (CLOCK_BOOTTIME here, ns), by whoever owned the
+        """The pair of `port` was released then (in the time of calls, ns), by whoever owned the
         group. One that a call holds is left alone."""
         self._pool.rest(port, released_ns)
 
@@ -290,20 +275,21 @@ class Gateway:
         session = self._sessions.get(call_id)
         if session is not None and port in session.ports():
             return None
-        if any(_pair(key) == port for key in self._adopted.get(call_id, ())):
+        if port in self._adopted.get(call_id, ()):
             return None
         self._pool.release(port, call_id, now_ns)
         return call_id
 
     def disown(self, call_id: str, now_ns: int) -> None:
         """Free what was adopted for a call beyond what its session holds, if it has one."""
-        keys = self._adopted.pop(call_id, set())
+        pairs = self._adopted.pop(call_id, None)
+        if pairs is None:
+            return
         session = self._sessions.get(call_id)
         held = session.ports() if session is not None else set()
-        for key in sorted(keys):
-            del self._adopted_keys[key]
-            if _pair(key) not in held:
-                self._pool.release(_pair(key), call_id, now_ns)
+        for port in pairs:
+            if port not in held:
+                self._pool.release(port, call_id, now_ns)
 
     def expected_flows(self, call_id: str) -> list[Flow]:
         """The pinholes that must exist for a call, none for an unknown or deleted one."""
@@ -312,7 +298,18 @@ class Gateway:
     # Inside.
 
     def _flows(self, session: Session | None) -> dict[FlowKey, Flow]:
-        return sessions.flows(session, self.site.policies)
+        """Worked out once per value of a session, for those that were worked on last."""
+        if session is None or not session.streams:
+            return {}
+        known = self._latest.get(session.call_id)
+        if known is not None and known[0] is session:
+            return known[1]
+        flows = sessions.flows(session, self.site.policies)
+        self._latest.pop(session.call_id, None)
+        if len(self._latest) >= LATEST_MAX:
+            del self._latest[next(iter(self._latest))]
+        self._latest[session.call_id] = session, flows
+        return flows
 
     def _aside(self, command: Command, session: Session | None) -> Reply | None:
         """Replies that no session has a part in: nothing changes, nothing is journaled."""
@@ -333,6 +330,25 @@ class Gateway:
             if limit:
                 return Reply(command.cookie, Result.LOAD_LIMIT, limit)
         return None
+
+    def _stray(self, command: Command) -> Reply | None:
+        """What the same command was told when its call was not here: a delete that is repeated
+        must not meet a call that has begun since. (A new owner does not know of it.)"""
+        at_ns, reply = self._strays.get((command.call_id, command.cookie), (0, None))
+        return reply if command.now_ns - at_ns < REPLY_KEPT_MS * NS_PER_MS else None
+
+    def _keep_stray(self, plan: Plan) -> None:
+        event, known = plan.event, plan.before is not None
+        if known or not isinstance(event, Command) or not (event.cookie and event.call_id):
+            return
+        if not event.verb.changes_state or event.verb is Verb.OFFER:
+            return
+        for effect in plan.effects:
+            if isinstance(effect, Reply):
+                self._strays.pop((event.call_id, event.cookie), None)
+                self._strays[event.call_id, event.cookie] = (event.now_ns, effect)
+        while len(self._strays) > STRAYS_MAX:
+            del self._strays[next(iter(self._strays))]
 
     def _query(self, command: Command) -> Reply:
         known = self.describe(command.call_id, command.cookie)
@@ -419,13 +435,11 @@ def reconcile(expected: Iterable[Flow], found: Iterable[Flow]) -> list[PutFlow |
 def _difference(
     expected: Mapping[FlowKey, Flow], found: Mapping[FlowKey, Flow]
 ) -> list[PutFlow | DropFlow]:
+    if not found:
+        return [PutFlow(flow) for flow in expected.values()]
     puts = [PutFlow(flow) for key, flow in expected.items() if found.get(key) != flow]
     drops = [DropFlow(flow.group, key) for key, flow in found.items() if key not in expected]
     return [*puts, *drops]
-
-
-def _pair(key: FlowKey) -> int:
-    return key.port - key.port % 2
 
 
 def _begins(session: Session | None) -> bool:

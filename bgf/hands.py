@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 from bgf.errors import (
@@ -40,6 +40,7 @@ from bgf.events import (
     Result,
     Seen,
 )
+from bgf.found import Found, FoundFlows
 from bgf.gateway import Gateway, Plan, reconcile
 from bgf.journal import Record, Recorder, replay
 from bgf.model import Flow, FlowKey
@@ -83,13 +84,10 @@ class Journal(Protocol):
 
 
 class FlowStore(Protocol):
-    """Explicit state: one item per flow; errors as for Journal."""
+    """Explicit state: one item per call; errors as for Journal."""
 
-    def put(self, *flows: Flow) -> None:
-        """Record all of them; after a failure some may be, and all are tried again."""
-
-    def drop(self, group: str, key: FlowKey) -> None:
-        """Delete; an unknown one is ignored."""
+    def record(self, call_id: str, flows: Sequence[Flow]) -> None:
+        """These are the call's flows from now on, all at once; with none it has no item."""
 
 
 class Pinholes(Protocol):
@@ -151,17 +149,12 @@ class ActiveHands:
         else:
             self.journal.append(record.call_id, record.entry)
 
+    def record(self, call_id: str, flows: Sequence[Flow]) -> None:
+        """What the call's flows are from now on; before what comes of it is performed."""
+        self._flows.record(call_id, flows)
+
     def perform(self, effects: Sequence[Effect]) -> None:
         """Raises StateError, Fenced or DatapathError; what follows the failure is not done."""
-        puts: list[Flow] = []
-        for effect in effects:
-            if isinstance(effect, PutFlow):
-                puts.append(effect.flow)
-            elif isinstance(effect, DropFlow):
-                self._flows.put(*puts)
-                puts.clear()
-                self._flows.drop(effect.group, effect.key)
-        self._flows.put(*puts)
         _install(self._datapath, effects)
         for effect in effects:
             if isinstance(effect, Forget):
@@ -177,9 +170,9 @@ class ActiveHands:
         if flows:
             self._datapath.install(flows)
 
-    def sweep(self, hosts: Collection[str], wanted: Collection[FlowKey]) -> int:
+    def sweep(self, hosts: Collection[str], wanted: Callable[[FlowKey], bool]) -> int:
         """Close pinholes on `hosts` that are not `wanted`. Returns how many."""
-        surplus = [k for k in self._datapath.keys() if k.host in hosts and k not in wanted]  # noqa: SIM118
+        surplus = [k for k in self._datapath.keys() if k.host in hosts and not wanted(k)]  # noqa: SIM118
         if surplus:
             self._datapath.remove(surplus)
         return len(surplus)
@@ -244,7 +237,9 @@ class Driver:
         self.doubtful = False
         self.failures: list[str] = []
         self.tally: Counter[str] = Counter()
-        self._found: dict[str, list[Flow]] = {}  # flows of calls that are not restored yet
+        self._found: Found = FoundFlows()  # flows of calls that are not restored yet
+        self._unagreed: dict[str, None] = {}  # restored, and their flows not looked at yet
+        self._doubted = ""  # the call that the last owner was working on
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
         self._audited: list[int] = []  # port pairs that the audit has not come to yet
@@ -313,7 +308,7 @@ class Driver:
         return leaked
 
     def tick(self, now_ns: int) -> int | None:
-        """Apply the events that are due. Returns the next deadline, CLOCK_BOOTTIME ns."""
+        """Apply the events that are due. Returns the next deadline, in the time of calls, ns."""
         if self.doubtful:
             return None
         try:
@@ -327,13 +322,15 @@ class Driver:
             event = None if self.fenced else self.gateway.due(now_ns)
             if event is None:
                 break
+            if event.call_id in self._unagreed and not self._note_unless(
+                lambda one=event.call_id: self._agree(one)  # type: ignore[misc]
+            ):
+                break
             if self._carry_out(self.gateway.plan(event), None) is not Outcome.ANSWERED:
                 break
         return self.gateway.next_deadline()
 
-    def take_over(
-        self, found: Iterable[Flow], now_ns: int, rests: Iterable[tuple[int, int]] = ()
-    ) -> None:
+    def take_over(self, found: Found, now_ns: int, rests: Iterable[tuple[int, int]] = ()) -> None:
         """Become the owner of a group whose recorded flows are `found`.
 
         `rests` are ports whose pinholes went lately, and when (ns). `found` must be all of them,
@@ -341,22 +338,28 @@ class Driver:
         working on is restored now. Afterwards call `restore_some` until it returns 0, then
         `sweep`; commands may come in between.
         """
-        for flow in found:
-            self._found.setdefault(flow.session, []).append(flow)
-            try:
-                self.gateway.adopt(flow)
-            except Misuse as error:
-                self._note(error)
+        self._found = found
+        self.gateway.adopt(found.pairs)
         for port, released_ns in rests:
             self.gateway.rest(port, released_ns)
         self._waiting = None
-        marked = self.hands.journal.marked()
-        if marked:
-            self._restore_or_note(marked, now_ns)
+        self._doubted = self.hands.journal.marked()
+        if self._doubted:
+            self._note_unless(lambda: self.restore(self._doubted, now_ns))
+
+    def calls(self) -> set[str]:
+        """Calls that are here, or of which flows are recorded."""
+        return {*self.gateway.sessions, *self._found.calls()}
+
+    def recorded(self, call_id: str) -> Sequence[Flow]:
+        """What is recorded of a call's flows. Raises StateError for what cannot be read."""
+        if call_id in self._found.calls():
+            return self._found.flows(call_id)
+        return self.gateway.expected_flows(call_id)
 
     def knows(self, call_id: str) -> bool:
         """Is the call here, or perhaps in a journal that is not read yet?"""
-        if self.gateway.session(call_id) is not None or call_id in self._found:
+        if self.gateway.session(call_id) is not None or call_id in self._found.calls():
             return True
         if self._waiting == []:
             return False
@@ -371,54 +374,87 @@ class Driver:
         False when it is here already or nowhere. Raises Unreadable (the call's pinholes stay as
         they are: they carry somebody's voice), Misuse, StateError, Fenced, DatapathError.
         """
-        if not call_id or self.gateway.session(call_id) is not None:
+        restored = bool(call_id) and self._read(call_id, now_ns)
+        if call_id in self._unagreed:
+            self._agree(call_id)
+        return restored
+
+    def _read(self, call_id: str, now_ns: int) -> bool:
+        if self.gateway.session(call_id) is not None:
             return False
         entries = self.hands.journal.entries(call_id)
-        if not entries and call_id not in self._found:
+        if not entries and call_id not in self._found.calls():
             return False
         session = replay(entries, self.gateway.site)
         if session is not None:
             self.gateway.restore(session, now_ns)
             self.recorder.resume(call_id, entries)
             self.restored_ns[call_id] = now_ns
-        found = self._found.pop(call_id, [])
         self.gateway.disown(call_id, now_ns)
-        expected = self.gateway.expected_flows(call_id)
-        self._perform(call_id, reconcile(expected, found))
-        self.hands.refresh(expected)  # what is recorded may never have reached the packet path
+        self._unagreed[call_id] = None
         return session is not None
 
+    def _agree(self, call_id: str) -> None:
+        """What is recorded of the call must be what follows from it: it was of another version, or
+        the last owner died in between."""
+        expected = self.gateway.expected_flows(call_id)
+        as_recorded = self._found.says(call_id, expected)
+        found = () if as_recorded else self._found.flows(call_id)
+        del self._unagreed[call_id]
+        self._found.forget(call_id)
+        if not as_recorded:
+            self._perform(call_id, reconcile(expected, found))
+        if not as_recorded or call_id == self._doubted:
+            self.hands.refresh(expected)  # what is recorded may not have reached the packet path
+
+    @property
+    def restored(self) -> bool:
+        """Is every call here that can be?"""
+        return self._waiting == []
+
+    @property
+    def unread(self) -> int:
+        """How many calls are not here yet, as far as is known."""
+        return len(self._waiting or ())
+
     def restore_some(self, now_ns: int, batch: int = RESTORE_BATCH_MAX) -> int:
-        """Restore up to `batch` calls in the background. Returns how many still wait."""
+        """Restore up to `batch` calls in the background; when all are here, bring what is recorded
+        of as many in line. Returns how many steps are left: two for a call that is not here, one
+        for a call whose flows were not looked at."""
         if self._waiting is None:
-            known = {*self.hands.journal.calls(), *self._found}
+            known = {*self.hands.journal.calls(), *self._found.calls()}
             self._waiting = sorted(known.difference(self.gateway.sessions))
-        for _ in range(min(batch, len(self._waiting))):
-            if self.fenced or self.doubtful:
-                break
+        left = batch
+        while self._waiting and left and not (self.fenced or self.doubtful):
+            left -= 1
             call_id = self._waiting.pop()
-            if not self._restore_or_note(call_id, now_ns):
+            if not self._note_unless(lambda one=call_id: self._read(one, now_ns)):  # type: ignore[misc]
                 self._waiting.append(call_id)
                 break
-        return len(self._waiting)
+        while not self._waiting and self._unagreed and left:
+            if self.fenced or self.doubtful:
+                break
+            left -= 1
+            call_id = next(iter(self._unagreed))
+            if not self._note_unless(lambda one=call_id: self._agree(one)):  # type: ignore[misc]
+                self._unagreed[call_id] = None
+                break
+        return 2 * len(self._waiting) + len(self._unagreed)
 
     def sweep(self) -> int:
-        """Close the group's pinholes that no call wants; only after all were restored.
+        """Close the group's pinholes on ports that no call holds; only after all were restored.
 
-        Flows of a call whose journal cannot be read are wanted. Returns how many were closed.
+        The ports of a call whose journal cannot be read are held. Returns how many were closed.
         """
-        if self.fenced or self._waiting != []:
+        if self.fenced or self._waiting != [] or self._unagreed:
             return 0
-        wanted = {flow.key for flows in self._found.values() for flow in flows}
-        for call_id in self.gateway.sessions:
-            wanted.update(flow.key for flow in self.gateway.expected_flows(call_id))
         hosts = {address.host for address in self.gateway.group.addresses}
-        return self.hands.sweep(hosts, wanted)
+        return self.hands.sweep(hosts, lambda key: self.gateway.call_of(key) is not None)
 
-    def _restore_or_note(self, call_id: str, now_ns: int) -> bool:
+    def _note_unless(self, work: Callable[[], object]) -> bool:
         """False when the store could not tell now: it has to be asked again."""
         try:
-            self.restore(call_id, now_ns)
+            work()
         except Fenced as error:
             self._fence(error)
         except NotNow as error:
@@ -468,6 +504,8 @@ class Driver:
         if earlier:
             effects = _latest([*earlier, *effects])
         try:
+            if any(isinstance(effect, PutFlow | DropFlow) for effect in effects):
+                self.hands.record(call_id, self.gateway.expected_flows(call_id))
             self.hands.perform(effects)
         except BgfError:
             self._unsettled[call_id] = [

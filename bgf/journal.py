@@ -26,6 +26,7 @@ ITEM_MAX_BYTES: Final = 64 * 1024
 COMPACT_AT_BYTES: Final = 48 * 1024  # leaves room for one entry of a datagram's size
 FRAME_BYTES: Final = 8  # at most, per entry, for the store's own framing
 INPUTS_MAX: Final = 16  # replayed after a checkpoint: bounds the time of restoring one session
+ENTRIES_COUNTED: Final = 4_096  # of a call; an implicit journal may have more
 READABLE: Final = range(1, SCHEMA + 1)
 
 
@@ -104,12 +105,17 @@ def replay(entries: Iterable[bytes], site: Site) -> Session | None:
     return session
 
 
+def _packed(size: int, inputs: int) -> int:
+    return size * ENTRIES_COUNTED + inputs
+
+
 class Recorder:
     """Decides which entry a plan leaves in its call's journal. Keeps sizes, not entries."""
 
     def __init__(self, mode: Mode = Mode.CHECKPOINTED) -> None:
         self.mode = mode
-        self._sizes: dict[str, tuple[int, int]] = {}  # call -> (bytes, inputs since a checkpoint)
+        # Call -> bytes, and in the lower bits entries: one small number for each of many calls.
+        self._sizes: dict[str, int] = {}
 
     def record(self, plan: Plan) -> Record:
         """The record of a plan that `changes` and does not forget its call; pure.
@@ -127,7 +133,7 @@ class Recorder:
     def _record(self, plan: Plan, after: Session) -> Record:
         if self.mode is Mode.EXPLICIT:
             return Record(plan.call_id, checkpoint(after), True)
-        size, inputs = self._sizes.get(plan.call_id, (0, 0))
+        size, inputs = divmod(self._sizes.get(plan.call_id, 0), ENTRIES_COUNTED)
         entry = encode(plan.event)
         full = size + len(entry) + FRAME_BYTES > COMPACT_AT_BYTES
         if full or (self.mode is Mode.CHECKPOINTED and inputs >= INPUTS_MAX):
@@ -135,13 +141,15 @@ class Recorder:
         return Record(plan.call_id, entry, False)
 
     def done(self, record: Record) -> None:
-        size, inputs = (0, -1) if record.replace else self._sizes.get(record.call_id, (0, 0))
-        self._sizes[record.call_id] = (size + len(record.entry) + FRAME_BYTES, inputs + 1)
+        known = 0 if record.replace else self._sizes.get(record.call_id, 0)
+        size, inputs = divmod(known, ENTRIES_COUNTED)
+        inputs = min(0 if record.replace else inputs + 1, ENTRIES_COUNTED - 1)
+        self._sizes[record.call_id] = _packed(size + len(record.entry) + FRAME_BYTES, inputs)
 
     def resume(self, call_id: str, entries: Iterable[bytes]) -> None:
         """Count a journal that another recorder has written."""
         sizes = [len(entry) + FRAME_BYTES for entry in entries]
-        self._sizes[call_id] = (sum(sizes), len(sizes))
+        self._sizes[call_id] = _packed(sum(sizes), min(len(sizes), ENTRIES_COUNTED - 1))
 
     def forget(self, call_id: str) -> None:
         self._sizes.pop(call_id, None)

@@ -2,6 +2,7 @@
 
 Knows: nothing but itself and `errors`. Everything here is frozen, compares by value and has
 one canonical encoding (msgspec, array form), so a value may be a key, an item or a log entry.
+No value can contain itself, so the garbage collector need not look at them (`gc=False`).
 
 A *flow* is one direction of one component (RTP or RTCP) of one stream: the packets that
 arrive at `local_in` and leave from `local_out` towards `remote`. Its pinhole is keyed by
@@ -42,7 +43,7 @@ class Gate(enum.IntEnum):
     OPEN = 1
 
 
-class Address(msgspec.Struct, frozen=True, array_like=True, order=True):
+class Address(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
     """A transport address: a canonical textual host and a UDP port in 0..65535."""
 
     host: str
@@ -78,7 +79,7 @@ class Address(msgspec.Struct, frozen=True, array_like=True, order=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Source(msgspec.Struct, frozen=True, array_like=True):
+class Source(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Remote source filter of a pinhole (H.248.43 `gm` saf/sam/spf/spr). None means any.
 
     With `prefix_len` (bits) any host of that prefix is admitted, without it `host` alone. With
@@ -123,7 +124,7 @@ class Latch(enum.IntEnum):
         return self in (Latch.LATCH, Latch.RELATCH)
 
 
-class Policer(msgspec.Struct, frozen=True, array_like=True):
+class Policer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Two token buckets over a flow's packets (H.248.53 `tman`); 0 says that one is not there.
 
     `sustained_bytes_s` and `burst_bytes` are its sdr and mbs; `peak_bytes_s` is its pdr, with
@@ -137,7 +138,7 @@ class Policer(msgspec.Struct, frozen=True, array_like=True):
     peak_burst_bytes: int = 1_500
 
 
-class Rtp(msgspec.Struct, frozen=True, array_like=True):
+class Rtp(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """That a flow is RTP, or RTCP by its component, and what is asked of it (RFC 3550, RFC 3551).
 
     `check` drops what is not version 2 or is shorter than its header. `payload_types` (0..127),
@@ -150,7 +151,7 @@ class Rtp(msgspec.Struct, frozen=True, array_like=True):
     clock_hz: int = 8_000
 
 
-class Ice(msgspec.Struct, frozen=True, array_like=True):
+class Ice(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Credentials of our ICE-lite agent towards one party (RFC 8445 section 5.3, RFC 8839 5.4).
 
     With `remote_ufrag` a check must name it behind `ufrag`; without it any party may be asking.
@@ -171,7 +172,7 @@ class FlowKey(NamedTuple):
         return str(Address(self.host, self.port))
 
 
-class Flow(msgspec.Struct, frozen=True, array_like=True):
+class Flow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One direction of one component of one stream (explicit state; one item in DAL each).
 
     `remote` is None while the far end is not known (half-open call): the gate is closed then,
@@ -256,7 +257,7 @@ class RtpStatistics(NamedTuple):
         return self.jitter * 1_000 / self.clock_hz
 
 
-class RealmAddress(msgspec.Struct, frozen=True, array_like=True):
+class RealmAddress(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A moving address of a group in one realm, with its prefix length in bits."""
 
     realm: str

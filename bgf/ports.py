@@ -8,6 +8,7 @@ Imported by the gateway only. One number is used once in a group, whatever the a
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable, Mapping
 
 from bgf.errors import Misuse, PortsExhausted
 
@@ -82,6 +83,18 @@ class PortPool:
             heapq.heapify(self._cooling)
         self._owners[index] = owner
         self._marks[index] = _USED
+
+    def take_all(self, pairs: Mapping[int, str]) -> Iterable[tuple[int, str]]:
+        """Give pairs to calls, many at once; those given. Pairs that are another call's, or
+        outside the range, are left out."""
+        for port, owner in pairs.items():
+            index = self._index(port)
+            if index is None or self._owners.setdefault(index, owner) != owner:
+                continue
+            if self._marks[index] == _COOLING:
+                self.take(port, owner)
+            self._marks[index] = _USED
+            yield port, owner
 
     def release(self, port: int, owner: str, now_ns: int) -> None:
         """Put the pair into quarantine; a pair that is not `owner`'s is left alone."""

@@ -199,6 +199,9 @@ def trigger_of(verb: Verb) -> Trigger:
 def _command(session: Session | None, event: Command, site: Site) -> Step:
     trigger = trigger_of(event.verb)
     if session is not None and (kept := session.kept_reply(event.cookie)):
+        if kept.media and len(kept.media) != len(event.media):
+            why = f"cookie {event.cookie[:64]} was another command's: each needs its own"
+            return Step(session, Reply(event.cookie, Result.ERROR, why))
         return Step(session, kept)
     current = session or Session(site.group.id, event.call_id)
     action, allowed = TABLE[current.state, trigger]

@@ -277,23 +277,25 @@ def _unanswered(stream: Stream) -> Stream:
     )
 
 
-def _again(session: Session, stream: Stream, line: MediaLine) -> Stream:
-    """The stream with another callee's description in force."""
+def _again(session: Session, stream: Stream, line: MediaLine | None) -> Stream:
+    """The stream with another callee's description in force; as it is while it is only offered."""
     first = stream.lines[0]
-    if first is None:
+    if first is None or line is None:
         return stream
     muxes = session_ice.agreed_muxes(stream, 1, (first, line), session.wishes[1])
     before = agreed(stream, stream.hosts, (first, line))
     return session_ice.with_muxes(session_ice.without_nominee(before, 1), muxes)
 
 
-def _padded(lines: tuple[MediaLine, ...], session: Session) -> tuple[MediaLine, ...]:
-    """One line for each stream; what the callee was never asked for, it has rejected."""
+def _padded(lines: tuple[MediaLine, ...], session: Session) -> tuple[MediaLine | None, ...]:
+    """One line for each stream; what the callee was never asked for, it has rejected. None for a
+    stream that nobody has answered yet."""
     missing = session.streams[len(lines) :]
     rejected = [
-        msgspec.structs.replace(line, rtp=msgspec.structs.replace(line.rtp, port=0), rtcp=None)
+        None
+        if (line := stream.lines[0]) is None
+        else msgspec.structs.replace(line, rtp=msgspec.structs.replace(line.rtp, port=0), rtcp=None)
         for stream in missing
-        if (line := stream.lines[0]) is not None
     ]
     return (*lines, *rejected)[: len(session.streams)]
 

@@ -44,7 +44,7 @@ class Site(msgspec.Struct, frozen=True):
         return self.policies.get(realm, DEFAULT_POLICY)
 
 
-class Stream(msgspec.Struct, frozen=True, array_like=True):
+class Stream(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One m-line. Every pair is (towards side 0, towards side 1); side 0 made the first offer.
 
     `ports` are our even RTP ports, (0, 0) while none are held; `hosts` our addresses. `lines`
@@ -82,14 +82,14 @@ class Stream(msgspec.Struct, frozen=True, array_like=True):
         return self.learned[2 * side + int(component is Component.RTCP)]
 
 
-class KeptReply(msgspec.Struct, frozen=True, array_like=True):
+class KeptReply(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An entry of the reply cache; `at_ns` is the time of the event that it answered."""
 
     at_ns: int
     reply: Reply
 
 
-class Rest(msgspec.Struct, frozen=True, array_like=True):
+class Rest(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A port pair that the call gave back, by its even port, and when."""
 
     at_ns: int
@@ -111,7 +111,7 @@ class Recording(enum.StrEnum):
     PAUSED = "paused"
 
 
-class Orders(msgspec.Struct, frozen=True, array_like=True):
+class Orders(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What was ordered of a call besides offers and answers. Pairs are by side.
 
     `ends_ns`: a deletion was put off until then; 0: none was.
@@ -130,7 +130,7 @@ class Orders(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-class Fork(msgspec.Struct, frozen=True, array_like=True):
+class Fork(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A callee that is not in force: not answered yet (no `tag`), or followed by another one's
     answer. `lines` is what it answered, by m-line."""
 
@@ -139,7 +139,7 @@ class Fork(msgspec.Struct, frozen=True, array_like=True):
     lines: tuple[MediaLine, ...] = ()
 
 
-class Session(msgspec.Struct, frozen=True, array_like=True):
+class Session(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A call. Compares by value; one canonical encoding (the journal's checkpoint).
 
     `changed_ns` is when the last offer or the end arrived. `realms`, `families` (0 unknown) and

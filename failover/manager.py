@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from failover.actions import Action, Claim, MakeOffer, Publish, Withdraw
 from failover.adapters import Addresses, Armer, Prober
@@ -37,13 +37,6 @@ ROUNDS_MAX: Final = 8  # decide-perform rounds in one turn
 URGENT_POLLS: Final = 4  # looks at the registry per probe interval while a death is in doubt
 SLEEP_MIN_S: Final = 0.0005
 WISH_MS: Final = 10_000  # a planned move that has not begun by then is given up
-
-
-class _Told(NamedTuple):
-    """The last word about a node, and the groups that it owned when there was first one."""
-
-    text: str
-    groups: tuple[str, ...]
 
 
 class Manager:
@@ -120,7 +113,8 @@ class Manager:
         self._drained = False
         self._remembered = False
         self._wishes: dict[str, tuple[str, int]] = {}
-        self._told: dict[str, _Told] = {}
+        self._told: dict[str, str] = {}
+        self._last_owner: dict[str, str] = {}
         self._warned: tuple[str, ...] = ()
         self._timeline: deque[TimelineEvent] = deque(maxlen=TIMELINE_MAX)
         self.history = History()
@@ -399,8 +393,9 @@ class Manager:
             if owner.node != self._me:
                 self._wishes.pop(group, None)
                 if self._view is not None and owner != before.get(group, Ownership()):
-                    last = before.get(group, Ownership()).node or "nobody"
-                    text = f"{self._me} sees that {owner.node} owns {group}, no longer {last}"
+                    last = self._last_owner[group] = before.get(group, Ownership()).node
+                    text = f"{self._me} sees that {owner.node} owns {group}"
+                    text += f", no longer {last}" if last else ""
                     self._tell("moved", group, owner.node, owner.epoch, text)
 
     def _tell_what_changed(self) -> None:
@@ -408,16 +403,15 @@ class Manager:
         plan, owners = self._plan, (self._view or View()).owners
         if self._view is None or not self._lease.alive(self._clock()):
             return
-        told: dict[str, _Told] = {}
+        told = {node: condition.sentence for node, condition in plan.conditions.items()}
         for node, condition in plan.conditions.items():
-            before = self._told.get(node, _Told("", ("",)))
-            owned = tuple(g for g, o in sorted(owners.items()) if o.node == node)
-            told[node] = _Told(condition.sentence, owned or before.groups)
-            if condition.sentence != before.text:
-                for group in told[node].groups:
-                    epoch = owners[group].epoch if group in owned else 0
-                    reason = condition.state.value
-                    self._tell("condition", group, node, epoch, condition.sentence, reason=reason)
+            if condition.sentence == self._told.get(node):
+                continue
+            owned = [g for g, o in sorted(owners.items()) if o.node == node]
+            lost = [g for g, last in sorted(self._last_owner.items()) if last == node]
+            for group in owned or lost or [""]:
+                epoch, why = owners[group].epoch if group in owned else 0, condition.state.value
+                self._tell("condition", group, node, epoch, condition.sentence, reason=why)
         for node in sorted(self._told.keys() - told.keys()):
             self._tell("condition-over", "", node, 0, f"{node} is well again")
         for line in sorted(set(plan.warnings) - set(self._warned)):
@@ -505,6 +499,7 @@ class Manager:
         self.tally["claims_won"] += 1
         view = self._view or View()
         self._view = replace(view, owners={**view.owners, group: won})
+        self._last_owner[group] = seen.node
         why, text = self._reason(seen), self._about(group)
         self._tell("decided", group, self._me, won.epoch, text, reason=why, last=seen.node)
         return True

@@ -3,6 +3,7 @@
 #
 # Every target for SECONDS (60), one after the other, from the inputs that it makes for itself; one
 # line per target; not 0 when one crashed. `replay` runs those first inputs alone, with gcc.
+# `ng` is what reads control's bytes, in Python (tests/fuzz/fuzz_ng.py); PYTHON says with which one.
 # Fuzzing needs clang 14 with its runtime; installs it if it is missing and we are root.
 # FUZZ_DIR: where to build and keep the inputs (default: a directory of its own, removed at the end
 # unless something crashed). FUZZ_SEED: where the random numbers begin (default: anywhere).
@@ -24,13 +25,14 @@ if [ ${#targets[@]} -eq 0 ]; then
         *) targets+=("${target%.c}") ;;
         esac
     done
+    targets+=(ng)
 fi
 
 have_clang() {
     command -v clang-14 >/dev/null &&
         [ -e "$(clang-14 --print-runtime-dir)/libclang_rt.fuzzer-$(uname -m).a" ]
 }
-if [ "$seconds" != replay ] && ! have_clang; then
+if [ "$seconds" != replay ] && [ "${targets[*]}" != ng ] && ! have_clang; then
     if [ "$(id -u)" -ne 0 ]; then
         echo "fuzz.sh: clang-14 is missing: apt-get install clang-14 libclang-rt-14-dev" >&2
         exit 2
@@ -72,6 +74,13 @@ report() {
 
 flags=(-std=c11 -O1 -g -D_GNU_SOURCE -Wall -Wextra -Istatestore -fno-sanitize-recover=all)
 for target in "${targets[@]}"; do
+    if [ "$target" = ng ]; then
+        mkdir -p "$directory/crashes"
+        PYTHONPATH=. "${PYTHON:-.venv/bin/python}" tests/fuzz/fuzz_ng.py "$seconds" "$directory/crashes" \
+            2>"$directory/ng.log" || crashed=1
+        head -40 "$directory/ng.log"
+        continue
+    fi
     more=$(sources "$target")
     # shellcheck disable=SC2206 # no file here has a space in its name
     files=(tests/fuzz/fuzz_"$target".c $more)

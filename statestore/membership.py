@@ -384,7 +384,10 @@ class Membership:
         self, now_ns: int, seen: Reading, view: View, slot: int
     ) -> tuple[tuple[Action, ...], str]:
         members = {s: seat for s, seat in view.members.items() if s != slot}
-        others = [s for s, seat in members.items() if self._is_complete(seat, seen)]
+        demanded = set(self._demanded(view))  # these cannot go on with what is sequenced here
+        others = [
+            s for s, seat in members.items() if s not in demanded and self._is_complete(seat, seen)
+        ]
         if members and not others and self._own.complete:
             return (), (
                 f"cannot leave view {view.epoch} yet: no other member is complete, "

@@ -327,6 +327,9 @@ void node_answer(node *n, const link_addr *to, wire_msg *m)
 
 void node_silence(node *n, uint8_t slot)
 {
+    if (slot >= SEG_SLOTS_MAX || (n->view.present & BIT(slot)) == 0) {
+        return; /* a view that nobody can lead has leader SEG_SLOTS_MAX */
+    }
     struct peer *p = &n->peer[slot];
     if (n->now - p->heard_at > 3 * n->c.resend_ns && n->now - p->suspect_at > 3 * n->c.resend_ns) {
         link_addr a = node_addr(n, slot);

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import sys
 from collections.abc import Sequence
 
 from bgf.control import sdp_ice
@@ -198,7 +199,8 @@ class _Section:
         fields = line[2:].split(" ", 3)
         if len(fields) < 3 or not fields[2]:
             raise BadSdp(f"sdp line {at + 1}: {show(line)} is not 'm=media port transport formats'")
-        self.kind, port, self.transport = fields[:3]
+        # Kept with every call: the same few words, once each.
+        self.kind, port, self.transport = sys.intern(fields[0]), fields[1], sys.intern(fields[2])
         for word in (self.kind, self.transport):
             if (
                 not word
@@ -343,7 +345,7 @@ class Sdp:
     def _attribute(section: _Section, at: int, raw: str) -> None:
         line = raw.rstrip("\r")
         if line[2:] in DIRECTIONS:
-            section.direction = line[2:]
+            section.direction = sys.intern(line[2:])
         elif line.startswith("a=rtcp"):
             if line.startswith("a=rtcp:"):
                 section.rtcp.append(at)

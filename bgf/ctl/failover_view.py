@@ -133,6 +133,7 @@ def story(answers: Sequence[Answer], group: str) -> Json:
         "from": text(decision.get("last")),
         "to": text(decision.get("node")),
         "reason": text(decision.get("reason")),
+        "turned_out": _turned_out(events, decision),
         "ago_s": round((number(clock.get("now_ns")) - zero_ns) / 1e9, 1),
         "suspected_by": sorted({e["told_by"] for e in events if e["event"] == "detected"}),
         "steps_ms": {
@@ -142,6 +143,16 @@ def story(answers: Sequence[Answer], group: str) -> Json:
         "events": events,
         "silent": silent,
     }
+
+
+def _turned_out(events: Sequence[Json], decision: Json) -> str:
+    """What was found out about the last owner after the decision; empty: nothing else."""
+    about = [
+        e["reason"]
+        for e in events
+        if e["event"] == "condition" and e["node"] == text(decision.get("last")) and e["at_ms"] >= 0
+    ]
+    return about[-1] if about and about[-1] != text(decision.get("reason")) else ""
 
 
 def _belongs(event: Json, epoch: int, at_ns: int) -> bool:

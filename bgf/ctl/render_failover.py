@@ -44,7 +44,7 @@ def story(found: Json) -> Group:
     when = f", {duration(ago)} ago" if isinstance(ago, int | float) else ""
     parts: list[RenderableType] = [
         cell(f"{group}: from {last} to {to} at epoch {epoch}{when}", "bold"),
-        cell(f"reason: {text(found.get('reason')) or 'not recorded'}"),
+        cell(f"reason: {text(found.get('reason')) or 'not recorded'}{_later(found)}"),
     ]
     suspected = found.get("suspected_by")
     if isinstance(suspected, list) and suspected:
@@ -68,6 +68,11 @@ def story(found: Json) -> Group:
             cell(f"{said} [{reason}]" if reason else said),
         )
     return Group(*parts, Text(), events, *silent)
+
+
+def _later(found: Json) -> str:
+    turned_out = text(found.get("turned_out"))
+    return f" at that moment; it turned out to be: {turned_out}" if turned_out else ""
 
 
 def moved(found: Json) -> Text:

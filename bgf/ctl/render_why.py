@@ -51,7 +51,7 @@ def _head(found: Json) -> list[Text]:
     ]
     group, node = text(found.get("group")), text(found.get("node"))
     facts = [f"group {group} on node {node}"]
-    if not restored and not ended:
+    if not ended:
         facts.append(f"begun {age(found.get('created_age_s'))} ago")
     if parties:
         facts.append(f"between {' and '.join(parties)}")
@@ -137,7 +137,7 @@ def _pinholes(holes: list[Json]) -> RenderableType:
 
 
 def _replies(replies: list[Json]) -> RenderableType:
-    made = grid("Replies kept for repeated commands", ("at", "cookie", "result", "said"), ("at",))
+    made = grid("Kept replies", ("at", "cookie", "result", "said"), ("at",))
     for reply in replies:
         bad = reply.get("result") not in ("ok", "pong")
         said = "; ".join(filter(None, (text(reply.get("reason")), text(reply.get("warning")))))

@@ -103,8 +103,7 @@ def sessions_why(
     Told are the events that its journal holds, each with its outcome; the pinholes and what they
     carry now; the replies that are kept for repeated commands; whether the call was restored from
     another node. An ended call can be asked for until nobody can repeat its last command: about a
-    minute. Times are counted from the first event, by the clock of the node that took it. Exits
-    with 1 when no node knows the call.
+    minute. Times are counted from the first event. Exits with 1 when no node knows the call.
     """
     answer = one_call(nodes, "why", call_id)
     if answer is None or answer.value is None:

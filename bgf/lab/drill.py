@@ -279,6 +279,7 @@ class _Run:
             skipped=skipped,
             after_max_ms=after_max_ms,
             problems=tuple(self._problems[:PROBLEMS_MAX]),
+            why=measure.why(events, self._group.id, victim),
         )
 
     # -- before the cut ---------------------------------------------------------------------

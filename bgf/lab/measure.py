@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bgf.lab.rtpclock import outage
 from bgf.lab.rtpwire import FlowReport
@@ -102,6 +103,20 @@ def outages(
     return found
 
 
+def why(events: Iterable[Mapping[str, Any]], group: str, killed: str) -> str:
+    """The last decision about `group`, and what was found out about the killed node since."""
+    told = list(events)
+    decided = [e for e in told if e.get("event") == "decided" and e.get("group") == group]
+    if not decided:
+        return ""
+    last = max(decided, key=lambda event: int(event.get("epoch", 0)))
+    words = [str(last.get("reason", ""))]
+    found = [e for e in told if e.get("event") == "condition" and e.get("node") == killed]
+    words += [str(e.get("reason", "")) for e in sorted(found, key=lambda e: int(e["at_ns"]))]
+    reasons = ", then ".join(word for word in dict.fromkeys(words) if word)
+    return f"{last.get('sentence', '')} [{reasons}]"
+
+
 def strangers(reports: Iterable[FlowReport], hosts: frozenset[str]) -> int:
     """Packets that came from none of `hosts`, the addresses of all groups."""
     return sum(report.packets for report in reports if report.source.host not in hosts)
@@ -154,6 +169,7 @@ class RunResult:
     `after_max_ms` is the largest gap in the second after media was back. `late_ms` is how far the
     load generator itself was behind at most, `skipped` the packets that it could not send in the
     measured window: the machine was too busy then, and the outage contains the instrument's gaps.
+    `why` is the new owner's reason in its own words.
     """
 
     run: int
@@ -176,6 +192,7 @@ class RunResult:
     skipped: int
     after_max_ms: float = 0.0
     problems: tuple[str, ...] = field(default=())
+    why: str = ""
 
     @property
     def calls_dropped(self) -> int:

@@ -39,6 +39,9 @@ POLL_MS = 50
 ADMIN_TIMEOUT_S = 5.0
 STATE_MB = 96
 PINHOLES_MIN = 65_536
+SESSIONS_MAX = 20_000
+LAG_MAX_MS = 5_000
+"""A small machine that stalls under a whole lab is no reason to refuse calls."""
 Progress = Callable[[str], None]
 
 
@@ -87,7 +90,9 @@ def _group(plan: GroupPlan) -> Group:
     )
 
 
-def node_config(plan: Plan, node: NodePlan, timers: Timers | None = None) -> config.NodeConfig:
+def node_config(
+    plan: Plan, node: NodePlan, timers: Timers | None = None, sessions_max: int = SESSIONS_MAX
+) -> config.NodeConfig:
     """The configuration of one node of the plan. Every node probes all others on both networks."""
     timers = timers or Timers()
     return config.NodeConfig(
@@ -119,6 +124,8 @@ def node_config(plan: Plan, node: NodePlan, timers: Timers | None = None) -> con
             ("access", "core"),
             config.Listen(tcp=CONTROL_PORT, http=CONTROL_HTTP_PORT),
             peers=(f"{CSCF_MGMT4}/32",),
+            sessions_max=sessions_max,
+            lag_max_ms=LAG_MAX_MS,
         ),
         failover=config.FailoverSection(
             config.FailoverTimers(
@@ -151,10 +158,17 @@ def command(kind: str, config_file: Path) -> list[str]:
 class Nodes:
     """The nodes of one lab."""
 
-    def __init__(self, plan: Plan, processes: Processes, timers: Timers | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        processes: Processes,
+        timers: Timers | None = None,
+        sessions_max: int = SESSIONS_MAX,
+    ) -> None:
         self._plan = plan
         self._processes = processes
         self._timers = timers or Timers()
+        self._sessions_max = sessions_max
 
     def config_file(self, node: NodePlan) -> Path:
         return self._plan.run_dir / "etc" / f"{node.id}.toml"
@@ -164,7 +178,8 @@ class Nodes:
         for node in nodes if nodes is not None else self._plan.nodes:
             path = self.config_file(node)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(config.dump(node_config(self._plan, node, self._timers)))
+            made = node_config(self._plan, node, self._timers, self._sessions_max)
+            path.write_text(config.dump(made))
             # A node never has two of a kind: one that lives already is kept.
             running = {process.name for process in self._processes.running(node.id)}
             for kind in kinds:

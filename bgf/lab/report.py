@@ -182,6 +182,9 @@ class Report:
         console.print(_outage_table(self.runs))
         for note in _notes(self.runs):
             console.print(note, markup=False, style="dim")
+        for run in self.runs:
+            if run.why:
+                console.print(f"run {run.run}: {run.why}", markup=False, style="dim")
         console.print(_verdict_table(self.rows()))
         for run in self.runs:
             for problem in run.problems[:PROBLEMS_SHOWN_MAX]:

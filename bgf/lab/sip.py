@@ -79,7 +79,7 @@ class Agent:
 
 def missing_packages() -> list[str]:
     """Debian packages that the SIP part of the lab lacks here, sorted."""
-    missing = {package for program, package in PACKAGES.items() if not _find(program)}
+    missing = {package for program, package in PACKAGES.items() if not find_program(program)}
     if not _module_dir():
         missing.add("kamailio")
     return sorted(missing)
@@ -96,7 +96,7 @@ def require_packages() -> None:
         )
 
 
-def _find(program: str) -> str:
+def find_program(program: str) -> str:
     """Kamailio is in /usr/sbin, which is not on every PATH."""
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/bin") or ""
 
@@ -110,8 +110,12 @@ def _module_dir() -> str:
 
 
 def render(template: str, **values: object) -> str:
-    """A template with its @NAMES@ filled in. Raises ValueError if one is left."""
-    text = resources.files("bgf.lab").joinpath("templates", template).read_text("utf-8")
+    """A template with its @NAMES@ filled in: one of ours by its name, any other by its path.
+
+    Raises ValueError if a name is left.
+    """
+    ours = resources.files("bgf.lab").joinpath("templates", template)
+    text = (Path(template) if "/" in template else ours).read_text("utf-8")
     for name, value in values.items():
         text = text.replace(f"@{name}@", str(value))
     left = re.search(r"@[A-Z0-9_]+@", text)
@@ -138,11 +142,18 @@ def tone() -> bytes:
 
 
 class SipPeers:
-    """Kamailio, callers and callees of one lab. `gateways` are the `ng` hosts Kamailio asks."""
+    """Kamailio, callers and callees of one lab. `gateways` are the `ng` hosts Kamailio asks;
+    `proxy` is its template, see `render`."""
 
     def __init__(
-        self, plan: Plan, processes: Processes, *, gateways: Sequence[str] | None = None
+        self,
+        plan: Plan,
+        processes: Processes,
+        *,
+        gateways: Sequence[str] | None = None,
+        proxy: str = "kamailio.cfg",
     ) -> None:
+        self._template = proxy
         self._plan = plan
         self._processes = processes
         self._gateways = tuple(gateways or (g.control_host for g in plan.groups))
@@ -168,7 +179,7 @@ class SipPeers:
         config = self._dir / "kamailio.cfg"
         config.write_text(
             render(
-                "kamailio.cfg",
+                self._template,
                 CHILDREN=KAMAILIO_CHILDREN,
                 ACCESS6=lab_plan.CSCF_ACCESS6,
                 ACCESS4=lab_plan.CSCF_ACCESS4,
@@ -177,9 +188,12 @@ class SipPeers:
                 MODULES=_module_dir() + "/",
                 RTPENGINES=" ".join(f"udp:{host}:{CONTROL_PORT}" for host in self._gateways),
                 CALLEE=f"{lab_plan.CORE_HOST4}:{SIP_PORT}",
+                SECOND=f"{lab_plan.CORE_LOAD4}:{SIP_PORT}",
+                UE6=lab_plan.ACCESS_HOST6,
+                UE4=lab_plan.ACCESS_HOST4,
             )
         )
-        argv = [_find("kamailio"), "-DD", "-E", "-f", str(config), "-w", str(self._dir)]
+        argv = [find_program("kamailio"), "-DD", "-E", "-f", str(config), "-w", str(self._dir)]
         argv += ["-m", str(KAMAILIO_SHARED_MB), "-M", str(KAMAILIO_PRIVATE_MB)]
         argv += ["-P", str(self._dir / "kamailio.pid"), "-Y", str(self._dir)]
         self._proxy = self._processes.start("kamailio", self._plan.cscf, argv)
@@ -221,7 +235,7 @@ class SipPeers:
                         self._plan.access,
                         host,
                         count,
-                        [f"{_uri(proxy)}:{SIP_PORT}", "-r", str(pace), "-l", str(count)],
+                        [f"{uri(proxy)}:{SIP_PORT}", "-r", str(pace), "-l", str(count)],
                     )
                 )
 
@@ -235,7 +249,7 @@ class SipPeers:
         scenario.write_text(render(f"{role}.xml", AUDIO=self._audio, HOLD_MS_MAX=hold_ms))
         statistics = self._dir / f"{name}.csv"
         statistics.unlink(missing_ok=True)
-        argv = [_find("sipp"), *extra, "-sf", str(scenario), "-i", _uri(host), "-mi", host]
+        argv = [find_program("sipp"), *extra, "-sf", str(scenario), "-i", uri(host), "-mi", host]
         argv += ["-p", str(SIP_PORT), "-m", str(calls), "-nostdin"]
         argv += ["-trace_stat", "-stf", str(statistics), "-fd", "1"]
         argv += ["-trace_err", "-error_file", str(self._processes.log_dir / f"{name}.errors")]
@@ -261,11 +275,11 @@ class SipPeers:
             family = socket.AF_INET6 if ":" in agent.host else socket.AF_INET
             with namespaces.socket_in(self._plan.access, family, socket.SOCK_DGRAM) as wire:
                 wire.bind((agent.host, 0))
-                own = f"{_uri(agent.host)}:{wire.getsockname()[1]}"
+                own = f"{uri(agent.host)}:{wire.getsockname()[1]}"
                 for number in range(1, agent.calls + 1):
                     call_id = agent.call_id.replace("%u", str(number))
                     wire.sendto(
-                        _request("INFO", agent.host, own, call_id, f"{self._hung_up}x{number}"),
+                        request("INFO", agent.host, own, call_id, f"{self._hung_up}x{number}"),
                         (agent.host, SIP_PORT),
                     )
                     if number % HANG_UP_BATCH == 0:
@@ -314,18 +328,18 @@ class SipPeers:
             time.sleep(POLL_MS / 1000)
 
 
-def _uri(host: str) -> str:
+def uri(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _request(method: str, host: str, own: str, call_id: str, branch: str) -> bytes:
+def request(method: str, host: str, own: str, call_id: str, branch: str) -> bytes:
     """A minimal SIP request (RFC 3261 section 8.1.1) from `own`, host:port."""
     lines = (
-        f"{method} sip:lab@{_uri(host)}:{SIP_PORT} SIP/2.0",
+        f"{method} sip:lab@{uri(host)}:{SIP_PORT} SIP/2.0",
         f"Via: SIP/2.0/UDP {own};branch=z9hG4bK{branch}",
         "Max-Forwards: 70",
         f"From: <sip:drill@{own}>;tag=drill",
-        f"To: <sip:lab@{_uri(host)}>",
+        f"To: <sip:lab@{uri(host)}>",
         f"Call-ID: {call_id}",
         f"CSeq: 1 {method}",
         "Content-Length: 0",
@@ -342,7 +356,7 @@ def _answers(namespace: str, host: str) -> bool:
             wire.connect((host, SIP_PORT))
             own, port = wire.getsockname()[:2]
             branch = f"{time.monotonic_ns():x}"
-            wire.send(_request("OPTIONS", host, f"{_uri(own)}:{port}", f"probe-{branch}", branch))
+            wire.send(request("OPTIONS", host, f"{uri(own)}:{port}", f"probe-{branch}", branch))
             return wire.recv(SIP_BYTES_MAX).startswith(b"SIP/2.0 ")
         except OSError:
             return False

@@ -25,6 +25,8 @@ from bgf.media.places import Places
 from bgf.media.realms import Realms
 from bgf.model import Flow, FlowKey
 
+IDLE_HOPS_MAX = 256
+"""Next hops kept though nobody uses them now."""
 HOSTS_MAX = 65_536
 """Addresses whose packed form is kept."""
 REUSED_MIN = 1_024
@@ -88,6 +90,8 @@ class Pinholes:
         self._used: deque[int] = deque()
         self._next = memoryview(array("I", bytes(4 * self.capacity)))
         self._uses = memoryview(array("I", bytes(4 * maps.capacity("nexthops"))))
+        self._idle: dict[int, None] = {}  # next hops that nobody uses, since the last `tidy`
+        self._idle_before: dict[int, None] = {}
         self._hosts: dict[str, bytes] = {}
         for cpu in range(self._cpus):  # in place: the program keeps its clock beside it
             at = cpu * _xdp.SIZEOF_CPU + _xdp.STATS_FIRST_AT
@@ -190,10 +194,15 @@ class Pinholes:
         added: list[int] = []
 
         def add_hop(realm: str, host: str) -> int:
-            if add_hops:
-                added.extend(self._hops.add([(self._realms.ifindex(realm), host)]))
-                return added[-1]
-            return 0
+            if not add_hops:
+                return 0
+            end = (self._realms.ifindex(realm), host)
+            try:
+                added.extend(self._hops.add([end]))
+            except DatapathError:  # the table is full
+                self._forget([*self._idle_before, *self._idle])
+                added.extend(self._hops.add([end]))
+            return added[-1]
 
         def add_row(realm: str, host: str) -> tuple[int, int, int]:
             return self._places.add(host, self._realms.wire(realm))
@@ -244,8 +253,22 @@ class Pinholes:
         gone = _unpack(slots)
         self._count -= len(gone)
         self._used.extend(gone)
-        self._hops.drop(index for index in idle if not self._uses[index])
+        self._rest(idle)
         return odd
+
+    def tidy(self) -> None:
+        """Forget next hops that were in use neither now nor at the last call: the next call to the
+        same far end finds its next hop known. Call it every second or few."""
+        self._forget(self._idle_before)
+        self._idle_before, self._idle = self._idle, {}
+
+    def _rest(self, idle: Iterable[int]) -> None:
+        self._idle.update(dict.fromkeys(idle))
+        if len(self._idle) > IDLE_HOPS_MAX:
+            self.tidy()
+
+    def _forget(self, indices: Iterable[int]) -> None:
+        self._hops.drop([index for index in indices if not self._uses[index]])
 
     def change(self, keys: Iterable[FlowKey], how: Callable[[FlowKey, bytes], bytes]) -> None:
         """Write pinholes that stand anew, with something changed."""
@@ -282,7 +305,7 @@ class Pinholes:
 
     def _book(self, values: bytes | bytearray, slots: bytes, cells: bytes) -> None:
         idle = _xdp.book_pinholes(self._cells, self._next, self._uses, values, slots, cells)
-        self._hops.drop(index for index in idle if not self._uses[index])
+        self._rest(idle)
 
     def _close(self, slots: bytes, cells: bytes) -> None:
         pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")

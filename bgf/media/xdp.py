@@ -288,6 +288,11 @@ class XdpDatapath:
         return self._table.capacity
 
     @property
+    def installed(self) -> int:
+        """How many pinholes there are, without asking the kernel."""
+        return len(self._table)
+
+    @property
     def unresolved(self) -> list[str]:
         """Far ends whose next hop is not known now."""
         return self._hops.unresolved
@@ -306,6 +311,7 @@ class XdpDatapath:
         """Keep neighbours confirmed, retry the unresolved, look for peers whose report was lost:
         call it every second or few."""
         with _kernel("refreshing neighbours"):
+            self._table.tidy()
             self._hops.refresh()
             self._learn_by.look()
 

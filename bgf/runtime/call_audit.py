@@ -13,7 +13,7 @@ from bgf.errors import Unreadable
 from bgf.explain import Pinhole, Told
 from bgf.hands import Driver
 from bgf.media.datapath import Datapath
-from bgf.runtime.process import now_ns
+from bgf.runtime.process import call_ns, now_ns
 from bgf.runtime.rows import flow_row, session_row
 from bgf.runtime.served import Served
 from bgf.session import Session, State
@@ -40,22 +40,20 @@ def call_row(
     counted = {
         flow.key: pair for flow, pair in zip(flows, zip(counters, rtp, strict=True), strict=True)
     }
-    # Instants of another node's clock say how far apart they are, no more.
     restored_ns = driver.restored_ns.get(session.call_id)
-    own = restored_ns is None
     first_ns = told[0].at_ns if told else session.created_ns
     end = explain.ending(told)
     row = session_row(session, gateway)
     row["settings"] = list(session.settings)
     row["journal_entries"] = len(entries)
     row["unreadable"] = unreadable
-    row["restored"] = None if own else {
+    row["restored"] = None if restored_ns is None else {
         "epoch": served.epoch,
         "from": served.owned_before,
-        "age_s": round((now - (restored_ns or 0)) / 1e9, 1),
+        "age_s": round((call_ns() - restored_ns) / 1e9, 1),
     }  # fmt: skip
     row["ended"] = None if session.state is not State.DELETED else {
-        "age_s": round((now - session.changed_ns) / 1e9, 1) if own else None,
+        "age_s": round((call_ns() - session.changed_ns) / 1e9, 1),
         "by": "" if end is None else end.by,
         "what": "" if end is None else end.what,
         "detail": "" if end is None else end.detail,

@@ -17,7 +17,7 @@ from bgf.hands import Outcome
 from bgf.media import ice
 from bgf.media.checks import StunCheck
 from bgf.model import Address, Flow, FlowKey, Source
-from bgf.runtime.process import now_ns
+from bgf.runtime.process import call_ns, now_ns
 from bgf.runtime.served import Served
 
 TAKEN_MAX: Final = 256
@@ -114,7 +114,7 @@ class IceAgent:
                 if call_id is None:
                     del waiting[key]
                     continue
-                event = Nominated(now_ns(), call_id, key, waiting[key])
+                event = Nominated(call_ns(), call_id, key, waiting[key])
                 if driver.see(event) not in (Outcome.ANSWERED, Outcome.REFUSED):
                     break
                 del waiting[key]

@@ -1,10 +1,12 @@
 """The change feed of flows: what every node's packet path must hold, kept current.
 
-Knows: the store's watch and the flows' keys. Must not know which groups are served here. An
-overrun feed is not an error: everything is read anew and the difference handed on.
+Knows: the store's watch and the flows' keys. Must not know which groups are served here, nor why
+some are hushed. An overrun feed is not an error: everything is read anew and the difference handed
+on.
 
-Only the copies on this host are read. An item whose copy has not come yet is asked for elsewhere
-when it is late, a few at a time.
+What is kept is the items as they are, packed; they are read when somebody asks. Only the copies on
+this host are read. An item whose copy has not come yet is asked for elsewhere when it is late, a
+few at a time.
 """
 
 from __future__ import annotations
@@ -12,14 +14,22 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import statestore
 from bgf.errors import StateError
 from bgf.events import DropFlow, PutFlow
 from bgf.gateway import reconcile
 from bgf.model import Flow, FlowKey
-from bgf.runtime.store_adapters import FLOW_PREFIX, decode_flow, flow_item_key, parse_flow_item_key
+from bgf.runtime.store_adapters import (
+    FLOW_PREFIX,
+    HASHED,
+    call_key,
+    decode_flows,
+    encode_flows,
+    group_flow_prefix,
+    group_of,
+)
 from statestore import Kind
 from statestore import errors as store_errors
 
@@ -36,63 +46,126 @@ ASKED_MAX = 8
 Changes = list[PutFlow | DropFlow]
 
 
+class PackedFlows:
+    """The recorded flows of one group's calls, as their items say it (`hands.Found`)."""
+
+    def __init__(self, items: dict[str, bytes], pairs: Mapping[int, str]) -> None:
+        self._items = items
+        self.pairs = pairs
+
+    def __contains__(self, call_id: object) -> bool:
+        return call_id in self._items
+
+    def calls(self) -> Collection[str]:
+        return self._items.keys()
+
+    def says(self, call_id: str, flows: Sequence[Flow]) -> bool:
+        return self._items.get(call_id) == (encode_flows(flows) if flows else None)
+
+    def flows(self, call_id: str) -> Sequence[Flow]:
+        item = self._items.get(call_id)
+        return () if item is None else decode_flows(call_id.encode("utf-8", "replace"), item)
+
+    def forget(self, call_id: str) -> None:
+        self._items.pop(call_id, None)
+
+
+class _Known:
+    """Of one group: a call's item, and whose each port pair is."""
+
+    __slots__ = ("items", "pairs")
+
+    def __init__(self) -> None:
+        self.items: dict[str, bytes] = {}
+        self.pairs: dict[int, str] = {}
+
+
 class FlowFeed:
-    """All recorded flows of all groups, and what changed since the last look."""
+    """All recorded flows of all groups, and what changed since the last look.
+
+    A hushed group's changes are passed over, and nothing is known of it: whoever owns a group
+    knows better what it has. `load` after `hear` tells it anew.
+    """
 
     def __init__(self, store: statestore.Store) -> None:
         self._store = store
         self._watch = store.watch(FLOW_PREFIX)
-        self._flows: dict[str, dict[FlowKey, Flow]] = {}
+        self._known: dict[str, _Known] = {}
+        self._hushed: set[str] = set()
         self._missing: dict[bytes, int] = {}  # key -> polls since it was found missing
+        self._names: dict[bytes, str] = {}  # calls whose item is keyed by a digest
         self._at_end = False
         self.tally: Counter[str] = Counter()
 
     def flows(self, group: str) -> dict[FlowKey, Flow]:
-        """The group's flows as known now (a live view; do not keep it)."""
-        return self._flows.get(group, {})
+        """The group's flows as known now."""
+        return {flow.key: flow for flow in self._flows_of(group)}
+
+    def flow(self, group: str, key: FlowKey) -> Flow | None:
+        """The flow of one pinhole, as known now."""
+        known = self._known.get(group)
+        call_id = None if known is None else known.pairs.get(key.port & ~1)
+        if known is None or call_id is None:
+            return None
+        flows = self._read_item(call_id.encode("utf-8", "replace"), known.items[call_id])
+        return next((flow for flow in flows if flow.key == key), None)
+
+    def calls(self, group: str) -> int:
+        """How many calls have pinholes, as known now."""
+        return len(self._known[group].items) if group in self._known else 0
+
+    def pairs(self, group: str) -> int:
+        """How many port pairs its calls hold, as known now."""
+        return len(self._known[group].pairs) if group in self._known else 0
 
     @property
     def missing(self) -> int:
         """Items known to be there, whose value is not known here."""
         return len(self._missing)
 
-    def unread(self) -> set[FlowKey]:
-        """The pinholes of those items."""
+    def unread(self) -> set[str]:
+        """The groups of those items."""
         found = set()
         for item_key in self._missing:
             with contextlib.suppress(ValueError):
-                found.add(parse_flow_item_key(item_key)[1])
+                found.add(group_of(item_key))
         return found
 
-    def everything(self) -> Iterable[Flow]:
-        for flows in self._flows.values():
-            yield from flows.values()
+    def everything(self) -> Iterator[Flow]:
+        for group in list(self._known):
+            yield from self._flows_of(group)
 
-    def count(self) -> int:
-        """How many pinholes are recorded, as far as known."""
-        return sum(len(flows) for flows in self._flows.values())
+    def hush(self, group: str) -> None:
+        """Its owner is here: it needs no telling."""
+        self._hushed.add(group)
+        self._known.pop(group, None)
+        for key in [key for key in self._missing if key.startswith(group_flow_prefix(group))]:
+            del self._missing[key]
+
+    def hear(self, group: str) -> None:
+        """Its owner is elsewhere again; `load` next."""
+        self._hushed.discard(group)
 
     def load(self) -> Changes:
         """Read all items. Returns what differs from what was known."""
-        found: dict[str, dict[FlowKey, Flow]] = {}
+        before, self._known = self._known, {}
         self._missing = {}
+        effects: Changes = []
         for handle in self._store.scan(FLOW_PREFIX):
-            flow = self._read(handle)
-            if flow is not None:
-                found.setdefault(flow.group, {})[flow.key] = flow
-        for key in self._missing:  # until it comes, what was known of it stands
-            self._keep(key, found)
-        before = list(self.everything())
-        self._flows = found
+            effects += self._refresh(handle.key, handle, before)
+        for group, known in before.items():
+            for call_id in known.items.keys() - self._of(group).items.keys():
+                key = call_key(group_flow_prefix(group), call_id)
+                if key in self._missing:  # until it comes, what was known of it stands
+                    self._take(group, call_id, known.items[call_id], None)
+                else:
+                    effects += [
+                        DropFlow(group, flow.key)
+                        for flow in self._read_item(key, known.items[call_id])
+                        if (flow.local_in.port & ~1) not in self._of(group).pairs
+                    ]
         self.tally["loads"] += 1
-        return reconcile(self.everything(), before)
-
-    def _keep(self, item_key: bytes, found: dict[str, dict[FlowKey, Flow]]) -> None:
-        with contextlib.suppress(ValueError):
-            group, key = parse_flow_item_key(item_key)
-            known = self._flows.get(group, {}).get(key)
-            if known is not None:
-                found.setdefault(group, {})[key] = known
+        return effects
 
     def poll(self) -> Changes:
         """What has changed since; at most CHANGES_MAX changes, so poll again until it is empty."""
@@ -104,13 +177,20 @@ class FlowFeed:
             self._watch, self._at_end = self._store.watch(FLOW_PREFIX), False
             return self.load()
         self._at_end = len(changes) < CHANGES_MAX
-        told = {change.key: change.kind for change in changes}
-        effects = [self._refresh(key, kind is Kind.DELETE) for key, kind in told.items()]
-        effects += [self._refresh(key, False, ask=True) for key in self._late()]
-        return [effect for effect in effects if effect is not None]
+        effects: Changes = []
+        for key, kind in {change.key: change.kind for change in changes}.items():
+            if kind is Kind.DELETE:
+                effects += self._gone(key)
+            else:
+                effects += self._refresh(key)
+        for key in self._late():
+            effects += self._refresh(key, ask=True)
+        return effects
 
     def _late(self) -> list[bytes]:
         """The keys of copies that should have come by now."""
+        if not self._missing:
+            return []
         self._missing = {key: polls + 1 for key, polls in self._missing.items()}
         late = [key for key, polls in self._missing.items() if polls > LATE_POLLS]
         return late[:ASKED_MAX]
@@ -122,61 +202,131 @@ class FlowFeed:
             effects += self.poll()
         return effects
 
-    def as_recorded(self, flows: Iterable[Flow], call_id: str) -> list[Flow]:
-        """`flows` with those of one call read from their masters. A copy here may have what its
-        dead writer has told nobody else, but only of the call that he was working on.
+    def found(self, group: str, marked: str) -> PackedFlows:
+        """What is recorded of a group's calls, that of `marked` read from its master. A copy here
+        may have what its dead writer has told nobody else, but only of the call that he was
+        working on.
 
-        Raises what the store raises.
+        Raises what the store raises, StateError.
         """
-        found = []
-        for flow in flows:
-            if flow.session == call_id:
-                key = flow_item_key(flow.group, flow.key)
-                try:
-                    found.append(decode_flow(key, self._store.lookup(key).read()))
-                except store_errors.NotFound:
-                    continue
-            else:
-                found.append(flow)
-        return found
+        known = self._of(group)
+        items, pairs = dict(known.items), known.pairs
+        if marked in items:
+            key = call_key(group_flow_prefix(group), marked)
+            try:
+                items[marked] = self._store.lookup(key).read()
+            except store_errors.NotFound:
+                del items[marked]
+            if items.get(marked) != known.items[marked]:
+                pairs = {port: call_id for port, call_id in pairs.items() if call_id != marked}
+                told = decode_flows(key, items[marked]) if marked in items else ()
+                pairs |= {flow.local_in.port & ~1: marked for flow in told}
+        return PackedFlows(items, pairs)
+
+    # Inside.
+
+    def _of(self, group: str) -> _Known:
+        known = self._known.get(group)
+        if known is None:
+            known = self._known[group] = _Known()
+        return known
+
+    def _flows_of(self, group: str) -> Iterator[Flow]:
+        known = self._known.get(group)
+        for call_id, item in known.items.items() if known is not None else ():
+            yield from self._read_item(call_id.encode("utf-8", "replace"), item)
 
     def _refresh(
-        self, item_key: bytes, deleted: bool, *, ask: bool = False
-    ) -> PutFlow | DropFlow | None:
+        self,
+        item_key: bytes,
+        handle: statestore.Handle | None = None,
+        before: Mapping[str, _Known] | None = None,
+        *,
+        ask: bool = False,
+    ) -> Changes:
         """The item itself says what is; the feed only says where to look. `ask` elsewhere."""
         try:
-            group, key = parse_flow_item_key(item_key)
+            group = group_of(item_key)
         except ValueError:
             self.tally["foreign"] += 1
-            return None
-        known = self._flows.setdefault(group, {})
+            self._missing.pop(item_key, None)
+            return []
+        if group in self._hushed:
+            return []
         self._missing.pop(item_key, None)
-        flow = None
-        if not deleted:
-            try:
-                flow = self._read(self._store.lookup(item_key), ask)
-            except store_errors.NotFound:
-                pass
-            except store_errors.Unavailable:  # not now: the change must not be forgotten
-                self._missing[item_key] = 0
-            if item_key in self._missing:
-                return None  # there is one, and what it says will come
-        if flow is None:
-            return None if known.pop(key, None) is None else DropFlow(group, key)
-        if known.get(key) == flow:
-            return None
-        known[key] = flow
-        return PutFlow(flow)
-
-    def _read(self, handle: statestore.Handle, ask: bool = False) -> Flow | None:
         try:
-            return decode_flow(handle.key, handle.read() if ask else handle.read_local())
+            handle = handle or self._store.lookup(item_key)
+            item = handle.read() if ask else handle.read_local()
         except store_errors.NotFound:
-            return None
-        except (store_errors.Away, store_errors.Unavailable):
-            self._missing.setdefault(handle.key, 0)
-            return None
+            return self._gone(item_key)
+        except (store_errors.Away, store_errors.Unavailable):  # not now: it must not be forgotten
+            self._missing[item_key] = 0
+            return []
+        flows = self._read_item(item_key, item)
+        if not flows:
+            return self._gone(item_key)
+        call_id = flows[0].session
+        if item_key.startswith(HASHED, len(group_flow_prefix(group))):
+            self._names[item_key] = call_id
+        was = (self._known if before is None else before).get(group)
+        known_item = was.items.get(call_id) if was is not None else None
+        old = () if known_item in (None, item) else self._read_item(item_key, known_item or b"")
+        self._take(group, call_id, item, flows, old)
+        pairs = self._of(group).pairs
+        changes = [] if known_item == item else reconcile(flows, old)
+        return [one for one in changes if _is_of(one, call_id, pairs)]
+
+    def _gone(self, item_key: bytes) -> Changes:
+        try:
+            group = group_of(item_key)
+        except ValueError:
+            self.tally["foreign"] += 1
+            return []
+        self._missing.pop(item_key, None)
+        known = self._known.get(group)
+        call_id = self._names.pop(item_key, None)
+        if call_id is None:
+            call_id = item_key[len(group_flow_prefix(group)) :].decode("utf-8", "surrogateescape")
+        item = known.items.pop(call_id, None) if known is not None else None
+        if item is None or known is None:
+            return []
+        flows = self._read_item(item_key, item)
+        effects: Changes = [DropFlow(group, flow.key) for flow in flows]
+        effects = [one for one in effects if _is_of(one, call_id, known.pairs)]
+        _let_go(flows, call_id, known.pairs)
+        return effects
+
+    def _take(
+        self,
+        group: str,
+        call_id: str,
+        item: bytes,
+        flows: Iterable[Flow] | None,
+        old: Iterable[Flow] = (),
+    ) -> None:
+        known = self._of(group)
+        known.items[call_id] = item
+        _let_go(old, call_id, known.pairs)
+        for flow in self._read_item(b"", item) if flows is None else flows:
+            known.pairs[flow.local_in.port & ~1] = call_id
+
+    def _read_item(self, item_key: bytes, item: bytes) -> Sequence[Flow]:
+        try:
+            return decode_flows(item_key, item)
         except StateError as error:
             self.tally["unreadable"] += 1
             log.error("%s", error)
-            return None
+            return ()
+
+
+def _let_go(flows: Iterable[Flow], call_id: str, pairs: dict[int, str]) -> None:
+    for flow in flows:
+        if pairs.get(flow.local_in.port & ~1) == call_id:
+            del pairs[flow.local_in.port & ~1]
+
+
+def _is_of(change: PutFlow | DropFlow, call_id: str, pairs: Mapping[int, str]) -> bool:
+    """Not so when the port is another call's by now, whose beginning was told before."""
+    if isinstance(change, PutFlow):
+        return True
+    return pairs.get(change.key.port & ~1, call_id) == call_id

@@ -18,7 +18,7 @@ from bgf.hands import Driver, Outcome
 from bgf.model import Address, Flow, FlowKey
 from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
-from bgf.runtime.process import now_ns
+from bgf.runtime.process import call_ns, now_ns
 from bgf.runtime.rows import flow_row, session_row, tally_rows
 from bgf.runtime.served import Served
 from bgf.session import Session, State
@@ -61,7 +61,7 @@ class GatewayAdmin:
         """Each group's pinholes as this node knows them: how many, how many of them the packet
         path holds, and a digest that is equal wherever the same is known."""
         process = self._process
-        known = {group: dict(process.feed.flows(group)) for group in process.served}
+        known = {group: process.recorded.of(group) for group in process.served}
         held = process.datapath.keys()
 
         def row(flows: dict[FlowKey, Flow]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class GatewayAdmin:
             "groups": {one.group.id: self._group(one) for one in process.served.values()},
             "missing": process.feed.missing,
             "reconciled": process.found.line,
-            "pinholes": len(datapath.keys()),
+            "pinholes": datapath.installed,
             "unresolved": datapath.unresolved,
             "drops": {outcome.value: count for outcome, count in datapath.drops().items()},
             "packets": tally_rows(datapath.tallies()),
@@ -120,9 +120,10 @@ class GatewayAdmin:
             "pairs_used": usage.pairs_used if usage else 0,
             "pairs_quarantined": usage.pairs_quarantined if usage else 0,
             "pending": served.pending,
+            "began_ns": served.began_ns,
             "ready_in_ms": round(served.ready_in_ms, 1),
             "restored_in_ms": round(served.restored_in_ms, 1),
-            "flows": len(self._process.feed.flows(served.group.id)),
+            "flows": self._process.recorded.count(served.group.id),
             "outcomes": dict(served.outcomes),
             "failures": driver.failures[-5:] if driver is not None else [],
             "failed": dict(driver.tally) if driver is not None else {},
@@ -176,7 +177,7 @@ class GatewayAdmin:
     def relatch(self, request: dict[str, Any]) -> dict[str, Any]:
         """Let the latching sides of a call learn their senders anew."""
         driver, session = self._find(request)
-        outcome = driver.see(Relatch(now_ns(), session.call_id))
+        outcome = driver.see(Relatch(call_ns(), session.call_id))
         if outcome is not Outcome.ANSWERED:
             raise StateError(f"not relatched: {outcome.value}: {driver.failures[-1:]}")
         flows = [f for f in driver.gateway.expected_flows(session.call_id) if f.latch.learns]
@@ -187,7 +188,7 @@ class GatewayAdmin:
         for served in self._process.served.values():
             driver = served.driver
             if driver is not None:
-                driver.restore(call_id, now_ns())
+                driver.restore(call_id, call_ns())
                 session = driver.gateway.session(call_id)
                 if session is not None:
                     return driver, session

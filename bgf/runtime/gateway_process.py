@@ -22,11 +22,11 @@ from bgf.control import ng
 from bgf.control.access import Access
 from bgf.control.newcalls import NewCalls
 from bgf.control.server import Handler, Incoming, NgServer, Ports
-from bgf.errors import BgfError, DatapathError, EnvironmentProblem, StateError
+from bgf.errors import BgfError, DatapathError, EnvironmentProblem
 from bgf.events import DropFlow, PutFlow, Reply, Result
 from bgf.gateway import ENTROPY_BITS, Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
-from bgf.journal import Recorder
+from bgf.journal import Mode, Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Group
 from bgf.runtime.captures import Captures
@@ -37,11 +37,21 @@ from bgf.runtime.feed import Changes, FlowFeed
 from bgf.runtime.gateway_admin import GatewayAdmin
 from bgf.runtime.load import Load
 from bgf.runtime.measures import Measures
-from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
+from bgf.runtime.process import (
+    call_ns,
+    every,
+    few_collections,
+    now_ns,
+    retrying,
+    until_signalled,
+    wake_socket,
+)
 from bgf.runtime.readiness import Readiness, ReadyMark
 from bgf.runtime.reconcile import Found, reconcile
+from bgf.runtime.recorded import RecordedFlows
 from bgf.runtime.registry_adapters import StoreRegistry
 from bgf.runtime.reports import LogNotices, MediaReports
+from bgf.runtime.restoring import RESTORE_RETRY_MS, restore_all
 from bgf.runtime.served import Served
 from bgf.runtime.shared_capture import SharedCapture
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
@@ -64,8 +74,6 @@ DELIVER_MS = 20
 COPY_MS = 20
 RESTS_MAX = 65_536
 """Released ports remembered per group that is served elsewhere."""
-RESTORE_BATCH, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 8, 1, 50
-"""Calls restored in the background between two looks at the sockets: control comes first."""
 
 
 class GatewayProcess:
@@ -91,9 +99,8 @@ class GatewayProcess:
         self.standby = StandbyHands(datapath)
         self.served = {group.id: Served(group) for group in node.groups}
         self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
-        self.ice = IceAgent(
-            datapath.checks, self.served, lambda group, key: self.feed.flows(group).get(key)
-        )
+        self.recorded = RecordedFlows(self.feed, self.served)
+        self.ice = IceAgent(datapath.checks, self.served, self.recorded.at)
         self.shared_capture = SharedCapture(datapath)
         self.captures = Captures(self.shared_capture)
         recorder_realm = node.realms.get(node.recording.recorder_realm)
@@ -105,6 +112,7 @@ class GatewayProcess:
         )
         self.measures = Measures(datapath, self.served, self._elsewhere)
         self.found = Found()
+        self.partial: set[str] = set()  # groups not all of whose items are known here yet
         self.load = Load(node.control.memory_max_mb)
         self.limits = Limits(
             sessions_max=node.control.sessions_max,
@@ -126,7 +134,11 @@ class GatewayProcess:
         """Read the state, make the packet path agree with it, bind the control sockets."""
         self.feed.load()
         flows = list(self.feed.everything())
-        self.found = reconcile(self.datapath, flows, self._apply, self.feed.unread())
+        self.partial = self.feed.unread() & self.served.keys()
+        unknown = {
+            address.host for group in self.partial for address in self.served[group].group.addresses
+        }
+        self.found = reconcile(self.datapath, flows, self._apply, unknown)
         log.info("reconciled: %s", self.found.line)
         for served in self.served.values():
             served.server = self._server(served)
@@ -251,16 +263,18 @@ class GatewayProcess:
             LogNotices(group.id, served.outcomes),
         )
         machine = Gateway(group, self.node.control.default_realms, self.limits, self.node.policies)
-        driver = Driver(machine, Recorder(), hands)
-        flows = list(self.feed.flows(group.id).values())
-        rests = list(self.rests[group.id])
-        driver.take_over(self.feed.as_recorded(flows, journal.marked()), now_ns(), rests)
-        served.driver, served.ready_in_ms = driver, (now_ns() - began_ns) / 1e6
+        driver = Driver(machine, Recorder(Mode(self.node.control.journal)), hands)
+        found = self.feed.found(group.id, journal.marked())
+        driver.take_over(found, call_ns(), list(self.rests[group.id]))
+        self.feed.hush(group.id)
+        self.partial.discard(group.id)
+        served.driver, served.began_ns = driver, began_ns
+        served.ready_in_ms = (now_ns() - began_ns) / 1e6
         log.info(
-            "group %s epoch %d: active here, %d pinholes, ready after %.1f ms",
-            group.id, epoch, len(flows), served.ready_in_ms,
+            "group %s epoch %d: active here, %d port pairs in use, ready after %.1f ms",
+            group.id, epoch, driver.gateway.usage().pairs_used, served.ready_in_ms,
         )  # fmt: skip
-        task = asyncio.create_task(self._restore(served, driver, began_ns))
+        task = asyncio.create_task(restore_all(served, driver, began_ns))
         self.tasks.add(task)
         task.add_done_callback(self._restored)
 
@@ -268,27 +282,6 @@ class GatewayProcess:
         self.tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("restoring in the background stopped", exc_info=task.exception())
-
-    async def _restore(self, served: Served, driver: Driver, began_ns: int) -> None:
-        """The calls that nobody has asked for yet, a batch at a time."""
-        while served.driver is driver and not (driver.fenced or driver.doubtful):
-            before = served.pending
-            try:
-                served.pending = driver.restore_some(now_ns(), RESTORE_BATCH)
-            except StateError as error:
-                log.info("group %s: restoring waits: %s", served.group.id, error)
-                before = served.pending = max(1, served.pending)
-            if not served.pending:
-                closed = driver.sweep()
-                served.restored_in_ms = (now_ns() - began_ns) / 1e6
-                log.info(
-                    "group %s epoch %d: %d calls restored in %.1f ms, %d surplus pinholes closed",
-                    served.group.id, served.epoch, driver.gateway.usage().sessions,
-                    served.restored_in_ms, closed,
-                )  # fmt: skip
-                return
-            pause_ms = RESTORE_PAUSE_MS if served.pending != before else RESTORE_RETRY_MS
-            await asyncio.sleep(pause_ms / 1000)
 
     def _stand_by(self, served: Served, owner: Ownership) -> None:
         if served.driver is not None and served.driver.doubtful:
@@ -313,6 +306,7 @@ class GatewayProcess:
             self.reports.discard(served.group.id)
             self.ice.discard(served.group.id)
         # What the new owner wrote before this node noticed was passed over as our own.
+        self.feed.hear(served.group.id)
         if self.unserved_ns:
             self.behind = True  # what the segment holds now need not be what is so: later
             return
@@ -320,10 +314,14 @@ class GatewayProcess:
         self._agree_with_state(served.group)
 
     def _agree_with_state(self, group: Group) -> None:
-        """Make the packet path hold exactly the recorded pinholes of one group."""
+        """Make the packet path hold exactly the recorded pinholes of one group. While some of what
+        is recorded is not known here, none is closed."""
         flows = self.feed.flows(group.id)
         hosts = {address.host for address in group.addresses}
         self._apply([PutFlow(flow) for flow in flows.values()])
+        if group.id in self.feed.unread():
+            self.partial.add(group.id)
+            return
         self.datapath.remove(
             [key for key in self.datapath.keys() if key.host in hosts and key not in flows]  # noqa: SIM118
         )
@@ -343,6 +341,10 @@ class GatewayProcess:
                 if served.driver is None:
                     self._agree_with_state(served.group)
         self._apply_feed(self.feed.poll())
+        for group in self.partial - self.feed.unread():
+            self.partial.discard(group)
+            if not self._is_active(group):
+                self._agree_with_state(self.served[group].group)
         if not self.feed.missing:
             self.followed_ns = now_ns()
 
@@ -357,7 +359,7 @@ class GatewayProcess:
             if isinstance(change, DropFlow) and change.group in self.rests:
                 # Should the group become ours, this port is not to be had yet: another node's
                 # call may still be sent to it.
-                self.rests[change.group].append((change.key.port, now_ns()))
+                self.rests[change.group].append((change.key.port, call_ns()))
         self._apply(foreign)
 
     def _apply(self, changes: Changes) -> None:
@@ -385,8 +387,13 @@ class GatewayProcess:
         sessions = sum(
             s.driver.gateway.usage().sessions for s in self.served.values() if s.driver is not None
         )
-        held, refused = len(self.datapath.keys()), self.tally["refused"]
-        mark = ReadyMark(now_ns(), held, sessions, self.feed.count(), refused)
+        mark = ReadyMark(
+            now_ns(),
+            self.datapath.installed,
+            sessions,
+            self.recorded.count(),
+            self.tally["refused"],
+        )
         self.readiness.publish(mark)
 
     # -- control ---------------------------------------------------------------------------
@@ -413,7 +420,7 @@ class GatewayProcess:
         served.asked = (incoming, answer)
         self.measures.before(driver.gateway, incoming.request)
         try:
-            command = incoming.request.command(now_ns(), int(time.time()))
+            command = incoming.request.command(call_ns(), int(time.time()))
             outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
         finally:
             served.asked = None
@@ -425,7 +432,7 @@ class GatewayProcess:
     def _elsewhere(self) -> int:
         """Calls of groups that other nodes serve, by their pinholes here."""
         return sum(
-            len({flow.session for flow in self.feed.flows(served.group.id).values()})
+            self.feed.calls(served.group.id)
             for served in self.served.values()
             if served.driver is None
         )
@@ -434,7 +441,7 @@ class GatewayProcess:
         self.load.measure()
         for served in self.served.values():
             if served.driver is not None:
-                served.driver.tick(now_ns())
+                served.driver.tick(call_ns())
 
     # -- what the packet path says ---------------------------------------------------------
 
@@ -452,7 +459,7 @@ class GatewayProcess:
         self.captures.expire()
         for served in self.served.values():
             if served.driver is not None:
-                served.driver.audit(now_ns())
+                served.driver.audit(call_ns())
 
 
 class _Replier:
@@ -513,6 +520,7 @@ async def run(node: NodeConfig) -> None:
             process.follow()
             process.refresh_roles()
             process.publish_ready()
+            few_collections()
             log.info("ready: XDP %s", {n: a.mode for n, a in datapath.attachments.items()})
             await until_signalled(
                 [

@@ -52,11 +52,11 @@ def reconcile(
     datapath: Compared,
     flows: Sequence[Flow],
     apply: Callable[[list[PutFlow | DropFlow]], None],
-    unknown: Collection[FlowKey] = (),
+    unknown: Collection[str] = (),
 ) -> Found:
     """Compare, repair, and tell what was found. `apply` must not raise for a single bad flow.
 
-    Pinholes of `unknown` keys stay as they are: what is recorded of them is not known here yet.
+    Pinholes on `unknown` hosts stay as they are: what is recorded of them is not all known yet.
     """
     found = Found({"recorded": len(flows)})
     try:
@@ -64,7 +64,8 @@ def reconcile(
     except DatapathError:
         found["not compared"] += 1  # a flow that no packet path takes; applying it says which
     apply([PutFlow(flow) for flow in flows])
-    surplus = datapath.keys() - {flow.key for flow in flows} - set(unknown)
+    surplus = datapath.keys() - {flow.key for flow in flows}
+    surplus = {key for key in surplus if key.host not in unknown}
     found["surplus"] = len(surplus)
     datapath.remove(surplus)
     return found

@@ -17,7 +17,7 @@ from bgf.events import Abandoned, Learned, Notify, Silent
 from bgf.hands import Driver, Outcome
 from bgf.media.datapath import Datapath, MediaSilent, PeerLearned
 from bgf.model import FlowKey
-from bgf.runtime.process import now_ns
+from bgf.runtime.process import call_ns, now_ns
 from bgf.runtime.served import Served
 from bgf.runtime.silence import Hanging, Silence
 
@@ -96,7 +96,7 @@ class MediaReports:
                 del waiting[key]
                 self.tally["late"] += 1
                 continue
-            event = Learned(now_ns(), call_id, key, report.peer, report.latch_round)
+            event = Learned(call_ns(), call_id, key, report.peer, report.latch_round)
             if driver.see(event) not in (Outcome.ANSWERED, Outcome.REFUSED):
                 self.tally["put-off"] += 1
                 return
@@ -109,7 +109,7 @@ class MediaReports:
             report = waiting[0]
             call_id = driver.gateway.call_of(report.key)
             if call_id is not None:
-                event = Silent(now_ns(), call_id, report.key, report.last_seen_ns)
+                event = Silent(call_ns(), call_id, report.key, report.last_seen_ns)
                 if driver.see(event) not in (Outcome.ANSWERED, Outcome.REFUSED):
                     return
                 self._silence_of(served, driver).note(call_id, report, now_ns())
@@ -144,7 +144,7 @@ class MediaReports:
     def _close(self, served: Served, driver: Driver, one: Hanging) -> None:
         now = now_ns()
         silent_ms = (now - one.since_ns) // NS_PER_MS
-        if driver.see(Abandoned(now, one.call_id, silent_ms)) is Outcome.ANSWERED:
+        if driver.see(Abandoned(call_ns(), one.call_id, silent_ms)) is Outcome.ANSWERED:
             self.tally["closed"] += 1
             self._silence_of(served, driver).forget(one.call_id)
             log.warning(

@@ -12,7 +12,7 @@ from bgf.gateway import Gateway
 from bgf.media.datapath import Tally
 from bgf.model import Counters, Flow, RtpStatistics, Source
 from bgf.quality import loss_percent, mos
-from bgf.runtime.process import now_ns
+from bgf.runtime.process import call_ns
 from bgf.session import Session
 from bgf.session_values import Recording
 
@@ -22,7 +22,7 @@ def session_row(session: Session, gateway: Gateway) -> dict[str, Any]:
         "call_id": session.call_id,
         "group": session.group,
         "state": session.state.value,
-        "created_age_s": round((now_ns() - session.created_ns) / 1e9, 1),
+        "created_age_s": round((call_ns() - session.created_ns) / 1e9, 1),
         "streams": len(session.streams),
         "flows": len(gateway.expected_flows(session.call_id)),
         "tags": list(session.tags),
@@ -44,7 +44,7 @@ def orders_row(session: Session) -> list[str]:
             {Recording.ON: "recorded", Recording.PAUSED: "recording paused"}[orders.recording]
         )
     if orders.ends_ns:
-        said.append(f"ends in {max(0, orders.ends_ns - now_ns()) // 1_000_000_000} s")
+        said.append(f"ends in {max(0, orders.ends_ns - call_ns()) // 1_000_000_000} s")
     return said
 
 

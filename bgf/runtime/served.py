@@ -32,6 +32,7 @@ class Served:
         self.takeover: asyncio.Task[None] | None = None
         self.lost_epoch = 0
         self.pending = 0
+        self.began_ns = 0
         self.ready_in_ms = 0.0
         self.restored_in_ms = 0.0
         self.server: NgServer | None = None

@@ -1,8 +1,8 @@
 """The state store as the gateway's hands see it. Decides nothing.
 
 Keys: `j/<group>/<call-id>` a session's journal, `m/<group>/<epoch>` the call that the owner of that
-epoch worked on last, `f/<group>/<host>/<port>` a flow. A prefix per kind, so that a watcher follows
-just what it needs, and nothing foreign is ever touched (rtpengine #1905).
+epoch worked on last, `f/<group>/<call-id>` the flows of a call. A prefix per kind, so that a
+watcher follows just what it needs, and nothing foreign is ever touched (rtpengine #1905).
 """
 
 from __future__ import annotations
@@ -18,42 +18,61 @@ import msgspec
 import statestore
 from bgf import journal
 from bgf.errors import Fenced, InDoubt, NotNow, StateError
-from bgf.model import Flow, FlowKey
+from bgf.model import Flow
 from statestore import errors as store_errors
 
 FLOW_PREFIX = b"f/"
 KEY_CALL_ID_BYTES_MAX = 128
 """A longer Call-ID is keyed by its digest: an item's key has a limit, a SIP header has none."""
-FLOW_CAPACITY_BYTES = 512
+HASHED = b"sha256:"
+FLOWS_CAPACITY_BYTES = 1024
+FLOWS_SCHEMA = 1
+"""First byte of a flows item; the rest is a msgpack list of Flow."""
 JOURNAL_CAPACITY_BYTES = 1024
 EVERYWHERE = 15
 """As many replicas as there are other members."""
+HANDLES_MAX = 4_096
+"""Places remembered, of the calls worked on last; others are looked up."""
 
 T = TypeVar("T")
+_FLOWS_HEAD = bytes((FLOWS_SCHEMA,))
 _encode = msgspec.msgpack.Encoder().encode
-_decode_flow = msgspec.msgpack.Decoder(Flow).decode
+_decode_flows = msgspec.msgpack.Decoder(tuple[Flow, ...]).decode
 
 
-def flow_item_key(group: str, key: FlowKey) -> bytes:
-    return f"f/{group}/{key.host}/{key.port}".encode()
-
-
-def parse_flow_item_key(item_key: bytes) -> tuple[str, FlowKey]:
-    """The group and pinhole that a flow item's key names. Raises ValueError on a foreign key."""
-    _, group, host, port = item_key.decode().split("/")
-    return group, FlowKey(host, int(port))
+def call_key(prefix: bytes, call_id: str) -> bytes:
+    """The key of a call's item under `prefix`."""
+    raw = call_id.encode("utf-8", "surrogateescape")
+    if len(raw) > KEY_CALL_ID_BYTES_MAX or raw.startswith(HASHED):
+        raw = HASHED + hashlib.sha256(raw).hexdigest().encode()
+    return prefix + raw
 
 
 def group_flow_prefix(group: str) -> bytes:
-    return f"f/{group}/".encode()
+    return b"f/" + group.encode() + b"/"
 
 
-def decode_flow(item_key: bytes, value: bytes) -> Flow:
-    """Raises StateError for an item that is no flow of this schema."""
+def group_of(item_key: bytes) -> str:
+    """The group that a flows item's key names. Raises ValueError on a foreign key."""
+    _, group, call = item_key.split(b"/", 2)
+    if not call:
+        raise ValueError("a flows item names no call")
+    return group.decode()
+
+
+def encode_flows(flows: Sequence[Flow]) -> bytes:
+    """The item that says which pinholes a call has."""
+    return _FLOWS_HEAD + _encode(flows)
+
+
+def decode_flows(item_key: bytes, value: bytes) -> tuple[Flow, ...]:
+    """Raises StateError for an item that is no flows of this schema."""
     try:
-        return _decode_flow(value)
+        if value[:1] != _FLOWS_HEAD:
+            raise ValueError(f"schema {value[:1].hex() or 'none'}, this version reads 01")
+        return _decode_flows(value[1:])
     except (msgspec.MsgspecError, ValueError) as error:
-        raise StateError(f"item {item_key!r} is no flow: {error}") from None
+        raise StateError(f"item {item_key!r} is no flows: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +133,8 @@ class StoreJournal:
         self._marks = f"m/{group}/".encode()
         self._mark_key = self._marks + str(grant.epoch).encode()
         self._mark: statestore.Handle | None = None
-        self._handles: dict[str, statestore.Handle] = {}
+        self._marked: str | None = None
+        self._handles = _Handles()
         self._group = group
 
     def check(self) -> None:
@@ -127,7 +147,11 @@ class StoreJournal:
             )
 
     def mark(self, call_id: str) -> None:
+        if call_id == self._marked:
+            return
+        self._marked = None
         self._guard(lambda: self._write_mark(call_id.encode("utf-8", "surrogateescape")))
+        self._marked = call_id
 
     def _write_mark(self, value: bytes) -> None:
         if self._mark is not None:
@@ -190,7 +214,7 @@ class StoreJournal:
         except StateError as error:
             if not isinstance(error.__cause__, store_errors.NotFound):
                 raise
-            del self._handles[call_id]  # the item went since the handle was kept
+            self._handles.pop(call_id)  # the item went since the handle was kept
             return []
 
     def _entries(self, handle: statestore.Handle) -> list[bytes]:
@@ -210,21 +234,21 @@ class StoreJournal:
             except StateError as error:
                 if not isinstance(error.__cause__, store_errors.NotFound):
                     raise
-                del self._handles[call_id]
+                self._handles.pop(call_id)
             else:
                 return
         self._create(call_id, entry)
 
     def forget(self, call_id: str) -> None:
         handle = self._handle(call_id)
-        self._handles.pop(call_id, None)
+        self._handles.pop(call_id)
         if handle is not None:
             self._guard(lambda: _delete(handle, self._grant))
 
     def calls(self) -> Iterator[str]:
         for handle in self._guard(lambda: list(self._store.scan(self._prefix))):
             name = handle.key[len(self._prefix) :]
-            if not name.startswith(b"sha256:"):
+            if not name.startswith(HASHED):
                 yield name.decode("utf-8", "surrogateescape")
                 continue
             try:
@@ -238,30 +262,25 @@ class StoreJournal:
     def _create(self, call_id: str, entry: bytes) -> None:
         framed = statestore.pack_entries([entry])
         capacity = max(JOURNAL_CAPACITY_BYTES, len(framed))
-        key = self._key(call_id)
-        self._handles[call_id] = self._guard(
+        key = call_key(self._prefix, call_id)
+        made = self._guard(
             lambda: self._store.create(
                 key, framed, capacity=capacity, grant=self._grant, **self._copies.of_new()
             )
         )
-
-    def _key(self, call_id: str) -> bytes:
-        raw = call_id.encode("utf-8", "surrogateescape")
-        if len(raw) > KEY_CALL_ID_BYTES_MAX or raw.startswith(b"sha256:"):
-            raw = b"sha256:" + hashlib.sha256(raw).hexdigest().encode()
-        return self._prefix + raw
+        self._handles.keep(call_id, made)
 
     def _handle(self, call_id: str) -> statestore.Handle | None:
         handle = self._handles.get(call_id)
         if handle is None:
-            handle = self._guard(lambda: _found(self._store, self._key(call_id)))
+            handle = self._guard(lambda: _found(self._store, call_key(self._prefix, call_id)))
             if handle is not None:
-                self._handles[call_id] = handle
+                self._handles.keep(call_id, handle)
         return handle
 
 
 class StoreFlows:
-    """Explicit state of one group, one item per flow (`hands.FlowStore`)."""
+    """Explicit state of one group, one item per call (`hands.FlowStore`)."""
 
     def __init__(
         self,
@@ -274,54 +293,51 @@ class StoreFlows:
         self._grant = grant
         self._copies = copies
         self._guard = _Guard(group)
-        self._handles: dict[FlowKey, statestore.Handle] = {}
-        self._made: set[FlowKey] = set()
+        self._prefix = group_flow_prefix(group)
+        self._handles = _Handles()
 
-    def put(self, *flows: Flow) -> None:
-        if flows:
-            self._guard(lambda: self._put(flows))
+    def record(self, call_id: str, flows: Sequence[Flow]) -> None:
+        self._guard(lambda: self._write(call_id, flows) if flows else self._drop(call_id))
 
-    def _put(self, flows: Sequence[Flow]) -> None:
-        """New ones are made all at once: most are new, and each alone would be a journey."""
-        new = [flow for flow in flows if flow.key not in self._made]
-        if new:
-            pairs = [(flow_item_key(flow.group, flow.key), _encode(flow)) for flow in new]
-            capacity = max(FLOW_CAPACITY_BYTES, *(len(value) for _, value in pairs))
-            there = set(
-                self._store.create_many(
-                    pairs,
-                    capacity=capacity,
-                    grant=self._grant,
-                    replicas=self._copies.replicas,
-                )
-            )
-            for flow, (key, _) in zip(new, pairs, strict=True):
-                if key in there:
-                    self._replace(flow)
-                self._made.add(flow.key)
-        for flow in flows:
-            if flow not in new:
-                self._replace(flow)
-
-    def _replace(self, flow: Flow) -> None:
-        value, key = _encode(flow), flow_item_key(flow.group, flow.key)
+    def _write(self, call_id: str, flows: Sequence[Flow]) -> None:
+        value = encode_flows(flows)
+        handle = self._handles.get(call_id)
+        if handle is None:
+            key = call_key(self._prefix, call_id)
+            capacity = max(FLOWS_CAPACITY_BYTES, len(value))
+            how = self._copies.of_new()
+            try:
+                made = self._store.create(key, value, capacity=capacity, grant=self._grant, **how)
+            except store_errors.Exists:
+                made = self._store.put(key, value, capacity=capacity, grant=self._grant, **how)
+            self._handles.keep(call_id, made)
+            return
         try:
-            handle = self._handles.get(flow.key) or self._store.lookup(key)
             handle.write(value, grant=self._grant, **self._copies.of_write())
         except store_errors.NotFound:
-            capacity = max(FLOW_CAPACITY_BYTES, len(value))
-            how = self._copies.of_new()
-            handle = self._store.put(key, value, capacity=capacity, grant=self._grant, **how)
-        self._handles[flow.key] = handle
+            self._handles.pop(call_id)
+            self._write(call_id, flows)
 
-    def drop(self, group: str, key: FlowKey) -> None:
-        handle = self._handles.pop(key, None)
-        self._made.discard(key)
-        if handle is None:
-            handle = self._guard(lambda: _found(self._store, flow_item_key(group, key)))
+    def _drop(self, call_id: str) -> None:
+        handle = self._handles.pop(call_id) or _found(self._store, call_key(self._prefix, call_id))
         if handle is not None:
-            gone = handle
-            self._guard(lambda: _delete(gone, self._grant))
+            _delete(handle, self._grant)
+
+
+class _Handles:
+    """Where the items of the latest calls are; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, statestore.Handle] = {}
+        self.get = self._kept.get
+
+    def keep(self, call_id: str, handle: statestore.Handle) -> None:
+        if len(self._kept) >= HANDLES_MAX:
+            del self._kept[next(iter(self._kept))]
+        self._kept[call_id] = handle
+
+    def pop(self, call_id: str) -> statestore.Handle | None:
+        return self._kept.pop(call_id, None)
 
 
 def _found(store: statestore.Store, key: bytes) -> statestore.Handle | None:

@@ -12,6 +12,7 @@ from bgf.control import ng
 from bgf.control.client import decode_reply, encode_request
 from bgf.errors import PeerError
 from bgf.events import Command, Event, Seen
+from bgf.found import FoundFlows
 from bgf.gateway import Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, Pinholes
 from bgf.journal import Mode, Recorder
@@ -38,6 +39,7 @@ class Node:
     ) -> None:
         self.shared = shared
         self.datapath = datapath
+        self.now_ns = now_ns
         self.epoch = shared.fence()
         self.replies = Replies()
         self.gateway = Gateway(group, REALMS, limits, policies)
@@ -45,7 +47,7 @@ class Node:
             NodeJournal(shared, self.epoch), NodeFlows(shared, self.epoch), datapath, self.replies
         )
         self.driver = Driver(self.gateway, Recorder(mode), hands)
-        self.driver.take_over(list(shared.flows.values()), now_ns)
+        self.driver.take_over(FoundFlows(shared.flows.values()), now_ns)
 
     def do(self, event: Event, entropy: int = 0) -> Outcome:
         """A command, or what the packet path says; a deadline is the driver's own affair."""

@@ -36,10 +36,15 @@ class Shared:
         self.epoch = 0
         self.mark = ""
         self.journals: dict[str, list[bytes]] = {}
-        self.flows: dict[FlowKey, Flow] = {}
+        self.recorded: dict[str, tuple[Flow, ...]] = {}
         self.refuse: Callable[[str], bool] = lambda operation: False
         self.not_now: Callable[[str], bool] = lambda operation: False
         self.doubt: Callable[[str], str] = lambda operation: ""  # or "done", "undone"
+
+    @property
+    def flows(self) -> dict[FlowKey, Flow]:
+        """All recorded flows by key: one that two calls have is the later's."""
+        return {flow.key: flow for flows in self.recorded.values() for flow in flows}
 
     def fence(self) -> int:
         self.epoch += 1
@@ -108,13 +113,9 @@ class NodeJournal(_Node):
 
 
 class NodeFlows(_Node):
-    def put(self, *flows: Flow) -> None:
-        for flow in flows:
-            self._write("put")
-            self.shared.flows[flow.key] = flow
-            self._written("put")
-
-    def drop(self, group: str, key: FlowKey) -> None:
-        self._write("drop")
-        self.shared.flows.pop(key, None)
-        self._written("drop")
+    def record(self, call_id: str, flows: Sequence[Flow]) -> None:
+        self._write("record")
+        self.shared.recorded.pop(call_id, None)
+        if flows:
+            self.shared.recorded[call_id] = tuple(flows)
+        self._written("record")

@@ -79,7 +79,7 @@ def item(key: str, master: str, replicas: list[str], **changes: Any) -> dict[str
 
 ITEMS = [
     item("j/g1/1-4242@10.10.0.2", "n3", ["n2"], learners=["n1"]),
-    item("f/g1/10.20.0.101/30000", "n2", ["n1", "n3"], want=15, hint="local"),
+    item("f/g1/call", "n2", ["n1", "n3"], want=15, hint="local"),
     item("flow \x1b[31m/\udcff", "n1", [], want=0, copies_due=0, length=None, version=None),
 ]
 

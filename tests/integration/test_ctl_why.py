@@ -67,8 +67,8 @@ class Gateway:
 def ask(
     made: Gateway, fakes: FakeNodes, run_dir: Path, monkeypatch: pytest.MonkeyPatch, *more: str
 ) -> Any:
-    for module in (call_audit, rows):
-        monkeypatch.setattr(module, "now_ns", lambda: made.now_ns)
+    for module, name in ((call_audit, "now_ns"), (call_audit, "call_ns"), (rows, "call_ns")):
+        monkeypatch.setattr(module, name, lambda: made.now_ns)
     fakes.serve(run_dir / made.name / "gateway.sock", {"status": says({}), "why": made.why})
     return bgfctl("sessions", "why", *(more or (CALL,)), "--run-dir", str(run_dir))
 
@@ -159,8 +159,7 @@ def test_a_restored_call_says_whence(
 ) -> None:
     first = Gateway()
     established(first)
-    # Its clock has nothing to do with the other's.
-    made = Gateway(first.node.shared, "n2", before, 5_000 * NS_PER_S)
+    made = Gateway(first.node.shared, "n2", before, 21 * NS_PER_S)
     made.node.driver.restore(CALL, made.now_ns)
     made.now_ns += 1_500 * NS_PER_MS
     outcome = ask(made, fakes, run_dir, monkeypatch)

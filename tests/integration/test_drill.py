@@ -81,9 +81,10 @@ def test_no_call_is_dropped_when_its_gateway_loses_power(run_dir: Path, tmp_path
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
 from bgf.lab.drill import DrillOptions, run_drill
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
 options = DrillOptions(calls=2, flows=4, run_dir=Path(sys.argv[1]), prefix=sys.argv[2])
 run_drill(options, lambda line: print(line, flush=True))
 """

@@ -27,9 +27,11 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """An active and a standby, one segment."""
     made = nodes.node_config
 
-    def embedded(plan: Plan, node: NodePlan, timers: Timers | None = None) -> config.NodeConfig:
+    def embedded(
+        plan: Plan, node: NodePlan, timers: Timers | None = None, *limits: int
+    ) -> config.NodeConfig:
         shared = config.StateSection(f"dal://{plan.state_dir(plan.node('n2'))}", 64)
-        return dataclasses.replace(made(plan, node, timers), state=shared)
+        return dataclasses.replace(made(plan, node, timers, *limits), state=shared)
 
     monkeypatch.setattr(nodes, "node_config", embedded)
     run_dir = Path(f"/run/bgf-host-{os.getpid()}")

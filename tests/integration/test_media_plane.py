@@ -59,9 +59,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     made = nodes.node_config
 
     def with_policies(
-        plan: Plan, node: NodePlan, timers: Timers | None = None
+        plan: Plan, node: NodePlan, timers: Timers | None = None, *limits: int
     ) -> config.NodeConfig:
-        plain = made(plan, node, timers)
+        plain = made(plan, node, timers, *limits)
         realms = {
             name: dataclasses.replace(realm, policy=POLICIES.get(name, realm.policy))
             for name, realm in plain.realms.items()

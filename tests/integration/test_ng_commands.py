@@ -45,8 +45,10 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cluster
     """An active and a standby, with a recorder and a directory of its own for each."""
     made = nodes.node_config
 
-    def recording(plan: Plan, node: NodePlan, timers: Timers | None = None) -> config.NodeConfig:
-        plain = made(plan, node, timers)
+    def recording(
+        plan: Plan, node: NodePlan, timers: Timers | None = None, *limits: int
+    ) -> config.NodeConfig:
+        plain = made(plan, node, timers, *limits)
         section = config.RecordingSection(
             tmp_path / node.id, recorder=RECORDER, recorder_realm="core"
         )
@@ -166,7 +168,10 @@ def test_orders_take_hold_of_media_and_outlive_their_node(
         end: Any = client.call(delete("call"))
         assert "warning" not in end and end["totals"]["RTP"]["packets"] > 0
         wait_for("the file is closed", lambda: b"after the death" in recorded(tmp_path / "n2"))
-        assert cluster.ask("n2", "gateway")["copies"]["calls"] == 0
+        wait_for(
+            "nothing is copied any more",
+            lambda: cluster.ask("n2", "gateway")["copies"]["calls"] == 0,
+        )
         refused = client.call({"command": "play media", "call-id": "call"})
         assert "border gateway" in str(refused["error-reason"])
     assert b"copied" in recorded(tmp_path / "n1")

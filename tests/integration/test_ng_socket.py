@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -96,6 +97,18 @@ def add_to_loopback(host: str, prefix_len: int) -> None:
     with IPRoute() as ip:
         # Without NODAD an IPv6 address is tentative for a moment, even here, and takes no bind.
         ip.addr("add", index=1, address=host, prefixlen=prefix_len, flags=IFA_F_NODAD)
+    # Even with it the kernel gets round to it a little later, and takes another source till then.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((host, 0))
+            except OSError:
+                assert time.monotonic() < deadline, f"{host} is not to be had"
+            else:
+                return
+        time.sleep(0.001)
 
 
 def test_the_client_gets_its_pong() -> None:

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from bgf.control.access import Access
+from bgf.control.bencode import TextValue
 from bgf.control.client import NgClient, NoAnswer, encode_request
 from bgf.control.frames import Codec
 from bgf.control.links import Transport
@@ -69,9 +70,18 @@ def test_bound_before_its_address_exists(host: str, transport: Transport) -> Non
     with serving(host=host, access=Access(prefixes)) as there:
         add_to_loopback(host, 128 if ":" in host else 32)
         address = there.bound.addresses[LISTENER[transport]]
-        with NgClient(address, 0.5, 40, transport=transport) as client:
-            # The kernel chooses the address itself as our source: it is of the prefix.
-            assert client.call({"command": "ping"}) == {"result": "pong"}
+        # The kernel chooses the address itself as our source: it is of the prefix. A socket that is
+        # connected while an IPv6 address comes up may keep a route from before: then another one.
+        replies = (asked(address, transport) for _ in range(40))
+        assert next(filter(None, replies), None) == {"result": "pong"}
+
+
+def asked(address: Address, transport: Transport) -> dict[str, TextValue] | None:
+    with NgClient(address, 0.5, 2, transport=transport) as client:
+        try:
+            return client.call({"command": "ping"})
+        except NoAnswer:
+            return None
 
 
 @pytest.mark.parametrize("name", ["tcp", "http"])

@@ -115,7 +115,9 @@ def test_a_proxy_that_cannot_start_says_its_last_words(
 
 
 def test_a_missing_package_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sip, "_find", lambda program: "" if program == "sipp" else "/bin/true")
+    monkeypatch.setattr(
+        sip, "find_program", lambda program: "" if program == "sipp" else "/bin/true"
+    )
     monkeypatch.setattr(sip, "_module_dir", lambda: "/modules")
     with pytest.raises(EnvironmentProblem) as caught:
         sip.require_packages()

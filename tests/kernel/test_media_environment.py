@@ -256,6 +256,7 @@ def test_a_far_end_nobody_answers_for(lab: PacketLab) -> None:
 
         def known() -> bool:
             datapath.process()
+            datapath.refresh()
             return not datapath.unresolved
 
         wait_for("the other is known", known)

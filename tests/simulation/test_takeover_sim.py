@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from bgf.events import Command, Reply, Verb
+from bgf.found import FoundFlows
 from bgf.gateway import Gateway
 from bgf.hands import ActiveHands, Driver, Outcome
 from bgf.journal import Mode, Recorder
@@ -43,7 +44,7 @@ class Node:
         hands = ActiveHands(self.journal, self.flows, self.pinholes, self.replies)
         machine = Gateway(GROUP, REALMS, policies=POLICIES)
         self.driver = Driver(machine, Recorder(mode), hands)
-        self.driver.take_over(list(shared.flows.values()), now_ns)
+        self.driver.take_over(FoundFlows(shared.flows.values()), now_ns)
 
     def become_slow_at(self, step: int, meanwhile: Callable[[], None]) -> None:
         self.fuse = _Pause(step, meanwhile)
@@ -155,7 +156,7 @@ class World:
             alive = sorted(s.call_id for s in sessions if s.state is not State.DELETED)
             if not alive:
                 break
-            self.say(Command(self.now_ns, f"end-{number}", Verb.DELETE, alive[0], "alice"), 0)
+            self.say(Command(self.now_ns, f"end-{number}", Verb.DELETE, alive[0]), 0)
             self.restore_all()
         left: dict[FlowKey, object] = {**self.shared.flows, **self.node.pinholes.flows}
         assert left == {}, "leaked pinholes"

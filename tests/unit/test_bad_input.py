@@ -12,7 +12,7 @@ import pytest
 from bgf.control import bencode
 from bgf.control.client import decode_reply, encode_request
 from bgf.control.sdp import MEDIA_LINES_MAX, SDP_BYTES_MAX
-from bgf.gateway import Limits
+from bgf.gateway import STRAYS_MAX, Limits
 from bgf.hands import Outcome
 from bgf.model import Component
 from bgf.session import REPLY_KEPT_MS, State
@@ -73,6 +73,33 @@ def test_a_repeated_cookie_gets_the_stored_reply() -> None:
     assert session is not None and session.state is State.DELETED
 
 
+def test_a_cookie_with_another_description_is_told_so() -> None:
+    """Not by the stored reply, which does not fit; nothing changes."""
+    made = established()
+    made.ask(cookie="k1", **OFFER)
+    entries = list(made.node.entries("c"))
+    reply = made.ask(cookie="k1", **(OFFER | {"sdp": sdp("10.10.0.2", 6000, 6002)}))
+    assert reply == {
+        "result": "error",
+        "error-reason": "cookie k1 was another command's: each needs its own",
+    }
+    assert list(made.node.entries("c")) == entries
+
+
+def test_a_delete_that_is_repeated_does_not_meet_a_call_that_has_begun_since() -> None:
+    """A 407 deletes what was never offered; its repetition comes after the next INVITE."""
+    made = control()
+    first = made.send(frame("k1", **DELETE))
+    assert made.ask(cookie="k2", **OFFER)["result"] == "ok"
+    assert made.send(frame("k1", **DELETE)) == first
+    assert made.node.gateway.usage().sessions == 1
+    made.now_ns += (REPLY_KEPT_MS + 1) * NS_PER_MS
+    assert made.send(frame("k1", **DELETE)) != first
+    for number in range(STRAYS_MAX + 1):
+        made.send(frame(f"s{number}", **DELETE | {"call_id": f"s{number}"}))
+    assert len(made.node.gateway._strays) == STRAYS_MAX
+
+
 def test_stored_replies_are_given_up() -> None:
     made = established()
     made.now_ns += (REPLY_KEPT_MS + 1) * NS_PER_MS
@@ -94,7 +121,7 @@ def test_a_duplicate_of_one_in_flight_gets_its_one_answer() -> None:
     assert answer is not None and made.send(frame("k1", **OFFER)) == answer
     assert len(made.node.entries("c")) == 1
     # The flows fail after the entry is written: done when asked again, not twice.
-    made.node.shared.not_now = lambda operation: operation == "put"
+    made.node.shared.not_now = lambda operation: operation == "record"
     assert made.send(frame("k2", **ANSWER)) is None
     made.node.shared.not_now = lambda operation: False
     assert b"2:ok" in (made.send(frame("k2", **ANSWER)) or b"")

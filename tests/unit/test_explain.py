@@ -144,6 +144,31 @@ def test_rtcp_of_another_family() -> None:
     assert reasons(made)[1].startswith("1 RTCP to core: other-family: gate closed: bob (core)")
 
 
+def test_what_was_ordered() -> None:
+    made = node()
+    made.run(command(OFFER, "o", ALICE), command(ANSWER, "a", BOB))
+    made.run(command(Verb.BLOCK_MEDIA, "b"))
+    assert reasons(made)[0] == (
+        "1 RTP to core: blocked: blocked: what alice (access) sends, by a command"
+    )
+    assert reasons(made)[2].startswith("1 RTP to access: open")
+    made.run(command(Verb.UNBLOCK_MEDIA, "c"), command(Verb.SILENCE_MEDIA, "d", from_tag="bob"))
+    assert reasons(made)[2] == (
+        "1 RTP to access: blocked: silenced: what bob (core) sends, by a command"
+    )
+    made.run(command(DELETE, "e", flags=("delete-delay=5",)))
+    made.driver.tick(8 * NS_PER_S)
+    told = explain.history(made.entries("call-1"), made.gateway.site)
+    assert [(one.what, one.party) for one in told[2:6]] == [
+        ("block media", "alice (access)"),
+        ("unblock media", "alice (access)"),
+        ("silence media", "bob (core)"),
+        ("delete", "alice (access)"),
+    ]
+    end = explain.ending(told)
+    assert end is not None and (end.by, end.detail) == ("timer", "a deletion that was put off")
+
+
 def test_history_tells_who_brought_what_and_what_came_of_it() -> None:
     made = node()
     made.run(
@@ -221,7 +246,7 @@ def test_every_closed_gate_has_its_reason_and_no_open_one_has(rng: Random) -> No
             found = explain.pinholes(session, flows, [Counters()] * len(flows), callers.now_ns)
             for hole in found:
                 assert hole.reason
-                assert hole.why is not Why.BLOCKED
+                assert hole.why is not Why.BLOCKED  # nobody has ordered that
                 if hole.flow is None:
                     assert (hole.why, hole.component) == (Why.REJECTED, Component.RTP)
                 else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,18 @@ def has_libfuzzer() -> bool:
 MODES = ["replay", pytest.param("2", marks=pytest.mark.skipif(not has_libfuzzer(), reason="clang"))]
 
 
+@pytest.mark.parametrize("mode", ["replay", "2"])
+def test_what_reads_the_bytes_of_control(mode: str, tmp_path: Path) -> None:
+    """In Python: needs no clang."""
+    test_target("ng", mode, tmp_path)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("target", TARGETS)
 def test_target(target: str, mode: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [str(ROOT / "scripts" / "fuzz.sh"), mode, target],
-        env={**os.environ, "FUZZ_DIR": str(tmp_path), "FUZZ_SEED": "1"},
+        env={**os.environ, "FUZZ_DIR": str(tmp_path), "FUZZ_SEED": "1", "PYTHON": sys.executable},
         capture_output=True,
         text=True,
         timeout=RUN_TIMEOUT_S,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bgf import pcap
@@ -232,24 +233,24 @@ class Found:
 def test_a_restart_repairs_and_says_what_it_found_in_one_line() -> None:
     wanted = [flow(port) for port in range(30_000, 30_006)]
     kept, closed, mistaken, fast, missing, _ = wanted
+    late = msgspec.structs.replace(flow(30_102), local_in=Address("10.20.0.102", 30_102))
     path = Found(
-        [flow(port) for port in (*range(30_000, 30_004), 30_005, 30_100, 30_102)],
+        [*(flow(port) for port in (*range(30_000, 30_004), 30_005, 30_100)), late],
         {
             closed.key: Difference.GATE,
             mistaken.key: Difference.PEER,
             fast.key: Difference.POLICER,
         },
     )
-    late = FlowKey("10.20.0.101", 30_102)
-    found = reconcile(path, wanted, path.apply, {late})
+    found = reconcile(path, wanted, path.apply, {late.local_in.host})
     assert found.line == (
         "6 pinholes recorded, 1 missing, 1 with another gate, 1 with another peer,"
         " 1 with another policer, 1 surplus"
     )
-    assert path.keys() == {flow.key for flow in wanted} | {late}
+    assert path.keys() == {flow.key for flow in wanted} | {late.key}
     assert missing.key in path.flows and kept.key in path.flows
     path.odd.clear()
-    found = reconcile(path, wanted, path.apply, {late})
+    found = reconcile(path, wanted, path.apply, {late.local_in.host})
     assert found.line == "6 pinholes recorded, all as they should be"
     assert reconcile(Found([], {}), [], path.apply).line == (
         "0 pinholes recorded, all as they should be"

@@ -273,3 +273,18 @@ def test_the_report_is_written_where_it_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "demo" / "report.json"
     whole().write(path)
     assert json.loads(path.read_text())["calls"]["started"] == 100
+
+
+def test_why_is_the_last_decision_and_what_was_found_out_since() -> None:
+    def told(name: str, group: str, at_ns: int, reason: str, **more: object) -> dict[str, Any]:
+        return {"event": name, "group": group, "at_ns": at_ns, "reason": reason} | more
+
+    events = [
+        told("decided", "g1", 1, "first bring-up", epoch=1, sentence="n1 claims g1."),
+        told("condition", "g1", 50, "node dead", node="n1"),
+        told("decided", "g1", 30, "silent", epoch=2, sentence="n3 claims g1."),
+        told("condition", "g1", 29, "silent", node="n1"),
+        told("decided", "g2", 31, "silent", epoch=3, sentence="n3 claims g2."),
+    ]
+    assert measure.why(events, "g1", "n1") == "n3 claims g1. [silent, then node dead]"
+    assert measure.why([], "g1", "n1") == ""

@@ -57,7 +57,7 @@ def test_the_standby_takes_over_from_a_machine_without_power() -> None:
     assert world.serving("g2") == ["n2"]
     assert world.nodes["n3"].woken["g1"] == 2
     told = names(world.nodes["n3"].events)
-    assert told[-7:] == [
+    assert told[-8:] == [
         "detected",
         "decided",
         "armed",
@@ -65,6 +65,7 @@ def test_the_standby_takes_over_from_a_machine_without_power() -> None:
         "announced",
         "woken",
         "published",
+        "condition",  # media first
     ]
     decided = [e for e in world.nodes["n3"].events if e["event"] == "decided"][-1]
     assert (decided["node"], decided["epoch"]) == ("n3", 2)

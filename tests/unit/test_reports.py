@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from bgf.events import Notify, Verb
+from bgf.found import FoundFlows
 from bgf.gateway import Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome
 from bgf.journal import Recorder, replay
@@ -65,7 +66,7 @@ class Node:
             LogNotices("g1", self.counts),
         )
         driver = Driver(Gateway(GROUP, REALMS, Limits(), POLICIES), Recorder(), hands)
-        driver.take_over(list(self.shared.flows.values()), self.now_ns)
+        driver.take_over(FoundFlows(self.shared.flows.values()), self.now_ns)
         self.served.driver = driver
         return driver
 

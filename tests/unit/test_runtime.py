@@ -13,7 +13,7 @@ import statestore
 from bgf.control import ng
 from bgf.control.client import encode_request
 from bgf.control.server import Incoming
-from bgf.events import PutFlow
+from bgf.events import DropFlow, PutFlow
 from bgf.model import Address as At
 from bgf.model import Component, Flow
 from bgf.runtime.feed import LATE_POLLS, FlowFeed
@@ -163,9 +163,9 @@ def test_an_owner_keeps_his_mark_and_removes_the_one_before(store: statestore.St
     assert again.marked() == "call-11"
 
 
-def flow(port: int) -> Flow:
+def flow(port: int, session: str = "call") -> Flow:
     return Flow(
-        "g1", "call", 0, Component.RTP,
+        "g1", session, 0, Component.RTP,
         "access", At("fd00:a::101", port), "core", At("10.20.0.101", port + 2),
     )  # fmt: skip
 
@@ -213,22 +213,22 @@ def test_the_feed_waits_for_copies_and_asks_for_late_ones(store: statestore.Stor
     thin = Thin(store)
     feed = FlowFeed(thin)  # type: ignore[arg-type]
     thin.copies = False
-    flows.put(flow(30_000))
+    flows.record("call", [flow(30_000)])
     assert feed.poll() == [] and feed.missing == 1
     thin.copies = True
-    flows.put(flow(30_000))  # its copy comes: that is a change as well
+    flows.record("call", [flow(30_000)])  # its copy comes: that is a change as well
     assert feed.poll() == [PutFlow(flow(30_000))] and feed.missing == 0
     thin.copies = False
-    flows.put(flow(30_002))
+    flows.record("other", [flow(30_002, "other")])
     told = [effect for _ in range(LATE_POLLS + 2) for effect in feed.poll()]
-    assert told == [PutFlow(flow(30_002))] and feed.missing == 0
+    assert told == [PutFlow(flow(30_002, "other"))] and feed.missing == 0
 
 
 def test_a_feed_read_anew_keeps_what_it_knows_until_the_copy_comes(
     store: statestore.Store,
 ) -> None:
     flows = StoreFlows(store, "g1", store.grant("g1", 1))
-    flows.put(flow(30_000))
+    flows.record("call", [flow(30_000)])
     thin = Thin(store)
     feed = FlowFeed(thin)  # type: ignore[arg-type]
     assert feed.load() == [PutFlow(flow(30_000))]
@@ -241,7 +241,7 @@ def test_a_change_that_cannot_be_looked_up_now_is_not_forgotten(store: statestor
     flows = StoreFlows(store, "g1", store.grant("g1", 1))
     thin = Thin(store)
     feed = FlowFeed(thin)  # type: ignore[arg-type]
-    flows.put(flow(30_000))
+    flows.record("call", [flow(30_000)])
     thin.answers = False
     assert feed.drain() == [] and feed.missing == 1
     thin.answers = True
@@ -251,11 +251,44 @@ def test_a_change_that_cannot_be_looked_up_now_is_not_forgotten(store: statestor
 
 def test_the_marked_calls_flows_are_read_from_their_masters(store: statestore.Store) -> None:
     flows = StoreFlows(store, "g1", store.grant("g1", 1))
-    for port in (30_000, 30_002):
-        flows.put(flow(port))
+    flows.record("call", [flow(30_000), flow(30_004)])
+    flows.record("other", [flow(30_002, "other")])
     feed = FlowFeed(store)
     feed.load()
-    known = list(feed.flows("g1").values())
-    flows.drop("g1", flow(30_000).key)  # what the copies here do not know yet
-    assert feed.as_recorded(known, "call") == [flow(30_002)]
-    assert feed.as_recorded(known, "another") == known
+    flows.record("call", [flow(30_006)])  # what the copies here do not know yet
+    found = feed.found("g1", "call")
+    assert list(found.flows("call")) == [flow(30_006)]
+    assert found.pairs == {30_006: "call", 30_002: "other"}
+    known = feed.found("g1", "other")
+    assert list(known.flows("call")) == [flow(30_000), flow(30_004)]
+    assert known.pairs == {30_000: "call", 30_004: "call", 30_002: "other"}
+    flows.record("call", [])
+    gone = feed.found("g1", "call")
+    assert (list(gone.calls()), gone.pairs) == (["other"], {30_002: "other"})
+
+
+def test_a_hushed_group_is_passed_over_until_it_is_heard_again(store: statestore.Store) -> None:
+    flows = StoreFlows(store, "g1", store.grant("g1", 1))
+    flows.record("call", [flow(30_000)])
+    feed = FlowFeed(store)
+    assert feed.load() == [PutFlow(flow(30_000))]
+    feed.hush("g1")
+    flows.record("other", [flow(30_002, "other")])
+    assert feed.drain() == [] and list(feed.everything()) == []
+    feed.hear("g1")
+    assert set(feed.load()) == {PutFlow(flow(30_000)), PutFlow(flow(30_002, "other"))}
+
+
+def test_a_port_that_went_from_call_to_call_is_not_closed_by_the_first(
+    store: statestore.Store,
+) -> None:
+    flows = StoreFlows(store, "g1", store.grant("g1", 1))
+    feed = FlowFeed(store)
+    flows.record("call", [flow(30_000), flow(30_002)])
+    feed.drain()
+    flows.record("next", [flow(30_000, "next")])
+    flows.record("call", [flow(30_002)])
+    assert feed.drain() == [PutFlow(flow(30_000, "next"))]
+    flows.record("call", [])
+    assert feed.drain() == [DropFlow("g1", flow(30_002).key)]
+    assert feed.found("g1", "").pairs == {30_000: "next"}

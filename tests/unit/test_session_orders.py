@@ -387,6 +387,20 @@ def test_the_fork_before_is_in_force_again_and_has_its_time(by: dict[str, str]) 
     assert call.stands_at(State.DELETED)
 
 
+def test_a_fork_goes_while_a_new_stream_is_only_offered() -> None:
+    call = forked()
+    call.do(OFFER, described(ALICE, 4000), described(ALICE, 4100), to_tag="carol", at_ms=50)
+    assert call.do(DELETE, to_tag="carol", at_ms=100).warning == ""
+    assert sent_to_first(call) == Address(BOB, 6000)
+    call.replayed()
+
+
+def sent_to_first(call: Call) -> Address | None:
+    return next(
+        f.remote for f in call.flows if (f.stream, f.realm_in, f.component) == (0, "access", RTP)
+    )
+
+
 def test_the_last_answered_fork_goes_and_another_still_rings() -> None:
     call = Call()
     for branch in ("z1", "z2"):

@@ -270,9 +270,11 @@ void registry_decide(world *w)
     uint16_t own = r->view.epoch > 0 ? (uint16_t)(1u << r->view.leader) : 0;
     bool changed = (r->unwanted & own) != 0;
     r->unwanted &= (uint16_t)~own;
-    for (uint32_t s = 0; s < SEG_SLOTS_MAX; s++) {
+    /* A view has one reason: who is evicted goes first, and who leaves looks at what is then left. */
+    for (uint32_t turn = 0; turn < 2 * SEG_SLOTS_MAX; turn++) {
+        uint32_t s = turn % SEG_SLOTS_MAX;
         slot_info *i = &r->slot[s];
-        if (!i->in_use || (!i->leaving && !has_to_go(w, s))) {
+        if (!i->in_use || i->leaving != (turn >= SEG_SLOTS_MAX) || (!i->leaving && !has_to_go(w, s))) {
             continue;
         }
         bool demanded = (r->unwanted & 1u << s) != 0;

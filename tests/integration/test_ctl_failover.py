@@ -1,0 +1,143 @@
+"""bgfctl about failover as an operator runs it, against nodes that answer with what a test says.
+
+Whole outputs stand in tests/golden/ctl; see test_ctl_cli.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bgf.ctl import failover_view
+from bgf.ctl.client import Answer
+from tests.fakes.nodes import FakeNodes, says
+from tests.integration.test_ctl_cli import bgfctl, check_golden, fakes, run_dir
+
+__all__ = ["fakes", "run_dir"]
+
+MS = 1_000_000
+DECIDED_NS = 5_000 * MS
+
+
+def event(name: str, at_ms: float, epoch: int, node: str, sentence: str, **more: str) -> Any:
+    at_ns = DECIDED_NS + int(at_ms * MS)
+    kept = {"event": name, "group": "g1", "node": node, "epoch": epoch, "at_ns": at_ns}
+    return kept | {"sentence": sentence, "reason": "", "last": ""} | more
+
+
+N2 = [
+    event("decided", -90_000, 1, "n1", "n1 claims g1 at epoch 1: nobody has owned it"),
+    event("detected", -1.5, 1, "n1", "n2 hears nothing from n1 on access, last heard 61 ms ago"),
+    event("moved", 3, 2, "n3", "n2 sees that n3 owns g1, no longer n1"),
+]
+N3 = [
+    event("detected", -2.1, 1, "n1", "n3 hears nothing from n1 on access, core"),
+    event("decided", 0, 2, "n3", "n3 claims g1 at epoch 2: n2 and n3 hear nothing from n1 on access"
+          " and core", reason="silent", last="n1"),
+    event("armed", 1.2, 2, "n3", "g1 forwards here"),
+    event("addressed", 4, 2, "n3", "fd00:a::101 are here"),
+    event("announced", 4.6, 2, "n3", "told every neighbour"),
+    event("woken", 4.7, 2, "n3", "the gateway process was told"),
+    event("published", 6, 2, "n3", "the takeover is complete"),
+    event("condition", 395, 1, "n1", "n1 is silent on every path and does not renew its lease:"
+          " dead, or it stands still", reason="node dead"),
+]  # fmt: skip
+
+
+def history(node: str, events: list[Any], now_ms: int = 17_000, boot: str = "b") -> Answer:
+    said = {"group": "g1", "events": events, "now_ns": now_ms * MS, "boot": boot}
+    return Answer(node, "failover", said)
+
+
+def serve(fakes: FakeNodes, run_dir: Path, node: str, **handlers: Any) -> None:
+    fakes.serve(run_dir / node / "failover.sock", handlers)
+
+
+def test_why_tells_the_last_takeover(fakes: FakeNodes, run_dir: Path) -> None:
+    for node, events in (("n2", N2), ("n3", N3)):
+        serve(fakes, run_dir, node, history=says(history(node, events).value or {}))
+    told = bgfctl("why", "g1", "--run-dir", str(run_dir))
+    check_golden("why", told, run_dir)
+    as_json = json.loads(bgfctl("why", "g1", "--json", "--run-dir", str(run_dir)).out)
+    assert as_json["suspected_by"] == ["n2", "n3"]
+    assert as_json["steps_ms"]["announced"] == 4.6
+
+
+def test_times_of_another_machine_are_placed_by_their_age() -> None:
+    """n2's clock began elsewhere: its last event is 11.997 s old, as n3's decision is 12 s old."""
+    shifted = [e | {"at_ns": e["at_ns"] + 700_000 * MS} for e in N2]
+    answers = [history("n2", shifted, 717_000, "other"), history("n3", N3)]
+    moved = [e for e in failover_view.story(answers, "g1")["events"] if e["event"] == "moved"]
+    assert [(e["at_ms"], e["estimated"]) for e in moved] == [(3.0, True)]
+
+
+def test_odd_histories_are_no_crash() -> None:
+    odd = [{"event": "decided"}, {"event": 4, "epoch": "x"}, 7, {"event": "armed", "epoch": 0}]
+    assert failover_view.story([history("n1", odd)], "g1")["epoch"] == 0
+    assert failover_view.story([Answer("n1", "failover", None, "gone", "unreachable")], "g1") == {
+        "group": "g1", "epoch": 0, "events": [], "silent": ["n1: gone"],
+    }  # fmt: skip
+    assert failover_view.readiness([Answer("n1", "failover", {"why": 3, "groups": 4})], [], []) == {
+        "ready": False,
+        "nodes": [
+            {
+                "node": "n1",
+                "ready": False,
+                "carries": [],
+                "pinholes": 0,
+                "why": ["its gateway process does not say what it knows"],
+            }
+        ],
+    }
+
+
+def test_ready_says_what_speaks_against_it(fakes: FakeNodes, run_dir: Path) -> None:
+    groups = {"g1": {"owner": "n1", "why": []}, "g2": {"owner": "n2", "why": []}}
+    known = {"recorded": 40, "held": 40, "digest": "aa"}
+    for node, why in (("n1", []), ("n3", ["its own link to core is down"])):
+        here = groups | ({"g2": {"owner": "n2", "why": ["10.20.0.102 stands on this node"]}}
+                         if node == "n3" else {})  # fmt: skip
+        serve(fakes, run_dir, node, ready=says({"node": node, "why": why, "groups": here}))
+        mine = {"recorded": 38, "held": 37, "digest": "bb"} if node == "n3" else known
+        recorded = {"groups": {"g1": mine, "g2": known}, "missing": 0}
+        fakes.serve(run_dir / node / "gateway.sock", {"recorded": says(recorded)})
+    told = bgfctl("ready", "--run-dir", str(run_dir))
+    check_golden("ready", told, run_dir)
+    assert bgfctl("ready", "n1", "--run-dir", str(run_dir)).code == 0
+    unknown = bgfctl("ready", "n9", "--run-dir", str(run_dir))
+    assert (unknown.code, unknown.err) == (2, "bgfctl: no node 'n9': there are n1, n3\n")
+
+
+def status(owner: str, epoch: int, **more: Any) -> dict[str, Any]:
+    return {"owners": {"g1": {"node": owner, "epoch": epoch}}, "sentence": "n1 serves g1."} | more
+
+
+def test_a_move_that_its_owner_gives_up_is_told_with_its_reason(
+    fakes: FakeNodes, run_dir: Path
+) -> None:
+    gave_up = event("given-up", 1, 0, "n1", "g1 does not move to another node: nobody is ready")
+    serve(
+        fakes, run_dir, "n1",
+        status=says(status("n1", 1, groups={"g1": {"epoch": 1, "moving_to": ""}})),
+        switchover=says({"done": "g1 is to move"}),
+        history=says(history("n1", [gave_up]).value or {}),
+    )  # fmt: skip
+    told = bgfctl("switchover", "g1", "--run-dir", str(run_dir))
+    expected = "g1: not moved: g1 does not move to another node: nobody is ready"
+    assert (told.code, told.out.strip()) == (1, expected)
+    nobody = bgfctl("switchover", "g7", "--run-dir", str(run_dir))
+    assert (nobody.code, nobody.err) == (
+        2, "bgfctl: no group 'g7' with an owner: there are g1\n",
+    )  # fmt: skip
+
+
+def test_a_drain_says_what_stays_and_why(fakes: FakeNodes, run_dir: Path) -> None:
+    groups = {"g1": {"epoch": 1}}
+    stuck = status("n1", 1, groups=groups, sentence="n1 keeps g1, which is to move: no other node.")
+    serve(fakes, run_dir, "n1", status=says(stuck), drain=says({"node": "n1", "drained": True}))
+    told = bgfctl("drain", "n1", "--wait", "0", "--run-dir", str(run_dir))
+    assert told.code == 1
+    assert told.out == (
+        "n1 is drained and still carries g1\nn1 keeps g1, which is to move: no other node.\n"
+    )
