@@ -180,6 +180,12 @@ def remote_end(raw: bytes) -> tuple[bytes, bytes]:
     return fields[13], fields[8]
 
 
+def sources(raw: bytes) -> tuple[str, int, int]:
+    """A pinhole's filter: host, first and last port. The flags say what of it counts."""
+    fields = _PINHOLE.unpack(raw)
+    return unpack_address(fields[14]), fields[4], fields[5]
+
+
 def rates(raw: bytes) -> tuple[int, ...]:
     """Cost and depth of both buckets of a pinhole."""
     return _PINHOLE.unpack(raw)[17:21]
