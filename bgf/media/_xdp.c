@@ -447,6 +447,8 @@ static int fill(PyObject *module)
 		{"PROBES", BGF_PROBES},
 		{"ROW", BGF_ROW},
 		{"SIZEOF_CONFIG", sizeof(struct bgf_config)},
+		{"COUNTS_AT", offsetof(struct bgf_cpu, packets_of)},
+		{"STATS_FIRST_AT", offsetof(struct bgf_cpu, stats_first)},
 		{"SIZEOF_CPU", sizeof(struct bgf_cpu)},
 		{"SIZEOF_INTERFACE", sizeof(struct bgf_interface)},
 		{"SIZEOF_PLACE", sizeof(struct bgf_place)},

@@ -49,6 +49,8 @@ INTERFACE_PLACES: int
 PROBES: int
 ROW: int
 SIZEOF_CONFIG: int
+COUNTS_AT: int
+STATS_FIRST_AT: int
 SIZEOF_CPU: int
 SIZEOF_INTERFACE: int
 SIZEOF_PLACE: int
@@ -131,6 +133,9 @@ def scan_ports(ports: _Map) -> tuple[bytes, bytes]:
     """(cells, slots) of every port that leads somewhere."""
 
 def take_rows(rows: _Map, indices: _Bytes, row_bytes: int) -> bytes: ...
+def clear_streams(pinholes: _Map, slots: _Bytes) -> None:
+    """Zero what the program keeps of these pinholes' streams."""
+
 def clear_rows(rows: _Map, indices: _Bytes, row_bytes: int, parts: int = 1) -> None:
     """Zero these rows in each of the equal parts of the map."""
 

@@ -15,11 +15,14 @@
 
 #include "bpf/bgf.h"
 
-/* Everything of a pinhole but its version. */
-#define BODY(pinhole) ((char *)(pinhole) + sizeof(__u32))
-#define BODY_BYTES (sizeof(struct bgf_pinhole) - sizeof(__u32))
+/* What user space writes of a pinhole besides its version: two parts around the program's own. */
+#define FRONT_BYTES (offsetof(struct bgf_pinhole, stream) - sizeof(__u32))
+#define BACK_BYTES (sizeof(struct bgf_pinhole) - offsetof(struct bgf_pinhole, source_mask))
 
 _Static_assert(offsetof(struct bgf_pinhole, version) == 0, "the version comes first");
+_Static_assert(offsetof(struct bgf_pinhole, source_mask) ==
+		       offsetof(struct bgf_pinhole, stream) + sizeof(struct bgf_stream),
+	       "nothing is forgotten");
 
 /* 0, or -1 with a Python error, when an index is out of a buffer's range. */
 static int within(const Py_buffer *indices, const Py_buffer *rows, size_t row_bytes)
@@ -35,13 +38,20 @@ static int within(const Py_buffer *indices, const Py_buffer *rows, size_t row_by
 	return 0;
 }
 
+static int is_same(const struct bgf_pinhole *there, const struct bgf_pinhole *made)
+{
+	return !(there->version & 1) && !memcmp(&there->flags, &made->flags, FRONT_BYTES) &&
+	       !memcmp(&there->source_mask, &made->source_mask, BACK_BYTES);
+}
+
 static void write_one(struct bgf_pinhole *there, const struct bgf_pinhole *made)
 {
 	uint32_t version = there->version | 1;
 
 	__atomic_store_n(&there->version, version, __ATOMIC_SEQ_CST);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	memcpy(BODY(there), BODY(made), BODY_BYTES);
+	memcpy(&there->flags, &made->flags, FRONT_BYTES);
+	memcpy(&there->source_mask, &made->source_mask, BACK_BYTES);
 	__atomic_store_n(&there->version, version + 1, __ATOMIC_SEQ_CST);
 }
 
@@ -74,8 +84,7 @@ static PyObject *py_write_pinholes(PyObject *self, PyObject *args)
 	for (i = 0; i < count; i++) {
 		struct bgf_pinhole *old = &there[slot[i]];
 
-		if (port[cell[i]] == slot[i] + 1 && !(old->version & 1) &&
-		    !memcmp(BODY(old), BODY(&made[i]), BODY_BYTES))
+		if (port[cell[i]] == slot[i] + 1 && is_same(old, &made[i]))
 			continue;
 		write_one(old, &made[i]);
 		__atomic_store_n(&port[cell[i]], slot[i] + 1, __ATOMIC_RELEASE);
@@ -113,8 +122,7 @@ static PyObject *py_compare_pinholes(PyObject *self, PyObject *args)
 	else if (!within(&slots, &pinholes, sizeof(*there)))
 		found = PyList_New(0);
 	for (i = 0; found && !err && i < count; i++) {
-		if (!(there[slot[i]].version & 1) &&
-		    !memcmp(BODY(&there[slot[i]]), BODY(&made[i]), BODY_BYTES))
+		if (is_same(&there[slot[i]], &made[i]))
 			continue;
 		at = PyLong_FromSsize_t(i);
 		err = at ? PyList_Append(found, at) : -1;
@@ -221,6 +229,29 @@ static PyObject *py_take_rows(PyObject *self, PyObject *args)
 	}
 	PyBuffer_Release(&rows);
 	PyBuffer_Release(&indices);
+	return result;
+}
+
+/* What the program has written of these pinholes' streams. */
+static PyObject *py_clear_streams(PyObject *self, PyObject *args)
+{
+	struct bgf_pinhole *there;
+	PyObject *result = NULL;
+	Py_buffer pinholes, slots;
+	const uint32_t *slot;
+	Py_ssize_t i;
+
+	(void)self;
+	if (!PyArg_ParseTuple(args, "w*y*", &pinholes, &slots))
+		return NULL;
+	there = pinholes.buf;
+	slot = slots.buf;
+	if (!within(&slots, &pinholes, sizeof(*there)))
+		result = Py_NewRef(Py_None);
+	for (i = 0; result && i < slots.len / (Py_ssize_t)sizeof(*slot); i++)
+		memset(&there[slot[i]].stream, 0, sizeof(there->stream));
+	PyBuffer_Release(&pinholes);
+	PyBuffer_Release(&slots);
 	return result;
 }
 
@@ -468,6 +499,7 @@ PyMethodDef xdp_book_methods[] = {
 	{"compare_pinholes", py_compare_pinholes, METH_VARARGS, NULL},
 	{"scan_ports", py_scan_ports, METH_VARARGS, NULL},
 	{"take_rows", py_take_rows, METH_VARARGS, NULL},
+	{"clear_streams", py_clear_streams, METH_VARARGS, NULL},
 	{"clear_rows", py_clear_rows, METH_VARARGS, NULL},
 	{"book_pinholes", py_book_pinholes, METH_VARARGS, NULL},
 	{"unbook_pinholes", py_unbook_pinholes, METH_VARARGS, NULL},

@@ -134,11 +134,11 @@ static int is_ip4(const struct bgf_address *address)
 	return memcmp(address, mapped, sizeof(mapped)) == 0;
 }
 
-static uint16_t sum(const struct bgf_pinhole *pinhole)
+static uint16_t sum(const struct bgf_way *way)
 {
-	uint64_t total = (uint64_t)pinhole->local_port_be + pinhole->remote_port_be;
-	const uint16_t *near = (const uint16_t *)&pinhole->local_out;
-	const uint16_t *far = (const uint16_t *)&pinhole->remote;
+	uint64_t total = (uint64_t)way->local_port_be + way->remote_port_be;
+	const uint16_t *near = (const uint16_t *)&way->local;
+	const uint16_t *far = (const uint16_t *)&way->remote;
 	size_t i;
 
 	for (i = 0; i < sizeof(struct bgf_address) / 2; i++)
@@ -326,17 +326,17 @@ static int pack_rtp(struct packing *all, PyObject *const *flow, struct bgf_pinho
 	return 0;
 }
 
-static int pack_marks(PyObject *const *flow, struct bgf_pinhole *pinhole)
+static int pack_marks(PyObject *const *flow, struct bgf_way *way)
 {
 	unsigned long long dscp;
 
-	pinhole->tos_mask = 0xff;
+	way->tos_mask = 0xff;
 	if (flow[DSCP] == Py_None)
 		return 0;
 	if (number(flow[DSCP], DSCP_MAX, &dscp))
 		return -1;
-	pinhole->tos_mask = ECN_BITS;
-	pinhole->tos_bits = (uint8_t)(dscp << 2);
+	way->tos_mask = ECN_BITS;
+	way->tos_bits = (uint8_t)(dscp << 2);
 	return 0;
 }
 
@@ -436,6 +436,7 @@ static int note_special(struct packing *all, Py_ssize_t position)
 static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *flow)
 {
 	struct bgf_pinhole *pinhole = &all->pinholes[position];
+	struct bgf_way *way = &pinhole->way;
 	unsigned long long group, gate, latch, inactivity;
 	PyObject *near, *far, *remote = NULL, *found, *hops, *unused;
 	int odd = 0, follows = flow[FOLLOWS] == Py_True, contains, elsewhere;
@@ -448,13 +449,13 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 	    wire(all, flow[REALM_IN], &pinhole->key.ifindex, &pinhole->key.vlan, &unused) ||
 	    wire(all, flow[REALM_OUT], &pinhole->ifindex_out, &pinhole->vlan_out, &hops) ||
 	    transport(all, flow[LOCAL_IN], &pinhole->key.local, &pinhole->key.port_be, &near) ||
-	    transport(all, flow[LOCAL_OUT], &pinhole->local_out, &pinhole->local_port_be, &far) ||
+	    transport(all, flow[LOCAL_OUT], &way->local, &way->local_port_be, &far) ||
 	    (flow[REMOTE] != Py_None &&
-	     transport(all, flow[REMOTE], &pinhole->remote, &pinhole->remote_port_be, &remote)) ||
+	     transport(all, flow[REMOTE], &way->remote, &way->remote_port_be, &remote)) ||
 	    pack_source(all, flow[SOURCE], pinhole, latch == LATCH_STRICT) ||
-	    pack_policer(all, flow[POLICER], pinhole) || pack_marks(flow, pinhole) ||
+	    pack_policer(all, flow[POLICER], pinhole) || pack_marks(flow, &pinhole->way) ||
 	    pack_rtp(all, flow, pinhole, &odd) ||
-	    (remote && is_ip4(&pinhole->remote) != is_ip4(&pinhole->local_out))) {
+	    (remote && is_ip4(&way->remote) != is_ip4(&way->local))) {
 		PyErr_Clear();
 		return 1;
 	}
@@ -466,7 +467,7 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 	/* A gate can only be open towards somebody, be it one who will only be learned. */
 	if (gate && (remote || follows))
 		pinhole->flags |= BGF_OPEN;
-	if (!is_ip4(&pinhole->local_out))
+	if (!is_ip4(&way->local))
 		pinhole->flags |= BGF_OUT_IP6;
 	if (latch && latch != LATCH_STRICT)
 		pinhole->flags |= BGF_LATCH;
@@ -476,7 +477,7 @@ static int pack_one(struct packing *all, Py_ssize_t position, PyObject *const *f
 		pinhole->flags |= BGF_CHECKS;
 	if (flow[DEMUX] == Py_True)
 		pinhole->flags |= BGF_DEMUX;
-	pinhole->sum_out = sum(pinhole);
+	way->sum = sum(way);
 	if (remote) {
 		if (next_hop(all, hops, flow[REALM_OUT], remote, &pinhole->nexthop) < 0)
 			return -1;

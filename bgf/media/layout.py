@@ -34,11 +34,11 @@ CONFIG = struct.Struct("=III")
 INTERFACE = struct.Struct("=II6sH")
 _PLACE = struct.Struct("=16sIHBBIxxxx")
 KEY = struct.Struct("=16sIHH")
-_PINHOLE = struct.Struct("=IIII2s2sHHHBBI16s16s16sQQQQQQ16sIHxxIxxxx24sxxxxxxxx")
-FLAGS_AT, PEER_AT = 4, 152  # in a pinhole
-FACTS = struct.Struct("=4xIII144x16sIHH8x")
+_PINHOLE = struct.Struct("=IIIIHHI2s2sHBB16s16s16sQQQQQQ64x16sIHxxIxxxx24sxxxxxxxx")
+FLAGS_AT, STREAM_AT, PEER_AT = 4, 128, 216  # in a pinhole
+FACTS = struct.Struct("=4xIII208x16sIHH8x")
 """Of a pinhole: flags, group, next hop, and its key; for those who read very many."""
-STATS_FIRST_AT = 24  # in struct bgf_cpu
+COUNTS = struct.Struct(f"={len(OUTCOMES)}Q")
 STATS = struct.Struct("=QQQQQQ16x")
 STREAM = struct.Struct("=QQQIIIIIIIIII")
 LATCH = struct.Struct("=16sII2s6s")
@@ -116,6 +116,11 @@ def unpack_key(raw: bytes) -> tuple[FlowKey, Wire]:
     return FlowKey(unpack_address(host), socket.ntohs(port)), Wire(ifindex, vlan)
 
 
+def counts_at(cpu: int, row: int) -> int:
+    """Where a row of packet counts begins in the map `cpus`."""
+    return cpu * _xdp.SIZEOF_CPU + _xdp.COUNTS_AT + row * _xdp.ROW * U64.size
+
+
 def pack_place(address: bytes, place: Place) -> bytes:
     """struct bgf_place of an address that stands somewhere."""
     return _PLACE.pack(address, *place.wire, 1, place.guarded, place.row)
@@ -147,15 +152,21 @@ def is_open(flow: Flow) -> bool:
     return flow.gate is Gate.OPEN and (flow.remote is not None or flow.follows)
 
 
-def without_version(raw: bytes) -> bytes:
-    """A pinhole as it is packed: what it says, not how often it was written."""
-    return bytes(U32.size) + raw[U32.size :]
+def as_written(raw: bytes) -> bytes:
+    """A pinhole as it is packed: what it says, not how often it was written nor what came by."""
+    after = STREAM_AT + STREAM.size
+    return bytes(U32.size) + raw[U32.size : STREAM_AT] + bytes(STREAM.size) + raw[after:]
+
+
+def stream_of(raw: bytes) -> bytes:
+    """struct bgf_stream of a pinhole."""
+    return raw[STREAM_AT : STREAM_AT + STREAM.size]
 
 
 def unpack_pinhole(raw: bytes) -> Pinhole:
     fields = _PINHOLE.unpack(raw)
-    _, flags, group, nexthop, near_port, far_port = fields[:6]
-    near, far, key = fields[12], fields[13], fields[-1]
+    _, flags, group, nexthop = fields[:4]
+    near_port, far_port, near, far, key = *fields[7:9], *fields[12:14], fields[-1]
     flow_key, wire = unpack_key(key)
     reverse = FlowKey(unpack_address(near), int.from_bytes(near_port, "big"))
     known = far != _NOBODY or far_port != b"\0\0"
@@ -166,7 +177,13 @@ def unpack_pinhole(raw: bytes) -> Pinhole:
 def remote_end(raw: bytes) -> tuple[bytes, bytes]:
     """Where a pinhole sends to, address and port as they stand in it."""
     fields = _PINHOLE.unpack(raw)
-    return fields[13], fields[5]
+    return fields[13], fields[8]
+
+
+def sources(raw: bytes) -> tuple[str, int, int]:
+    """A pinhole's filter: host, first and last port. The flags say what of it counts."""
+    fields = _PINHOLE.unpack(raw)
+    return unpack_address(fields[14]), fields[4], fields[5]
 
 
 def rates(raw: bytes) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """The table of pinholes: which flow has which slot and next hop, and many written at once.
 
-Knows: the maps `ports`, `pinholes`, `stats`, `streams`, `latches` as memory; next hops by their
+Knows: the maps `ports`, `pinholes`, `stats`, `latches` as memory; next hops by their
 index; flows only as far as packing goes, which is done in C. A slot is not given away again before
 all others were, and is cleared then: what a packet on its way still writes into it, nobody reads.
 """
@@ -94,7 +94,7 @@ class Pinholes:
         self._idle_before: dict[int, None] = {}
         self._hosts: dict[str, bytes] = {}
         for cpu in range(self._cpus):  # in place: the program keeps its clock beside it
-            at = cpu * _xdp.SIZEOF_CPU + layout.STATS_FIRST_AT
+            at = cpu * _xdp.SIZEOF_CPU + _xdp.STATS_FIRST_AT
             layout.U32.pack_into(maps.mapped("cpus"), at, cpu * self.capacity)
 
     def __len__(self) -> int:
@@ -116,10 +116,10 @@ class Pinholes:
         return {FlowKey(hosts[cell >> 16], cell & 0xFFFF) for cell in _unpack(cells)}
 
     def read(self, keys: Iterable[FlowKey]) -> dict[FlowKey, bytes]:
-        """struct bgf_pinhole of those that stand, without the version."""
+        """struct bgf_pinhole of those that stand, as they were written."""
         there = [key for key in keys if self.slot_of(key) is not None]
         rows = self._rows(self._locate(there)[0])
-        found = {key: layout.without_version(raw) for key, raw in zip(there, rows, strict=True)}
+        found = {key: layout.as_written(raw) for key, raw in zip(there, rows, strict=True)}
         return {key: raw for key, raw in found.items() if layout.unpack_pinhole(raw).key == key}
 
     # ---- start ----------------------------------------------------------------------------------
@@ -290,9 +290,7 @@ class Pinholes:
     def streams(self, keys: Sequence[FlowKey]) -> list[bytes]:
         """struct bgf_stream of those that are there, in their order."""
         slots = [slot for slot in self.slots_of(keys) if slot != layout.NO_SLOT]
-        size = layout.STREAM.size
-        raw = _xdp.take_rows(self._maps.mapped("streams"), _pack(slots), size)
-        return [raw[at : at + size] for at in range(0, len(raw), size)]
+        return [layout.stream_of(raw) for raw in self._rows(_pack(slots))]
 
     # ---- inside ---------------------------------------------------------------------------------
 
@@ -317,11 +315,8 @@ class Pinholes:
         """Clear slots that were used, the longest unused first, and put them behind the free."""
         slots = [self._used.popleft() for _ in range(min(count, len(self._used)))]
         where = _pack(slots)
-        for name, size in (
-            ("streams", layout.STREAM.size),
-            ("latches", layout.LATCH.size),
-        ):
-            _xdp.clear_rows(self._maps.mapped(name), where, size)
+        _xdp.clear_streams(self._maps.mapped("pinholes"), where)
+        _xdp.clear_rows(self._maps.mapped("latches"), where, layout.LATCH.size)
         _xdp.clear_rows(self._maps.mapped("stats"), where, layout.STATS.size, self._cpus)
         self._free = [*reversed(slots), *self._free]
 

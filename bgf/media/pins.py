@@ -31,10 +31,8 @@ MAPS = (
     "ports",
     "pinholes",
     "stats",
-    "streams",
     "latches",
     "nexthops",
-    "outcomes",
     "reports",
     "captured",
     "checks",
@@ -118,7 +116,6 @@ def _has_our_sizes(fds: Mapping[str, int]) -> bool:
         "interfaces": _xdp.SIZEOF_INTERFACE,
         "pinholes": _xdp.SIZEOF_PINHOLE,
         "stats": _xdp.SIZEOF_STATS,
-        "streams": _xdp.SIZEOF_STREAM,
         "latches": _xdp.SIZEOF_LATCH,
         "nexthops": _xdp.SIZEOF_NEXTHOP,
     }
@@ -127,7 +124,7 @@ def _has_our_sizes(fds: Mapping[str, int]) -> bool:
 
 def _is_our_build(program: int) -> bool:
     """Is the running program this version's? The kernel's tag is over the instructions alone."""
-    ours = _xdp.load_bgf(ports=1, pinholes=1, stats=1, streams=1, latches=1, nexthops=1)
+    ours = _xdp.load_bgf(ports=1, pinholes=1, stats=1, latches=1, nexthops=1)
     try:
         return _xdp.prog_info(ours[PROGRAM])["tag"] == _xdp.prog_info(program)["tag"]
     finally:

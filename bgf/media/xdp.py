@@ -98,7 +98,6 @@ class XdpDatapath:
                 "ports": _ports_rows(groups),
                 "pinholes": pinholes_max,
                 "stats": pinholes_max * _xdp.possible_cpus(),
-                "streams": pinholes_max,
                 "latches": pinholes_max,
                 "nexthops": pinholes_max + 1,
                 "captured": _xdp.possible_cpus(),
@@ -181,14 +180,16 @@ class XdpDatapath:
     def tallies(self) -> list[Tally]:
         """See Datapath. Frames of other VLANs stand under a realm of their own."""
         rows = self._realms.rows()
-        cells = [(row, at) for row in rows for at in range(len(layout.OUTCOMES))]
-        where = [layout.U32.pack(row * _xdp.ROW + at) for row, at in cells]
-        with _kernel("reading the packet counts"):
-            found = self._maps.each("outcomes", where, layout.U64.size * _xdp.possible_cpus())
+        cpus = self._maps.mapped("cpus")
         return [
-            Tally(rows[row], cpu, layout.OUTCOMES[at], packets)
-            for (row, at), raw in zip(cells, found, strict=True)
-            for cpu, (packets,) in enumerate(layout.U64.iter_unpack(raw))
+            Tally(rows[row], cpu, outcome, packets)
+            for row in rows
+            for cpu in range(_xdp.possible_cpus())
+            for outcome, packets in zip(
+                layout.OUTCOMES,
+                layout.COUNTS.unpack_from(cpus, layout.counts_at(cpu, row)),
+                strict=True,
+            )
             if packets
         ]
 

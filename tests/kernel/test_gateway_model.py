@@ -43,14 +43,15 @@ class CallsInTheKernel(Calls):
             if not pinhole.flags & _xdp.OPEN:
                 found[pinhole.key] = None
                 continue
-            _, flags, _, _, _, port, first, last, *_ = fields = layout._PINHOLE.unpack(raw)
-            source = fields[14]
+            flags, (_, port), (host, first, last) = (
+                pinhole.flags, layout.remote_end(raw), layout.sources(raw),
+            )  # fmt: skip
             assert pinhole.remote is not None
             assert first == last or not flags & _xdp.SOURCE_PORT
             found[pinhole.key] = Open(
                 Address(*pinhole.key),
                 Address(pinhole.remote, int.from_bytes(port, "big")),
-                layout.unpack_address(source) if flags & _xdp.SOURCE_HOST else None,
+                host if flags & _xdp.SOURCE_HOST else None,
                 first if flags & _xdp.SOURCE_PORT else None,
                 bool(flags & _xdp.LATCH),
             )

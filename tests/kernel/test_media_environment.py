@@ -293,7 +293,7 @@ def test_buffers_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ValueError, match="key: 3 bytes given, the map needs 4"):
             _xdp.map_lookup(fds["armed"], b"abc")
         with pytest.raises(ValueError, match="value"):
-            _xdp.map_update(fds["outcomes"], bytes(4), bytes(8 * _xdp.possible_cpus() + 1))
+            _xdp.map_update(fds["armed"], bytes(4), bytes(9))
         with pytest.raises(ValueError, match="keys"):
             _xdp.map_update_batch(fds["pinholes"], bytes(4), bytes(2 * _xdp.SIZEOF_PINHOLE), 2)
         with pytest.raises(ValueError, match="no map 'pinhole'"):

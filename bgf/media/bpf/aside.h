@@ -19,6 +19,11 @@ enum aside {
 	ASIDE_RTCP,
 };
 
+static __always_inline __be16 next_port(__be16 port)
+{
+	return bpf_htons(bpf_ntohs(port) + 1);
+}
+
 /* Which of these it is, as far as the pinhole asks. */
 APART int aside(struct xdp_md *ctx, const struct packet *packet, __u32 flags)
 {

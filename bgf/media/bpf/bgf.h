@@ -16,7 +16,7 @@
 /* Maps by name, in the order of the object file. The last column is the default size in entries. */
 #define BGF_MAPS(X)                                                                                \
 	X(config, 1)      /* array: struct bgf_config */                                           \
-	X(cpus, 1024)     /* array: CPU -> struct bgf_cpu */                                       \
+	X(cpus, 256)      /* array: CPU -> struct bgf_cpu */                                       \
 	X(groups, 256)    /* array: group index -> its id, for those who open the pins */          \
 	X(armed, 256)     /* array: group index -> deadline, CLOCK_BOOTTIME ns; 0 never */         \
 	X(interfaces, 256) /* array: struct bgf_interface, see BGF_PROBES */                       \
@@ -24,10 +24,8 @@
 	X(ports, 16)	  /* array: row -> struct bgf_ports */                                      \
 	X(pinholes, 65536) /* array: slot -> struct bgf_pinhole */                                 \
 	X(stats, 65536)   /* array: CPU x slots + slot -> struct bgf_stats */                      \
-	X(streams, 65536) /* array: slot -> struct bgf_stream */                                   \
 	X(latches, 65536) /* array: slot -> struct bgf_latch */                                    \
 	X(nexthops, 16384) /* array: index -> struct bgf_nexthop; 0 is never valid */              \
-	X(outcomes, 8224) /* per-CPU array: row x BGF_ROW + enum bgf_outcome -> packets, u64 */    \
 	X(reports, 262144) /* ring buffer, bytes: struct bgf_report */                             \
 	X(captured, 1024) /* perf event array, one entry for each CPU: struct bgf_captured */ \
 	X(checks, 1024) /* perf event array, likewise: STUN checks, struct bgf_captured */
@@ -68,17 +66,6 @@ struct bgf_config {
 	__u32 snap;	     /* bytes of a frame that a capture keeps */
 };
 
-/* What a CPU keeps for itself: its clock (clock.h), and where its part of `stats` begins, which user
- * space writes. A cache line. */
-struct bgf_cpu {
-	__u64 tick; /* in which the clock was read last */
-	__u64 boot_ns;
-	__u32 packets; /* of this tick, those of the last reading included */
-	__u32 left;    /* that go by the last reading, one more than that */
-	__u32 stats_first;
-	__u32 pad[9];
-};
-
 /*
  * A realm's interface stands at its ifindex plus its VLAN, modulo the size of the table, or one of
  * the next few places where that is taken: an array is looked up without a call, a hash is not.
@@ -86,7 +73,8 @@ struct bgf_cpu {
  */
 #define BGF_INTERFACE_PLACES 256u
 #define BGF_PROBES 4u
-#define BGF_ROW 32u
+#define BGF_ROW 32u /* an enum bgf_outcome fits into it */
+#define BGF_COUNTS ((BGF_INTERFACE_PLACES + 1) * BGF_ROW)
 
 struct bgf_interface {
 	__u32 ifindex; /* 0: nobody stands here */
@@ -156,27 +144,52 @@ struct bgf_key {
 #define BGF_CHECKS 0x10000u /* STUN checks that arrive are told to user space, and go nowhere */
 #define BGF_DEMUX 0x20000u /* RTCP that arrives goes on by the pinhole of the next port */
 
+/* What a packet is to have in its headers when it leaves. */
+struct bgf_way {
+	__u16 local_port_be;
+	__u16 remote_port_be;
+	__u16 sum;     /* one's complement sum of both addresses and both ports */
+	__u8 tos_mask; /* bits of the traffic class that stay */
+	__u8 tos_bits; /* bits that are set */
+	struct bgf_address local; /* new source */
+	struct bgf_address remote; /* new destination */
+};
+
 /*
- * Three cache lines, of which most packets touch two; the map starts at a page. User space writes
+ * What is one for all CPUs: a stream's packets come on one CPU as long as its sender keeps its
+ * port. A cache line of its own in its pinhole.
+ */
+struct bgf_stream {
+	__u64 sustained_full; /* when the bucket is full again */
+	__u64 peak_full;
+	__u64 last_ns;	    /* of the last RTP packet */
+	__u32 ssrc;	    /* of the last RTP packet, host order */
+	__u32 sequence;	    /* highest, extended by its cycles (RFC 3550 A.1) */
+	__u32 sequence_first;
+	__u32 expected; /* of earlier SSRCs and before restarts */
+	__u32 transit;	/* of the last packet, timestamp units */
+	__u32 jitter;	/* timestamp units, times 16 (RFC 3550 A.8) */
+	__u32 gap_max;	/* in 1024 ns */
+	__u32 ssrc_changes;
+	__u32 restarts;
+	__u32 started; /* there was a packet */
+};
+
+/*
+ * Four cache lines, of which most packets touch three; the map starts at a page. User space writes
  * it in place through a mapping: `version` is odd meanwhile and another one afterwards, and a
- * packet for which it has changed on the way is dropped. The program writes nothing here: what
- * moves stands in stats, streams and latches.
+ * packet for which it has changed on the way is dropped. The program writes `stream` alone, and
+ * user space all but that.
  */
 struct bgf_pinhole {
 	__u32 version;
 	__u32 flags;
 	__u32 group;   /* index into armed */
 	__u32 nexthop; /* index into nexthops */
-	__u16 local_port_be;
-	__u16 remote_port_be;
 	__u16 source_port_first; /* filter, both included */
 	__u16 source_port_last;
-	__u16 sum_out; /* one's complement sum of local_out, remote and their ports, as they go out */
-	__u8 tos_mask; /* bits of the traffic class that stay */
-	__u8 tos_bits; /* bits that are set */
-	__u32 clock;   /* RTP timestamp units in a nanosecond, times 2^32 */
-	struct bgf_address local_out; /* new source */
-	struct bgf_address remote;    /* new destination */
+	__u32 clock; /* RTP timestamp units in a nanosecond, times 2^32 */
+	struct bgf_way way;
 
 	struct bgf_address source; /* filter */
 	__u64 types[2];		   /* bit per payload type that is admitted */
@@ -184,6 +197,8 @@ struct bgf_pinhole {
 	__u64 sustained_depth;
 	__u64 peak_cost;
 	__u64 peak_depth;
+
+	struct bgf_stream stream;
 
 	struct bgf_address source_mask;
 	__u32 ifindex_out;
@@ -213,26 +228,6 @@ struct bgf_stats {
 	__u64 pad[2]; /* a cache line of its own */
 };
 
-/*
- * What is one for all CPUs: a stream's packets come on one CPU as long as its sender keeps its
- * port. Sixty-four bytes, and the map starts at a page: one cache line.
- */
-struct bgf_stream {
-	__u64 sustained_full; /* when the bucket is full again */
-	__u64 peak_full;
-	__u64 last_ns;	    /* of the last RTP packet */
-	__u32 ssrc;	    /* of the last RTP packet, host order */
-	__u32 sequence;	    /* highest, extended by its cycles (RFC 3550 A.1) */
-	__u32 sequence_first;
-	__u32 expected; /* of earlier SSRCs and before restarts */
-	__u32 transit;	/* of the last packet, timestamp units */
-	__u32 jitter;	/* timestamp units, times 16 (RFC 3550 A.8) */
-	__u32 gap_max;	/* in 1024 ns */
-	__u32 ssrc_changes;
-	__u32 restarts;
-	__u32 started; /* there was a packet */
-};
-
 enum bgf_latch_state {
 	BGF_LATCH_OPEN,	   /* the next sender is learned */
 	BGF_LATCH_BUSY,	   /* a CPU is writing */
@@ -251,11 +246,33 @@ struct bgf_latch {
 };
 
 struct bgf_nexthop {
-	__u8 macs[12];	/* destination, source: as an Ethernet header begins */
+	__u32 macs[3]; /* destination, source: as an Ethernet header begins */
 	__u32 ifindex;
 	__u32 mtu;	/* largest IP packet, bytes; 0: no neighbour known to send to */
 	__u16 vlan;	/* 0 untagged */
 	__u16 pad;
+};
+
+/* Where a packet goes, when that is not what its pinhole and its next hop say. */
+struct bgf_target {
+	struct bgf_way way;
+	struct bgf_nexthop hop;
+};
+
+/*
+ * What a CPU keeps for itself: its clock (clock.h); where its part of `stats` begins, which user
+ * space writes; in a cache line apart, what would be too large for the program's stack; and how
+ * many packets had which outcome.
+ */
+struct bgf_cpu {
+	__u64 tick; /* in which the clock was read last */
+	__u64 boot_ns;
+	__u32 packets; /* of this tick, those of the last reading included */
+	__u32 left;    /* that go by the last reading, one more than that */
+	__u32 stats_first;
+	__u32 pad[9];
+	struct bgf_target target;
+	__u64 packets_of[BGF_COUNTS]; /* row x BGF_ROW + enum bgf_outcome */
 };
 
 /* A latch has been set. */
@@ -293,14 +310,15 @@ struct bgf_trace {
 
 _Static_assert(BGF_OUTCOME_COUNT <= BGF_ROW, "a row of counts");
 _Static_assert(sizeof(struct bgf_config) == 12, "shared layout");
-_Static_assert(sizeof(struct bgf_cpu) == 64, "shared layout");
+_Static_assert(sizeof(struct bgf_cpu) == 128 + 8 * BGF_COUNTS, "shared layout");
 _Static_assert(sizeof(struct bgf_interface) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_address) == 16, "shared layout");
 _Static_assert(sizeof(struct bgf_place) == 32, "shared layout");
 _Static_assert(BGF_ADDRESS_PLACES == 1u << (64 - BGF_ADDRESS_SHIFT), "shared layout");
 _Static_assert(sizeof(struct bgf_ports) == 1u << 18, "shared layout");
 _Static_assert(sizeof(struct bgf_key) == 24, "shared layout");
-_Static_assert(sizeof(struct bgf_pinhole) == 192, "shared layout");
+_Static_assert(sizeof(struct bgf_way) == 40, "shared layout");
+_Static_assert(sizeof(struct bgf_pinhole) == 256, "shared layout");
 _Static_assert(sizeof(struct bgf_stats) == 64, "shared layout");
 _Static_assert(sizeof(struct bgf_stream) == 64, "shared layout");
 _Static_assert(sizeof(struct bgf_latch) == 32, "shared layout");

@@ -24,6 +24,14 @@
 #define CLOCK_PACKETS 16u
 #define CLOCK_SLACK_NS 40000000ull /* ticks are shorter, however late they are taken */
 
+/* The row of this CPU, which is always there. */
+static __always_inline struct bgf_cpu *this_cpu(void)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&cpus, &cpu);
+}
+
 static __always_inline __u64 read_clock(struct bgf_cpu *own, __u64 tick)
 {
 	__u64 now = bpf_ktime_get_boot_ns();

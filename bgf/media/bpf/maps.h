@@ -32,10 +32,8 @@ MAP_WITH(cpus, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_cpu, BPF_F_MMAPABLE);
 MAP_WITH(ports, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_ports, BPF_F_MMAPABLE);
 MAP_WITH(pinholes, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_pinhole, BPF_F_MMAPABLE);
 MAP_WITH(stats, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_stats, BPF_F_MMAPABLE);
-MAP_WITH(streams, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_stream, BPF_F_MMAPABLE);
 MAP_WITH(latches, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_latch, BPF_F_MMAPABLE);
 MAP(nexthops, BPF_MAP_TYPE_ARRAY, __u32, struct bgf_nexthop);
-MAP(outcomes, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -35,21 +35,19 @@ struct packet {
 	struct bgf_key key;
 	struct bgf_address source;
 	__u64 now_ns;	  /* CLOCK_BOOTTIME */
+	__u64 sum;	  /* of the addresses and ports on the frame, see sums.h */
 	__be16 source_port;
 	__u16 payload;	  /* of the IP packet, bytes */
 	__u16 udp_length; /* header and payload, bytes */
-	__u16 sum;	  /* one's complement, of the addresses and ports on the frame */
 	__u16 place;	  /* of its interface */
 	__u8 hops;
 	__u8 tos;
 	__u8 tag;    /* bytes of its VLAN tag */
 	__u8 ip6;    /* 1 or 0 */
-	__u8 turned; /* it is behind the first pinhole of a hairpin */
-	__u8 pad;
 	__u32 slot; /* of its pinhole */
 	__u32 version; /* of its pinhole, as it was when it was found */
-	__u32 stats_first; /* of this CPU */
-	__u32 pad2;
+	__u8 turned; /* it is behind the first pinhole of a hairpin */
+	__u8 pad[3];
 };
 
 _Static_assert(sizeof(struct packet) == 80, "no holes");
@@ -63,22 +61,31 @@ static __always_inline struct bgf_trace *traced(struct xdp_md *ctx)
 	return trace->magic == BGF_TRACE_MAGIC ? trace : NULL;
 }
 
-static __always_inline void note(struct xdp_md *ctx, const struct packet *packet, __u32 outcome,
-				 __u32 ifindex, __u32 vlan)
+static __always_inline void count(struct bgf_cpu *own, const struct packet *packet, __u32 outcome)
 {
 	__u32 cell = packet->place * BGF_ROW + outcome;
-	struct bgf_trace *trace = traced(ctx);
-	__u64 *count;
 
-	if (unlikely(trace != NULL)) {
+	if (likely(cell < BGF_COUNTS))
+		own->packets_of[cell]++;
+}
+
+/* The outcome, for whom it may concern. For what is rare, so apart. */
+APART int note(struct xdp_md *ctx, const struct packet *packet, __u32 outcome, __u32 ifindex,
+	       __u32 vlan)
+{
+	struct bgf_trace *trace = traced(ctx);
+	struct bgf_cpu *own;
+
+	if (trace) {
 		trace->outcome = outcome;
 		trace->ifindex = ifindex;
 		trace->vlan = vlan;
-		return;
+		return 0;
 	}
-	count = bpf_map_lookup_elem(&outcomes, &cell);
-	if (likely(count != NULL))
-		(*count)++;
+	own = this_cpu();
+	if (own && packet)
+		count(own, packet, outcome);
+	return 0;
 }
 
 static __always_inline int refuse(struct xdp_md *ctx, const struct packet *packet, __u32 outcome)
@@ -97,7 +104,8 @@ static __always_inline int pass(struct xdp_md *ctx, const struct packet *packet,
 static __always_inline bool is_ours(struct xdp_md *ctx, const struct ethhdr *eth,
 				    struct packet *packet)
 {
-	const __u16 *want, *have = (const __u16 *)eth->h_dest;
+	/* Whole words of a frame: of packed structures the compiler would read bytes. */
+	const __u32 *have = (const void *)eth;
 	__u32 ifindex = ctx->ingress_ifindex, probe;
 	const struct bgf_interface *own;
 
@@ -111,44 +119,62 @@ static __always_inline bool is_ours(struct xdp_md *ctx, const struct ethhdr *eth
 			return false;
 		if (likely(own->ifindex == ifindex && own->vlan == packet->key.vlan)) {
 			packet->place = place;
-			want = (const __u16 *)own->mac;
-			return have[0] == want[0] && have[1] == want[1] && have[2] == want[2];
+			return have[0] == *(const __u32 *)own->mac &&
+			       (__u16)have[1] == *(const __u16 *)(own->mac + 4);
 		}
 	}
 	packet->place = BGF_INTERFACE_PLACES;
 	return false;
 }
 
+/* Where an address stands that another has displaced: its place and one, 0 for nowhere. */
+APART int search_address(const struct bgf_address *address)
+{
+	__u32 probe, first;
+
+	if (!address)
+		return 0;
+	first = BGF_ADDRESS_HASH(address);
+#pragma clang loop unroll(disable)
+	for (probe = 1; probe < BGF_ADDRESS_PROBES; probe++) {
+		__u32 at = (first + probe) % BGF_ADDRESS_PLACES;
+		struct bgf_place *place = bpf_map_lookup_elem(&addresses, &at);
+
+		if (!place || !place->used)
+			return 0;
+		if (place->address.lo == address->lo && place->address.hi == address->hi)
+			return at + 1;
+	}
+	return 0;
+}
+
 /* Where an address stands; NULL for one that is nowhere. */
 static __always_inline struct bgf_place *find_address(const struct bgf_address *address)
 {
-	__u32 probe, first = BGF_ADDRESS_HASH(address);
-	struct bgf_place *place;
+	__u32 at = BGF_ADDRESS_HASH(address);
+	struct bgf_place *place = bpf_map_lookup_elem(&addresses, &at);
 
-#pragma clang loop unroll(full)
-	for (probe = 0; probe < BGF_ADDRESS_PROBES; probe++) {
-		__u32 at = (first + probe) % BGF_ADDRESS_PLACES;
-
-		place = bpf_map_lookup_elem(&addresses, &at);
-		if (!place || !place->used)
-			return NULL;
-		if (likely(place->address.lo == address->lo && place->address.hi == address->hi))
-			return place;
-	}
-	return NULL;
+	if (!place || !place->used)
+		return NULL;
+	if (likely(place->address.lo == address->lo && place->address.hi == address->hi))
+		return place;
+	at = search_address(address);
+	if (!at--)
+		return NULL;
+	return bpf_map_lookup_elem(&addresses, &at);
 }
 
-/* The pinhole for packets to this key at this address, NULL when there is none; notes which. */
+/* The pinhole for packets to this port of an address, arriving here; NULL when there is none. */
 static __always_inline struct bgf_pinhole *find_pinhole(const struct bgf_place *place,
-							const struct bgf_key *key,
+							__u32 ifindex, __u16 vlan, __be16 port_be,
 							__u32 *slot, __u32 *version)
 {
+	__u16 port = bpf_ntohs(port_be);
 	struct bgf_pinhole *pinhole;
-	__u16 port = bpf_ntohs(key->port_be);
 	struct bgf_ports *row;
 	__u32 cell;
 
-	if (unlikely(place->ifindex != key->ifindex || place->vlan != key->vlan))
+	if (unlikely(place->ifindex != ifindex || place->vlan != vlan))
 		return NULL;
 	cell = place->row;
 	row = bpf_map_lookup_elem(&ports, &cell);

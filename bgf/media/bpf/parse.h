@@ -69,10 +69,12 @@ static __always_inline __u32 parse_ip4(void *at, void *end, struct packet *packe
 	length = bpf_ntohs(ip->tot_len);
 	packet->udp_length = bpf_ntohs(udp->len);
 	if (length > end - at || packet->udp_length < sizeof(*udp) ||
-	    packet->udp_length + sizeof(*ip) > length || sum_ip4(ip) != 0xffff)
+	    packet->udp_length + sizeof(*ip) > length || !is_ip4_whole(ip))
 		return BGF_MALFORMED;
 	packet->payload = length - (__u16)sizeof(*ip);
 	packet->source.lo = MAPPED | (__u64)ip->saddr << 32;
+	/* A v4-mapped address sums to 0xffff more than its IPv4 part, which is nothing here. */
+	packet->sum = (__u64)ip->saddr + ip->daddr + udp->dest + udp->source;
 	packet->ip6 = version_bit(at);
 	packet->hops = ip->ttl;
 	packet->tos = ip->tos;
@@ -120,6 +122,8 @@ static __always_inline __u32 parse_ip6(void *at, void *end, struct packet *packe
 	    packet->udp_length > packet->payload || !udp->check)
 		return BGF_MALFORMED;
 	__builtin_memcpy(&packet->source, &ip->saddr, sizeof(ip->saddr));
+	packet->sum = sum_address(&packet->source) + sum_address(&packet->key.local) + udp->dest +
+		      udp->source;
 	/* Our own way to write IPv4, which nobody may send (RFC 4291 section 2.5.5.2). */
 	if (is_mapped(&packet->source) || is_mapped(&packet->key.local))
 		return BGF_MALFORMED;
@@ -145,7 +149,7 @@ static __always_inline __u32 parse(struct xdp_md *ctx, struct packet *packet)
 
 	if (at > end)
 		return BGF_PASS;
-	proto = eth->h_proto;
+	proto = *(const __be16 *)(at - sizeof(proto)); /* the compiler takes eth->h_proto for unaligned */
 	if (unlikely(proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD))) {
 		struct vlan_tag *tag = at;
 
@@ -165,10 +169,7 @@ static __always_inline __u32 parse(struct xdp_md *ctx, struct packet *packet)
 		outcome = parse_ip6(at, end, packet);
 	else
 		return BGF_PASS;
-	/* A v4-mapped address sums to 0xffff more than its IPv4 part, which is nothing here. */
 	packet->tag = (at - (void *)(eth + 1)) & TAG_BYTES;
-	packet->sum = fold(sum_address(&packet->key.local) + sum_address(&packet->source) +
-			   packet->key.port_be + packet->source_port);
 	return outcome;
 }
 

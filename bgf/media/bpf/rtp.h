@@ -65,25 +65,21 @@ static __always_inline bool read_rtp(struct xdp_md *ctx, const struct packet *pa
 	rtp->timestamp = bpf_ntohl(*(__be32 *)(at + 4));
 	rtp->ssrc = bpf_ntohl(*(__be32 *)(at + 8));
 	if (flags & BGF_RTP_TYPES) {
-		__u64 types = rtp->type & 64 ? pinhole->types[1] : pinhole->types[0];
-
-		return types >> (rtp->type & 63) & 1;
+		return pinhole->types[rtp->type >> 6] >> (rtp->type & 63) & 1;
 	}
 	return true;
 }
 
-static __always_inline void observe(const struct packet *packet, const struct bgf_pinhole *pinhole,
+static __always_inline void observe(const struct packet *packet, struct bgf_pinhole *pinhole,
 				    const struct rtp *rtp)
 {
 	__u64 now = packet->now_ns;
 	/* The bits above 2^32 of the time fall out of a product modulo 2^64, as they should. */
 	__u32 arrival = (now * pinhole->clock) >> 32, transit = arrival - rtp->timestamp;
-	__u32 slot = packet->slot, gap;
-	struct bgf_stream *stream = bpf_map_lookup_elem(&streams, &slot);
+	struct bgf_stream *stream = &pinhole->stream;
 	__u16 ahead;
+	__u32 gap;
 
-	if (!stream)
-		return;
 	if (unlikely(!stream->started || stream->ssrc != rtp->ssrc)) {
 		if (stream->started) {
 			stream->expected += stream->sequence - stream->sequence_first + 1;

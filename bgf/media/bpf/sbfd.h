@@ -101,7 +101,7 @@ APART int reflect(struct xdp_md *ctx, const struct packet *packet)
 		ip->daddr = address;
 		ip->ttl = HOPS_MAX;
 		ip->check = 0;
-		ip->check = ~sum_ip4(ip);
+		ip->check = ~fold(sum_ip4(ip));
 	}
 	swap_macs(eth);
 	note(ctx, packet, BGF_REFLECT, ctx->ingress_ifindex, packet->key.vlan);

@@ -6,9 +6,9 @@
 #define SUM_MAX 4096 /* bytes that sum_frame takes at most: a frame in one page has no more */
 #define OFFSET_MAX 128 /* of what is summed */
 
+/* Of what is less than 2^47, in as many steps as that takes. */
 static __always_inline __u16 fold(__u64 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -20,11 +20,28 @@ static __always_inline __u64 sum_address(const struct bgf_address *a)
 	return (a->hi & 0xffffffff) + (a->hi >> 32) + (a->lo & 0xffffffff) + (a->lo >> 32);
 }
 
-static __always_inline __u16 sum_ip4(const struct iphdr *ip)
+/*
+ * Sums are kept as they add up, in 64 bits, and folded when they are written: they count modulo
+ * 0xffff, and so do 32-bit words. What is less than SUM_NOTHING is taken away by adding SUM_NOTHING
+ * less that.
+ */
+#define SUM_NOTHING (0xffffull << 24)
+
+static __always_inline __u64 sum_ip4(const struct iphdr *ip)
 {
 	const __u32 *word = (const __u32 *)ip;
 
-	return fold((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
+	return (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
+}
+
+/* Is the header's sum right? A multiple of 0xffff is; after two steps there is but one. */
+static __always_inline bool is_ip4_whole(const struct iphdr *ip)
+{
+	__u64 sum = sum_ip4(ip);
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
 }
 
 /* A UDP checksum that comes out as zero is sent as its other form: zero says "none" (RFC 768). */
