@@ -34,6 +34,7 @@ from bgf.ctl.lab_commands import drill, lab, rtpload
 from bgf.ctl.media_commands import capture, relatch
 from bgf.ctl.ng_command import ng
 from bgf.ctl.nodes_option import on_nodes
+from bgf.ctl.openstack_commands import openstack
 from bgf.ctl.session_commands import gateways, sessions
 from bgf.ctl.state_commands import state
 from bgf.errors import BgfError, EnvironmentProblem, Malformed, Misuse
@@ -182,7 +183,7 @@ def trace(
 
 
 _FAILOVER = (switchover, drain, undrain, ready, why)
-for _command in (sessions, capture, relatch, ng, state, lab, drill, rtpload, *_FAILOVER):
+for _command in (sessions, capture, relatch, ng, state, lab, drill, rtpload, openstack, *_FAILOVER):
     bgfctl.add_command(_command)
 
 

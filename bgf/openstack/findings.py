@@ -146,8 +146,8 @@ def _extensions(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             WARN,
             "distributed routing",
-            "Neutron can route distributed: a moving address behind a distributed router answers "
-            "late or not at all after a move; let routers of access and core be centralised",
+            "Neutron has it: behind a distributed router a moving address may not answer after a "
+            "move; routers of access and core should be centralised (distributed: false)",
         )
 
 

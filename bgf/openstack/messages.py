@@ -7,7 +7,7 @@ not know how events are obtained.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +26,6 @@ class Event:
 
     id: str
     path: str
-    type: str
     status: str
     reason: str = ""
 
@@ -45,50 +44,65 @@ def innermost(reason: str) -> str:
         text = shorter
 
 
-def _timeout(match: re.Match[str]) -> str:
-    return (
-        f"it did not say within its time that it is ready ({match[0]}): look at its console log "
-        "(openstack console log show), and whether the management network reaches Heat's API"
-    )
-
-
-_KNOWN: Final[Sequence[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]]] = (
-    (re.compile(r"No valid host was found.*", re.I), lambda m: (
+_KNOWN: Final[Sequence[tuple[str, str]]] = (
+    (
+        r"No valid host was found",
         "Nova found no host for it: too few hosts for anti-affinity, too little room, or a zone "
-        "that has none; anti_affinity: soft-anti-affinity lets gateways share a host")),
-    (re.compile(r"Quota exceeded for resources: \[?'?(\w+)", re.I), lambda m: (
-        f"the project's quota of {m[1]}s is used up: ask for more, then 'bgfctl openstack check'")),
-    (re.compile(r"Quota exceeded(?: for (?P<what>[\w ,]+))?[^:]*:? ?(.*)", re.I), lambda m: (
-        f"a quota of the project is used up{f' ({m[2][:120]})' if m[2] else ''}: ask for more, "
-        "then 'bgfctl openstack check'")),
-    (re.compile(r"Exceeded maximum (?:amount|number) of allowed address pair.*", re.I), lambda m: (
+        "that has none; anti_affinity: soft-anti-affinity lets gateways share a host",
+    ),
+    (
+        r"Quota exceeded for resources: \[?'?(\w+)",
+        "the project's quota of {1} is used up: ask for more, then 'bgfctl openstack check'",
+    ),
+    (
+        r"Quota exceeded,? ?(?:for )?(.*)",
+        "a quota of the project is used up ({1}): ask for more, then 'bgfctl openstack check'",
+    ),
+    (
+        r"Exceeded maximum (?:amount|number) of allowed address pair",
         "its port may not have so many address pairs: have Neutron's max_allowed_address_pair "
-        "raised, or take fewer groups")),
-    (re.compile(r"(?:No more IP addresses available|IpAddressGenerationFailure).*", re.I), lambda m: (
-        f"{m[0]}: widen the pool, or give a larger prefix")),
-    (re.compile(r"^(\d+) of (\d+) received"), _timeout),
-    (re.compile(r"port[- ]security.*disabled|PortSecurity", re.I), lambda m: (
-        "port security is off on its network, so security groups cannot be: switch it on")),
-    (re.compile(r"The (Image|Flavor|Key|network|subnet|Router)[^(]*\(([^)]*)\) could not be found", re.I),
-     lambda m: f"there is no {m[1].lower()} '{m[2]}' in this project: name one that is there")),
-    (re.compile(r"Unable to find (network|subnet|router) with name or id '([^']*)'", re.I),
-     lambda m: f"there is no {m[1]} '{m[2]}' in this project: name one that is there"),
-)  # fmt: skip
+        "raised, or take fewer groups",
+    ),
+    (
+        r"(No more IP addresses available.*)",
+        "{1}: widen the pool, or give a larger prefix",
+    ),
+    (
+        r"^(\d+ of \d+ received)",
+        "it did not say within its time that it is ready ({1}): look at its console "
+        "(openstack console log show), and whether the management network reaches Heat's API",
+    ),
+    (
+        r"port[- ]security.*(?:disabled|off)",
+        "port security is off on its network, so security groups cannot be: switch it on",
+    ),
+    (
+        r"The (?P<what>Image|Flavor|Key|Network|Subnet|Router)[^(]*\((?P<name>[^)]*)\) "
+        r"could not be found",
+        "there is no {what} '{name}' in this project: name one that is there",
+    ),
+    (
+        r"Unable to find (?P<what>network|subnet|router) with name or id '(?P<name>[^']*)'",
+        "there is no {what} '{name}' in this project: name one that is there",
+    ),
+)
+"""A pattern (in any case) of Heat's innermost words, and what is said for it."""
 
 
 def explain(reason: str) -> str:
     """One sentence for a person; Heat's own innermost words where none is known."""
     text = innermost(reason)
     for pattern, sentence in _KNOWN:
-        match = pattern.search(text)
+        match = re.search(pattern, text, re.IGNORECASE)
         if match:
-            return sentence(match)
+            named = {k: v.lower() if k == "what" else v for k, v in match.groupdict().items()}
+            return sentence.format(match[0], *match.groups(), **named)
     return text or "Heat gives no reason"
 
 
 def failures(events: Sequence[Event]) -> list[str]:
-    """What failed first and innermost, one line each; what failed only because of it is left out."""
-    failed = [event for event in events if event.failed and event.type]
+    """What failed innermost, one line each; what failed only because of it is left out."""
+    failed = [event for event in events if event.failed and event.path]
     lines: dict[str, str] = {}
     for event in failed:
         if "aborted" in event.reason or "cancelled" in event.reason.lower():
@@ -126,27 +140,26 @@ def progress(event: Event) -> str:
     """What an event means for somebody who waits; empty for what is not worth a line."""
     if not event.status.endswith(("_COMPLETE", "_FAILED")) or not event.path:
         return ""
-    parts = event.path.split(".")
-    kind = event.type
-    done = event.status.endswith("_COMPLETE")
+    *parents, last = event.path.split(".")
     verb = event.status.split("_", maxsplit=1)[0]
-    if not done:
+    if event.failed:
         return f"{part_of(event.path)} failed"
-    words = {
-        ("OS::Nova::Server", "CREATE"): "is built",
-        ("OS::Nova::Server", "UPDATE"): "is changed",
-        ("OS::Nova::Server", "DELETE"): "is gone",
-        ("OS::Heat::WaitCondition", "CREATE"): "says that it is ready",
-    }
-    word = words.get((kind, verb))
+    word = _WORDS.get((last, verb)) if parents else None
     if word is not None:
-        return f"{part_of('.'.join(parts[:-1]))} {word}"
-    if len(parts) == 1 and kind in _TOLD:
-        return f"{event.path.replace('_', ' ')} {_VERBS[verb]}" if verb in _VERBS else ""
+        return f"{part_of('.'.join(parents))} {word}"
+    if not parents and last in _TOLD and verb in _VERBS:
+        return f"{last.replace('_', ' ')}: {_VERBS[verb]}"
     return ""
 
 
+_WORDS: Final[Mapping[tuple[str, str], str]] = {
+    ("server", "CREATE"): "is built",
+    ("server", "UPDATE"): "is changed",
+    ("server", "DELETE"): "is gone",
+    ("ready", "CREATE"): "says that it is ready",
+}
 _TOLD: Final = frozenset(
-    {"OS::Heat::ResourceGroup", "OS::Neutron::Net", "OS::Neutron::Router", "OS::Nova::ServerGroup"}
+    {"management_net", "access_net", "core_net", "router", "security", "service_groups"}
+    | {"gateway_ports", "gateways", "state_nodes"}
 )
 _VERBS: Final = {"CREATE": "complete", "UPDATE": "changed", "DELETE": "gone"}

@@ -143,7 +143,9 @@ def needs_of(
 
     rules = RULES_FIXED + 2 * count("control_peers", 1) + 2 * count("operators", 1)
     rules += count("monitors", 0) + sum(
-        count(f"{realm}_peers_ipv{version}", 1) for realm in ("access", "core") for version in (4, 6)
+        count(f"{realm}_peers_ipv{version}", 1)
+        for realm in ("access", "core")
+        for version in (4, 6)
     )
     return Needs(
         compute={

@@ -1,14 +1,16 @@
 #!/bin/sh
 # Run once by cloud-init on a gateway: put the interfaces' real names into the file, start, wait until
-# this node could take a group over, tell Heat. Knows MAC addresses and the deadline, nothing of calls.
+# this node could take a group over, tell Heat. `first-boot place` does the first alone, for a file that
+# came later. Knows MAC addresses and the deadline, nothing of calls.
 set -u
+mode=${1:-boot}
 root=${BGF_ROOT:-}
 file=$root/etc/bgf/node.toml
 deadline=$(($(date +%s) + @timeout_s@ - 30))
 
 say() { printf 'bgf-first-boot: %s\n' "$*"; }
 plain() { printf '%s' "$*" | tr -d '"\\' | tr -cs '[:print:]' ' ' | cut -c1-400; }
-fail() { say "$*"; "$root/etc/bgf/tell-heat" FAILURE "@node@: $(plain "$*")"; exit 1; }
+fail() { say "$*"; [ "$mode" = place ] || "$root/etc/bgf/tell-heat" FAILURE "@node@: $(plain "$*")"; exit 1; }
 
 # realm and MAC address: the image may name interfaces differently than the file supposes
 place() {
@@ -22,6 +24,7 @@ place() {
 place management @management_mac@
 place access @access_mac@
 place core @core_mac@
+[ "$mode" != place ] || exit 0
 
 # the services' user reads the key, and nobody else
 id bgf >/dev/null 2>&1 && chown bgf: "$root/etc/bgf/cluster.key"
