@@ -325,9 +325,11 @@ class Manager:
         return True
 
     def _remember(self) -> bool:
-        """Before the first record: what an earlier life of this node said of itself."""
+        """Before the first record: what an earlier life of this node said of itself. The registry
+        is asked: a view is as old as its last proof, and before the first record nothing proves it.
+        """
         try:
-            before = self._registry.view().members.get(self._me)
+            before = self._registry.record(self._me)
         except RegistryUnavailable as error:
             self._lease.offer(self._clock())
             self._registry_trouble(error)

@@ -89,6 +89,10 @@ class WorldRegistry:
         self._node.last_owners = dict(view.owners)
         return view
 
+    def record(self, node: str) -> Member | None:
+        self._reach()
+        return self._shared.record(node)
+
     def publish(self, member: Member) -> None:
         self._reach()
         self._shared.publish(member)
