@@ -65,7 +65,6 @@ class Moves(enum.StrEnum):
 
 PROCESSES: Final = ("state", "gateway", "failover")
 NETWORKS: Final = ("access", "core", "mgmt")
-MEDIA_NETWORKS: Final = ("access", "core")
 RESTART_MS: Final = 1_000  # as a service manager would: RestartSec
 STEPS: Final = ("detected", "decided", "armed", "addressed", "announced", "woken", "published")
 """What a failover process says in the course of a takeover, in this order."""
@@ -161,7 +160,7 @@ def _networks() -> list[Fault]:
     found = []
     for network in NETWORKS:
         for role in (Role.ACTIVE, Role.STANDBY):
-            media, active = network in MEDIA_NETWORKS, role is Role.ACTIVE
+            active = role is Role.ACTIVE
             found.append(
                 Fault(
                     f"link-down-{network}-{role}",
@@ -330,8 +329,7 @@ def named(patterns: tuple[str, ...]) -> tuple[Fault, ...]:
     return tuple(
         fault
         for fault in FAULTS
-        if fault.name in exact
-        or any(p not in exact and fault.name.startswith(p) for p in patterns)
+        if fault.name in exact or any(p not in exact and fault.name.startswith(p) for p in patterns)
     )
 
 

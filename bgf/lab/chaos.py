@@ -24,9 +24,9 @@ from bgf.lab import faults as lab_faults
 from bgf.lab import report
 from bgf.lab.catalogue import FAULTS, Fault
 from bgf.lab.lab import Lab, check_machine, interruptible
-from bgf.lab.measure import STEPS, TO_ACCESS, TO_CORE
-from bgf.lab.nodes import Timers
+from bgf.lab.measure import STEPS, TO_ACCESS, TO_CORE, Spread
 from bgf.lab.ngload import SESSIONS_MAX
+from bgf.lab.nodes import Timers
 from bgf.lab.plan import DEFAULT_PREFIX, DEFAULT_RUN_DIR
 from bgf.lab.sip import CALLS_MAX
 from bgf.lab.trial import CLOSING, Scale, Trial, TrialResult
@@ -157,7 +157,7 @@ def run_chaos(
                 lab.down(_silent)
             for number, fault in enumerate(faults, start=1):
                 name = f"{number}/{len(faults)} {fault.name}"
-                result = _trial(lab, options, fault, lambda line, name=name: progress(f"{name}: {line}"))  # type: ignore[misc]
+                result = _trial(lab, options, fault, _named(progress, name))
                 results.append(result)
                 told(result)
         finally:
@@ -177,6 +177,10 @@ def _silent(_: str) -> None:
     return
 
 
+def _named(progress: Progress, name: str) -> Progress:
+    return lambda line: progress(f"{name}: {line}")
+
+
 def _trial(lab: Lab, options: ChaosOptions, fault: Fault, progress: Progress) -> TrialResult:
     """On the lab that stands; on a fresh one when that is no more what it should be."""
     began = time.monotonic()
@@ -187,7 +191,14 @@ def _trial(lab: Lab, options: ChaosOptions, fault: Fault, progress: Progress) ->
             progress("building a lab")
             lab.up(_silent)
         try:
-            trial = Trial(lab, fault, options.scale, options.seed, timers.lease_ms, progress)
+            trial = Trial(
+                lab,
+                fault,
+                options.scale,
+                seed=options.seed,
+                lease_ms=timers.lease_ms,
+                progress=progress,
+            )
             result = trial.run()
         except BgfError as problem:
             _keep_logs(lab, options, fault)
@@ -274,7 +285,7 @@ def render_one(trial: TrialResult, console: Console) -> None:
     for label, flows in ((trial.group, trial.flows), ("other groups", trial.others)):
         for direction in (TO_ACCESS, TO_CORE):
             mine = [flow.outage_ms for flow in flows if flow.direction == direction]
-            spread = report.Spread.of(mine)
+            spread = Spread.of(mine)
             figures = (spread.mean, spread.p50, spread.p99, spread.max)
             heard.add_row(label, direction, str(spread.count), *(f"{v:.1f}" for v in figures))
     console.print(heard)
@@ -300,5 +311,3 @@ def render_one(trial: TrialResult, console: Console) -> None:
     console.print(
         "[green]everything held[/green]" if trial.passed else "[red]NOT everything held[/red]"
     )
-
-

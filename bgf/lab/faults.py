@@ -38,7 +38,10 @@ HALT_TIMEOUT_MS: Final = 20_000
 MOVE_TIMEOUT_MS: Final = 20_000
 HALT_POLL_MS: Final = 1
 POLL_MS: Final = 50
-FAKETIME: Final = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib64/faketime/libfaketimeMT.so.1")
+FAKETIME: Final = (
+    "/usr/lib/*/faketime/libfaketimeMT.so.1",
+    "/usr/lib64/faketime/libfaketimeMT.so.1",
+)
 
 
 def missing() -> list[str]:
@@ -151,7 +154,9 @@ class Faults:
         for pin in sorted((self._plan.run_dir / "bpf" / node.id).glob("**/*"), reverse=True):
             with contextlib.suppress(OSError):
                 pin.rmdir() if pin.is_dir() else pin.unlink()
-        own = {address for port in self._plan.ports_of(node.namespace) for address in port.addresses}
+        own = {
+            address for port in self._plan.ports_of(node.namespace) for address in port.addresses
+        }
         namespaces.run_in(node.namespace, lambda: _forget_addresses(own))
         self._lab.cutter(node.id).restore()
         self.dead.discard(node.id)

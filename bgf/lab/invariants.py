@@ -7,6 +7,7 @@ returns lines for people, none when all is well.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -63,7 +64,7 @@ def one_owner(history: Sequence[Owned], claims: Iterable[Said]) -> list[str]:
     for owned in sorted(history, key=lambda one: one.revision):
         by_group[owned.group].append(owned)
     for group, line in by_group.items():
-        for before, after in zip(line, line[1:], strict=False):
+        for before, after in itertools.pairwise(line):
             if after.epoch != before.epoch + 1:
                 found.append(
                     f"{group}: epoch {before.epoch} of {before.node} was followed by epoch "

@@ -117,7 +117,7 @@ def _address(what: str, reply: dict[str, TextValue] | None) -> Address:
 def open_sessions(
     client: NgClient, count: int, prefix: str, progress: Callable[[int], None], first: int = 0
 ) -> list[LoadSession]:
-    """Offer and answer `count` sessions, numbered from `first`; `progress` is told how many are open.
+    """Offer and answer `count` sessions, numbered from `first`; `progress` hears how many are open.
 
     Raises LoadError on the first refusal.
     """

@@ -232,4 +232,3 @@ def _state(reply: Mapping[str, Any]) -> int | None:
         return int(media["advertised endpoint"]["port"])
     except (KeyError, IndexError, TypeError, ValueError):
         return None
-

@@ -105,7 +105,7 @@ class Trial:
     """`run` once. The lab stands, and its lock is held."""
 
     def __init__(
-        self, lab: Lab, fault: Fault, scale: Scale, seed: int, lease_ms: int, progress: Progress
+        self, lab: Lab, fault: Fault, scale: Scale, *, seed: int, lease_ms: int, progress: Progress
     ) -> None:
         self._lab = lab
         self._plan = lab.plan
@@ -181,9 +181,7 @@ class Trial:
         up = [StreamSpec(s.caller, s.access, 2 * s.number + 1) for s in sessions]
         down = [StreamSpec(s.callee, s.core, 2 * s.number + 2) for s in sessions]
         meters[TO_CORE].expect([Expected(s.callee, s.core, 2 * s.number + 1) for s in sessions])
-        meters[TO_ACCESS].expect(
-            [Expected(s.caller, s.access, 2 * s.number + 2) for s in sessions]
-        )
+        meters[TO_ACCESS].expect([Expected(s.caller, s.access, 2 * s.number + 2) for s in sessions])
         yield Generator(self._plan.access, "access", up)
         yield Generator(self._plan.core, "core", down)
 
@@ -195,7 +193,9 @@ class Trial:
                 heard = [r for r in meter.flows() if r.packets >= HEARD_PACKETS_MIN]
                 load = sum(r.generated for r in heard)
                 if load < sessions or len(heard) - load < self._scale.calls:
-                    missing.append(f"{load} generated and {len(heard) - load} SIP flows {direction}")
+                    missing.append(
+                        f"{load} generated and {len(heard) - load} SIP flows {direction}"
+                    )
             if not missing:
                 return
             if time.monotonic() > deadline:
@@ -528,4 +528,3 @@ def _deadline(timeout_ms: int) -> float:
 
 def _sleep_ms(duration_ms: float) -> None:
     time.sleep(duration_ms / 1000)
-

@@ -84,7 +84,8 @@ def _copies(lab: Lab, quiet: bool) -> list[str]:
 
 def _members(lab: Lab) -> list[str]:
     """Everybody sees everybody ready, every group served by one, and a standby."""
-    found, served = [], {}
+    found: list[str] = []
+    served: dict[str, list[str]] = {}
     for node in lab.plan.nodes:
         said = lab.nodes.ask(node.id, "failover")
         for peer in lab.plan.nodes:

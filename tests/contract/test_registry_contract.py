@@ -342,7 +342,6 @@ def test_who_has_written_nothing_yet_becomes_current_by_asking(
 
     eventually(refused, "the view is too old to act on")
 
-
     def asked() -> bool:
         late.record("n1")
         return not refused()

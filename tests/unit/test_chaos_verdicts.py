@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bgf.errors import ConfigError
 from bgf.lab.catalogue import FAULTS, STEPS, Moves, Role, Verb, fault, named
-from bgf.lab.chaos import ChaosOptions, ChaosReport, Scale, as_row, render_one
+from bgf.lab.chaos import ChaosOptions, ChaosReport, as_row, render_one
 from bgf.lab.invariants import (
     SLACK_MS,
     Closed,
@@ -26,7 +26,7 @@ from bgf.lab.invariants import (
 )
 from bgf.lab.ledger import GONE, Answer, Ledger, lost
 from bgf.lab.measure import GENERATED, TO_ACCESS, FlowOutage
-from bgf.lab.trial import TrialResult
+from bgf.lab.trial import Scale, TrialResult
 
 MS = 1_000_000
 HISTORY = (Owned(5, "g1", "n1", 1), Owned(9, "g1", "n3", 2), Owned(6, "g2", "n2", 1))
