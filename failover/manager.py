@@ -151,6 +151,7 @@ class Manager:
             self._prober.send(probe)
         self.hear()
         self._note_links()
+        self._let_lapse()
         changed = self._note_suspicions()
         if changed or self._record(0) != self._published or now_ns >= self._renewal_due_ns():
             self._renew()
@@ -304,6 +305,18 @@ class Manager:
             health=dict(self._health()),
             strain=self._strain.word(),
         )
+
+    def _let_lapse(self) -> None:
+        """A lease that ran out while nobody looked (this process stood still) ends everything that
+        was held under it, before another begins. Somebody else may own it all by now, and what is
+        known of the registry is as old as the pause: a fresh lease must not be used to announce it.
+        """
+        now_ns = self._clock()
+        lapsed = 0 < self._lease.deadline_ns <= now_ns
+        if lapsed and any(held.anything for held in self._hands.held.values()):
+            self._plan = decide(self._me, self._policy, None, self._local(now_ns), now_ns)
+            for action in self._plan.actions:
+                self._perform(action)
 
     def _renewal_due_ns(self) -> int:
         return self._lease.next_renewal_ns()

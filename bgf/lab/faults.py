@@ -322,8 +322,8 @@ class Faults:
         body = "\n".join(self._rules)
         self._nft(
             f"table bridge {TABLE}\ndelete table bridge {TABLE}\n"
-            f"table bridge {TABLE} {{ chain fault {{ type filter hook forward priority 0;\n"
-            f"{body}\n}} }}\n"
+            f"table bridge {TABLE} {{\nchain fault {{\ntype filter hook forward priority 0;\n"
+            f"{body}\n}}\n}}\n"
         )
 
     def _unfilter(self) -> None:
