@@ -126,8 +126,8 @@ def chaos(
 ) -> int:
     """Do every fault to one standing lab, one after the other, and judge each.
 
-    What `bgfctl drill FAULT` does for one. The order is drawn by the seed. Needs root, nftables
-    and libfaketime. Exits with 1 when something did not hold.
+    What `bgfctl drill FAULT` does for one. The order is drawn by the seed. Needs root and nftables.
+    Exits with 1 when something did not hold.
     """
     from bgf.lab import chaos as lab_chaos  # noqa: PLC0415
     from bgf.lab import trial  # noqa: PLC0415

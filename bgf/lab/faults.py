@@ -13,10 +13,12 @@ import contextlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -38,25 +40,16 @@ HALT_TIMEOUT_MS: Final = 20_000
 MOVE_TIMEOUT_MS: Final = 20_000
 HALT_POLL_MS: Final = 1
 POLL_MS: Final = 50
-FAKETIME: Final = (
-    "/usr/lib/*/faketime/libfaketimeMT.so.1",
-    "/usr/lib64/faketime/libfaketimeMT.so.1",
-)
+CC_TIMEOUT_S: Final = 60
 
 
 def missing() -> list[str]:
     """Debian packages without which some faults cannot be done."""
-    found = [] if _nft() else ["nftables"]
-    return found + ([] if _faketime() else ["libfaketime"])
+    return [] if _nft() else ["nftables"]
 
 
 def _nft() -> str:
     return shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin") or ""
-
-
-def _faketime() -> str:
-    found = [path for pattern in FAKETIME for path in sorted(Path("/").glob(pattern[1:]))]
-    return str(found[0]) if found else ""
 
 
 class Faults:
@@ -121,7 +114,7 @@ class Faults:
             case Verb.FAKE_CLOCK:
                 self._fake_clock(who)
             case Verb.SET_CLOCK:
-                self._clock_file(who).write_text(f"{number:+.0f}\n")
+                self._set_clock(who, number)
             case Verb.HALT_AT:
                 self._halt_at(who, what)
             case Verb.AWAIT_HALT:
@@ -272,19 +265,27 @@ class Faults:
     def _clock_file(self, node: str) -> Path:
         return self._plan.run_dir / "etc" / f"{node}.clock"
 
+    def _set_clock(self, node: str, seconds: float) -> None:
+        """Written in place: the processes have it mapped."""
+        descriptor = os.open(self._clock_file(node), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(struct.pack("=q", int(seconds)))
+
     def _fake_clock(self, node_id: str) -> None:
-        """Its processes start again under libfaketime: only CLOCK_REALTIME is theirs alone."""
-        library = _faketime()
-        if not library:
-            raise EnvironmentProblem("a clock cannot jump here: apt-get install libfaketime")
-        node, file = self._plan.node(node_id), self._clock_file(node_id)
-        file.write_text("+0\n")
-        environment = {
-            "LD_PRELOAD": library,
-            "FAKETIME_TIMESTAMP_FILE": str(file),
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_CACHE_DURATION": "1",
-        }
+        """Its processes start again with `wallclock.c` before libc: CLOCK_REALTIME is theirs."""
+        node, library = self._plan.node(node_id), self._plan.run_dir / "etc" / "wallclock.so"
+        with resources.as_file(resources.files("bgf.lab") / "wallclock.c") as source:
+            argv = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
+            try:
+                done = subprocess.run(
+                    argv, capture_output=True, text=True, timeout=CC_TIMEOUT_S, check=False
+                )
+            except OSError as problem:
+                raise EnvironmentProblem(f"a clock cannot jump without gcc: {problem}") from None
+        if done.returncode:
+            raise EnvironmentProblem(f"gcc refused {source.name}: {done.stderr[:200]}")
+        self._set_clock(node_id, 0)
+        environment = {"LD_PRELOAD": str(library), "BGF_LAB_CLOCK": str(self._clock_file(node_id))}
         self._restarted(node, PROCESSES, environment=environment)
         self._undo.append(lambda: self._renew(node))
 
