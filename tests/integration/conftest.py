@@ -17,9 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--passed", type=Path, metavar="FILE", help="leave out what FILE names; add what passes"
     )
-    group.addoption(
-        "--minutes", type=float, metavar="N", help="begin no test later than N minutes after the start"
-    )
+    group.addoption("--minutes", type=float, metavar="N", help="begin no test after N minutes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
