@@ -11,10 +11,10 @@ from tests.fakes.flows import Pinholes
 from tests.fakes.gateway_rig import Control, Node
 from tests.fakes.ng_requests import ANSWER, DELETE, OFFER, control, established, ports, sdp
 
-OUT = {"flags": ["leg-per-branch"], "via_branch": "mo"}
-BACK = {"flags": ["leg-per-branch"], "via_branch": "mt"}
-TO_CORE = {"direction": ["access", "core"], "address_family": "IP4"}
-TO_ACCESS = {"direction": ["core", "access"], "address_family": "IP4"}
+OUT: dict[str, Any] = {"flags": ["leg-per-branch"], "via_branch": "mo"}
+BACK: dict[str, Any] = {"flags": ["leg-per-branch"], "via_branch": "mt"}
+TO_CORE: dict[str, Any] = {"direction": ["access", "core"], "address_family": "IP4"}
+TO_ACCESS: dict[str, Any] = {"direction": ["core", "access"], "address_family": "IP4"}
 
 
 def on_net() -> tuple[Control, dict[str, Any]]:
