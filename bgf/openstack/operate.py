@@ -1,7 +1,8 @@
 """The order in which a cluster comes, changes and goes. Performs through cloud and hands.
 
 Knows: what has to be done before what, and how long anybody waits. Must not know click,
-openstacksdk, ssh. Whatever is interrupted can be typed again: each step looks first at what is there.
+openstacksdk, ssh. Whatever is interrupted can be typed again: each step looks first at what is
+there.
 """
 
 from __future__ import annotations
