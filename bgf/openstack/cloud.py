@@ -319,7 +319,11 @@ class Cloud:
             return None
         if response.status_code >= 400:
             raise CloudRefused(f"Heat refuses: {_said(response)}")
-        return response.json() if response.content else {}
+        try:
+            found: dict[str, Any] = response.json()
+        except ValueError:
+            return {}  # "accepted", or nothing at all
+        return found
 
     def _refused(self, doing: str, error: Exception) -> CloudRefused:
         return CloudRefused(f"{doing}: {' '.join(str(error).split())[:300]}")

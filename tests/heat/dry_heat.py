@@ -15,15 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from heat.common import context, template_format
-from heat.engine import constraints, function, node_data, resources, stack, stk_defn, template
 from heat.engine import attributes as heat_attributes
-from heat.engine import environment
+from heat.engine import (
+    constraints,
+    environment,
+    function,
+    node_data,
+    resources,
+    stack,
+    stk_defn,
+    template,
+)
 from oslo_config import cfg
 
 NESTED_MAX = 4
 
 
-class Answers(dict):
+class Answers(dict[Any, Any]):
     """Attributes by name or path, the way that templates ask for them."""
 
     def __init__(self, answer: Any) -> None:
@@ -71,9 +79,11 @@ class Cloud:
                 {"subnet_id": wanted["subnet"], "ip_address": self.address(wanted["subnet"])}
                 for wanted in properties["fixed_ips"]
             ]
-            subnets = [{"cidr": self.prefix(wanted["subnet"])} for wanted in properties["fixed_ips"]]
+            subnets = [
+                {"cidr": self.prefix(wanted["subnet"])} for wanted in properties["fixed_ips"]
+            ]
             # Neutron keeps no order that anybody may rely on
-            mac = "fa:16:3e:00:00:%02x" % (self._ids % 256)
+            mac = f"fa:16:3e:00:00:{self._ids % 256:02x}"
             values = {"fixed_ips": ips[::-1], "subnets": subnets[::-1], "mac_address": mac}
         elif kind == "OS::Heat::Value":
             values = {"value": properties["value"]}
@@ -94,7 +104,9 @@ def run(cloud: Cloud, file: str, parameters: dict[str, Any], name: str, path: st
         env=environment.Environment({"parameters": parameters}),
     )
     parsed.validate()
-    here = stack.Stack(context.RequestContext(project_id="p", user_id="u"), name, parsed, stack_id="0")
+    here = stack.Stack(
+        context.RequestContext(project_id="p", user_id="u"), name, parsed, stack_id="0"
+    )
     unknown = set(parameters) - set(here.parameters)
     if unknown:
         raise ValueError(f"{file} has no parameter {sorted(unknown)}")
