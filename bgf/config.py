@@ -21,10 +21,17 @@ from bgf.config_control import ControlSection, Listen, dump_control, parse_contr
 from bgf.config_failover import (
     DEFAULT_PROFILE,
     KEYS,
+    NO_FENCING,
+    NO_WATCHDOG,
     PROFILES,
     FailoverTimers,
+    FencingSection,
+    WatchdogSection,
+    dump_safety,
     dump_timers,
+    parse_fencing,
     parse_timers,
+    parse_watchdog,
 )
 from bgf.config_media import (
     REALM_KEYS,
@@ -51,6 +58,7 @@ __all__ = [
     "ControlSection",
     "FailoverSection",
     "FailoverTimers",
+    "FencingSection",
     "Listen",
     "MediaSection",
     "NodeConfig",
@@ -128,6 +136,8 @@ class FailoverSection:
     timers: FailoverTimers = PROFILES[DEFAULT_PROFILE]
     peers: tuple[Peer, ...] = ()
     profile: str = DEFAULT_PROFILE
+    fencing: FencingSection = NO_FENCING
+    watchdog: WatchdogSection = NO_WATCHDOG
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +326,7 @@ def _check_media_realm(table: Table, key: str, name: object, realms: Mapping[str
 
 
 def _failover(table: Table, node: NodeSection, realms: Mapping[str, Realm]) -> FailoverSection:
-    table.only(*KEYS, "peers")
+    table.only(*KEYS, "peers", "fencing", "watchdog")
     profile, timers = parse_timers(table)
     ids = {node.id: "node.id"}
     discriminators = {node.discriminator: f"node '{node.id}'"}
@@ -334,7 +344,13 @@ def _failover(table: Table, node: NodeSection, realms: Mapping[str, Realm]) -> F
         ids[peer.id] = f"{entry.path}.id"
         discriminators[peer.discriminator] = f"node '{peer.id}'"
         peers.append(peer)
-    return FailoverSection(timers, tuple(peers), profile)
+    return FailoverSection(
+        timers,
+        tuple(peers),
+        profile,
+        parse_fencing(table.table("fencing", required=False)),
+        parse_watchdog(table.table("watchdog", required=False)),
+    )
 
 
 def _peer(table: Table, realms: Mapping[str, Realm]) -> Peer:
@@ -556,6 +572,7 @@ def dump(config: NodeConfig) -> str:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
+    lines += dump_safety(failover.fencing, failover.watchdog)
     lines += dump_recording(config.recording)
     return "\n".join(lines) + "\n"
 

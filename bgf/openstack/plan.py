@@ -17,7 +17,7 @@ STATE_NODES: Final = 3
 PORTS_PER_GATEWAY: Final = 3
 SECURITY_GROUPS: Final = 4
 SERVER_GROUPS: Final = 2
-RULES_FIXED: Final = 28
+RULES_FIXED: Final = 23
 """Security group rules that do not depend on the prefixes given, Neutron's own egress included."""
 PAIRS_MAX_DEFAULT: Final = 10
 """Neutron's default of max_allowed_address_pair, per port."""
