@@ -39,7 +39,7 @@ def test_the_same_seed_does_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "name"), [(sdp, "_port"), (wishes.Wishes, "_pair")], ids=["sdp", "words"]
+    ("where", "name"), [(sdp, "_port"), (wishes.Reader, "_pair")], ids=["sdp", "words"]
 )
 def test_it_finds_what_breaks(where: object, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = getattr(where, name)
