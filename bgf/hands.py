@@ -241,6 +241,7 @@ class Driver:
         self._unagreed: dict[str, None] = {}  # restored, and their flows not looked at yet
         self._doubted = ""  # the call that the last owner was working on
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
+        self._lost: set[str] = set()  # calls that could not be read: they are tried again
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
         self._audited: list[int] = []  # port pairs that the audit has not come to yet
         self.restored_ns: dict[str, int] = {}  # calls that another owner began, and since when here
@@ -382,14 +383,19 @@ class Driver:
     def _read(self, call_id: str, now_ns: int) -> bool:
         if self.gateway.session(call_id) is not None:
             return False
+        if self._waiting == [] and call_id not in self._lost:
+            return False  # all are here: nobody else writes journals of this group
+        self._lost.add(call_id)
         entries = self.hands.journal.entries(call_id)
         if not entries and call_id not in self._found.calls():
+            self._lost.discard(call_id)
             return False
         session = replay(entries, self.gateway.site)
         if session is not None:
             self.gateway.restore(session, now_ns)
             self.recorder.resume(call_id, entries)
             self.restored_ns[call_id] = now_ns
+        self._lost.discard(call_id)
         self.gateway.disown(call_id, now_ns)
         self._unagreed[call_id] = None
         return session is not None
