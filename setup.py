@@ -65,7 +65,7 @@ setup(
         extension(
             "bgf.control._codec",
             sorted(map(str, Path("bgf/control").glob("_codec*.c"))),
-            ["bgf/control/_codec.h"],
+            ["bgf/control/_codec.h", "bgf/control/_codec_sdp.h"],
             ["bgf/control"],
         ),
         extension(

@@ -4,7 +4,7 @@
  *
  * Knows: memory. Must not know what is written.
  */
-#include "_codec.h"
+#include "_codec_sdp.h"
 
 #include <string.h>
 
@@ -12,6 +12,8 @@
 
 int out_put(struct out *out, const void *data, size_t len)
 {
+	if (!len)
+		return 0;
 	if (out->room - out->len < len) {
 		size_t room = out->room ? out->room : ROOM_MIN;
 		char *more;
@@ -92,6 +94,8 @@ PyMODINIT_FUNC PyInit__codec(void)
 	PyObject *made = PyModule_Create(&module);
 
 	if (made && (PyModule_AddFunctions(made, codec_bencode_methods) ||
+		     PyModule_AddFunctions(made, codec_sdp_methods) ||
+		     PyModule_AddFunctions(made, codec_rewrite_methods) ||
 		     PyModule_AddIntConstant(made, "DEPTH_MAX", DEPTH_MAX) ||
 		     PyModule_AddIntConstant(made, "INTEGER_DIGITS_MAX", INTEGER_DIGITS_MAX) ||
 		     PyModule_AddIntConstant(made, "LENGTH_DIGITS_MAX", LENGTH_DIGITS_MAX)))

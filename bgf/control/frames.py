@@ -127,7 +127,9 @@ def _from_json(value: object, depth: int) -> Value:
 
 def frame(cookie: str, codec: Codec, body: Mapping[str, Encodable]) -> bytes:
     head = cookie.encode() + b" "
-    return bencode.encode(body, head) if codec is Codec.BENCODE else head + msgspec.json.encode(body)
+    return (
+        bencode.encode(body, head) if codec is Codec.BENCODE else head + msgspec.json.encode(body)
+    )
 
 
 def text_of(value: Value, key: str) -> str:

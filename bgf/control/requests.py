@@ -190,7 +190,7 @@ def _sdp(value: Value) -> Sdp:
         raise BadValue("'sdp' is not a string")
     if len(value) > SDP_BYTES_MAX:
         raise SdpLimit(f"sdp has {len(value)} bytes, the limit is {SDP_BYTES_MAX}")
-    return Sdp(value.decode("utf-8", "surrogateescape"))
+    return Sdp(value)
 
 
 def _moved(line: MediaLine, host: str) -> MediaLine:

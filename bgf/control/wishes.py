@@ -97,7 +97,9 @@ def _length(value: Value) -> int:
 
 @functools.lru_cache(maxsize=WISHES_CACHED_MAX)
 def known(key: _Kept) -> Wishes:
-    entries = {name: list(value) if isinstance(value, tuple) else value for name, value in key}
+    entries: dict[str, Value] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in key
+    }
     return Reader(entries).result()
 
 

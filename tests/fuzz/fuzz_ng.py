@@ -155,7 +155,7 @@ def seeds() -> list[bytes]:
         except PeerError:
             continue
         if sdp is not None:
-            found.append("\n".join(sdp.lines).encode("utf-8", "surrogateescape"))
+            found.append(sdp.text.encode("utf-8", "surrogateescape"))
     head = stun.HEADER.pack(stun.BINDING_REQUEST, 8, stun.COOKIE, b"123456789012")
     found.append(head + bytes((0, 6, 0, 3)) + b"a:b\0")
     return [raw for raw in found if len(raw) <= INPUT_BYTES_MAX]
