@@ -249,13 +249,53 @@ static int write_integer(struct out *out, PyObject *one)
 	return err;
 }
 
+/* 1 when the keys are plain text that stands in order already, as most dictionaries here do. */
+static int is_sorted(PyObject *one)
+{
+	PyObject *key, *under;
+	const char *text, *before = "";
+	Py_ssize_t at = 0, len, before_len = 0;
+
+	while (PyDict_Next(one, &at, &key, &under)) {
+		int order;
+
+		text = PyUnicode_Check(key) ? PyUnicode_AsUTF8AndSize(key, &len) : NULL;
+		if (!text) {
+			PyErr_Clear();
+			return 0;
+		}
+		order = memcmp(before, text, (size_t)(before_len < len ? before_len : len));
+		if (order > 0 || (!order && before_len > len))
+			return 0;
+		before = text;
+		before_len = len;
+	}
+	return 1;
+}
+
+static int write_in_order(struct out *out, PyObject *one, int depth)
+{
+	PyObject *key, *under;
+	Py_ssize_t at = 0;
+
+	if (out_put(out, "d", 1))
+		return -1;
+	while (PyDict_Next(one, &at, &key, &under))
+		if (write_text(out, key) || write_value(out, under, depth + 1))
+			return -1;
+	return out_put(out, "e", 1);
+}
+
 /* Keys sorted by code point, which is how their UTF-8 sorts. */
 static int write_dictionary(struct out *out, PyObject *one, int depth)
 {
-	PyObject *keys = PyDict_Keys(one), *key, *under;
+	PyObject *keys, *key, *under;
 	Py_ssize_t i, count;
 	int err = -1;
 
+	if (is_sorted(one))
+		return write_in_order(out, one, depth);
+	keys = PyDict_Keys(one);
 	if (!keys || PyList_Sort(keys) || out_put(out, "d", 1))
 		goto done;
 	count = PyList_Size(keys);

@@ -43,6 +43,8 @@ TOKEN_CHARS_MAX = 64
 """Length of an m-line's media and transport words."""
 LOOP_MARKS_MAX = 8
 """Groups that may have marked a description, each once."""
+TYPES_CACHED_MAX = 4_096
+"""Lists of payload types of which one copy is kept."""
 HOSTS_CACHED_MAX = 4_096
 """Connection values remembered in their canonical form."""
 
@@ -282,6 +284,12 @@ def _lines(lines: Sequence[str]) -> bytes:
     return "".join([f"{line}\n" for line in lines]).encode() if lines else b""
 
 
+@functools.lru_cache(maxsize=TYPES_CACHED_MAX)
+def _types(types: tuple[int, ...]) -> tuple[int, ...]:
+    """The same, but one object for all calls that have the like: most offer the same few lists."""
+    return types
+
+
 def _media(section: _Section, number: int, notes: list[str]) -> MediaLine:
     """What an m-line says; what of it will not be carried goes into `notes`."""
     port, host = section.port, section.host
@@ -317,9 +325,9 @@ def _media(section: _Section, number: int, notes: list[str]) -> MediaLine:
         _rtcp(section, host) if port else None,
         bool(section.mux),
         direction,
-        section.payload_types,
+        _types(section.payload_types),
         section.clock_hz or _clock_hz(section.kind, section.payload_types),
-        section.dtmf_types,
+        _types(section.dtmf_types),
         ufrag,
         bool(section.dtls),
     )
