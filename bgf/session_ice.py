@@ -181,5 +181,5 @@ def agreed_muxes(
 
 def with_muxes(stream: Stream, muxes: tuple[bool, bool]) -> Stream:
     """The stream that knows who has rtcp-mux: None where both descriptions say the same."""
-    plain = msgspec.structs.replace(stream, muxes=None)
+    plain = stream if stream.muxes is None else msgspec.structs.replace(stream, muxes=None)
     return plain if muxes_of(plain) == muxes else msgspec.structs.replace(stream, muxes=muxes)

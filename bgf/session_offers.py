@@ -187,7 +187,9 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         ice = session_ice.answered_ice(stream, offerer, line, wishes, command)
         muxes = session_ice.agreed_muxes(stream, answerer, lines, told)
         own = None if session_ice.ICE_REMOVED in told else stream.ice[answerer]
-        stream = msgspec.structs.replace(stream, ice=_by_side(offerer, ice, own))
+        credentials = _by_side(offerer, ice, own)
+        if credentials != stream.ice:
+            stream = msgspec.structs.replace(stream, ice=credentials)
         stream = session_ice.with_muxes(agreed(stream, hosts, lines), muxes)
         for party in (0, 1):
             if (other_fork and party == answerer) or not session_ice.does_ice(stream, party):

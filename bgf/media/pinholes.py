@@ -290,10 +290,14 @@ class Pinholes:
         rows = map(layout.Seen._make, layout.STATS.iter_unpack(summed))
         return [None if slot == layout.NO_SLOT else next(rows) for slot in slots]
 
-    def streams(self, keys: Sequence[FlowKey]) -> list[bytes]:
-        """struct bgf_stream of those that are there, in their order."""
-        slots = [slot for slot in self.slots_of(keys) if slot != layout.NO_SLOT]
-        return [layout.stream_of(raw) for raw in self._rows(_pack(slots))]
+    def seen_with_streams(self, keys: Sequence[FlowKey]) -> list[tuple[layout.Seen, bytes] | None]:
+        """What was counted, and struct bgf_stream, in the order of `keys`; None: unknown."""
+        slots = self.slots_of(keys)
+        where = _pack([slot for slot in slots if slot != layout.NO_SLOT])
+        summed = _xdp.sum_stats(self._maps.mapped("stats"), where, self._cpus)
+        counts = map(layout.Seen._make, layout.STATS.iter_unpack(summed))
+        streams = map(layout.stream_of, self._rows(where))
+        return [None if slot == layout.NO_SLOT else (next(counts), next(streams)) for slot in slots]
 
     # ---- inside ---------------------------------------------------------------------------------
 

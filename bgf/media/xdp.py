@@ -175,20 +175,18 @@ class XdpDatapath:
     def measured(self, keys: Sequence[FlowKey]) -> tuple[list[Counters], list[RtpStatistics]]:
         """See Datapath."""
         with _kernel("reading counters and RTP statistics"):
-            found = self._table.seen(keys)
-            streams = self._table.streams(keys)
+            found = self._table.seen_with_streams(keys)
         counts: list[Counters] = []
         told: list[RtpStatistics] = []
-        nth = 0
-        for key, seen in zip(keys, found, strict=True):
-            if seen is None:
+        for key, one in zip(keys, found, strict=True):
+            if one is None:
                 counts.append(layout.NO_COUNTERS)
                 told.append(layout.NO_RTP)
                 continue
-            clock_hz = self._clocks.get(key, CLOCK_HZ_DEFAULT)
+            seen, stream = one
             counts.append(seen.counters)
-            told.append(layout.rtp_statistics(seen, streams[nth], clock_hz))
-            nth += 1
+            clock_hz = self._clocks.get(key, CLOCK_HZ_DEFAULT)
+            told.append(layout.rtp_statistics(seen, stream, clock_hz))
         return counts, told
 
     def drops(self) -> Mapping[Outcome, int]:
