@@ -16,7 +16,9 @@ from bgf.ctl.render import BAD, GOOD, ODD, QUIET, cell, duration, grid
 def readiness(found: Json) -> Group:
     """A row per node, and below it what speaks against it."""
     nodes = grid(
-        "Could take over", ("node", "ready", "carries", "pinholes held"), ("pinholes held",)
+        "Could take over",
+        ("node", "ready", "carries", "pinholes held", "room for", "MB in use", "may be"),
+        ("pinholes held", "room for", "MB in use", "may be"),
     )
     lines: list[Text] = []
     for node in rows(found.get("nodes")):
@@ -26,7 +28,10 @@ def readiness(found: Json) -> Group:
             cell(name, "bold"),
             cell("yes", GOOD) if ready else cell("no", BAD),
             cell(" ".join(map(text, carries)) if isinstance(carries, list) and carries else "-"),
-            cell(number(node.get("pinholes"))),
+            *(
+                cell(number(node[key]) if node.get(key) else "-")
+                for key in ("pinholes", "pinholes_max", "memory_mb", "memory_max_mb")
+            ),
         )
         why = node.get("why")
         lines += [cell(f"{name}: {text(line)}", ODD) for line in (why or [])]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bgf.admin import Handler
@@ -75,7 +76,12 @@ class GatewayAdmin:
             }
 
         groups = {group: await asyncio.to_thread(row, flows) for group, flows in known.items()}
-        return {"groups": groups, "missing": process.feed.missing}
+        return {
+            "groups": groups,
+            "missing": process.feed.missing,
+            "room": asdict(process.room()),
+            "lacks": process.shortfalls(),
+        }
 
     def status(self, _request: dict[str, Any]) -> dict[str, Any]:
         process, datapath = self._process, self._process.datapath

@@ -29,6 +29,7 @@ from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Mode, Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Group
+from bgf.runtime.capacity import Room, shortfalls
 from bgf.runtime.captures import Captures
 from bgf.runtime.checks import IceAgent
 from bgf.runtime.cluster import open_store, views_of
@@ -46,7 +47,7 @@ from bgf.runtime.process import (
     until_signalled,
     wake_socket,
 )
-from bgf.runtime.readiness import Readiness, ReadyMark
+from bgf.runtime.readiness import LACKS_MAX, Readiness, ReadyMark
 from bgf.runtime.reconcile import Found, reconcile
 from bgf.runtime.recorded import RecordedFlows
 from bgf.runtime.registry_adapters import StoreRegistry
@@ -393,8 +394,29 @@ class GatewayProcess:
             sessions,
             self.recorded.count(),
             self.tally["refused"],
+            tuple(self.shortfalls()[:LACKS_MAX]),
         )
         self.readiness.publish(mark)
+
+    def room(self) -> Room:
+        """What this node has, and what of it is in use."""
+        stats = self.store.stats()
+        return Room(
+            self.datapath.installed,
+            self.datapath.capacity,
+            self.recorded.count(),
+            self.load.memory_bytes,
+            self.load.memory_max_bytes,
+            stats["free"],
+            stats["total"],
+        )
+
+    def shortfalls(self) -> list[str]:
+        """Why this node could not carry one more of the groups that others serve."""
+        elsewhere = [s for s in self.served.values() if s.driver is None]
+        deaf = frozenset(s.group.id for s in elsewhere if s.server is None)
+        calls = {s.group.id: self.feed.calls(s.group.id) for s in elsewhere}
+        return shortfalls(self.room(), calls, deaf)
 
     # -- control ---------------------------------------------------------------------------
 
@@ -497,7 +519,7 @@ async def run(node: NodeConfig) -> None:
     )
     datapath = XdpDatapath(
         node.media.pin_dir,
-        {realm.name: realm.interface for realm in node.media_realms},
+        {realm.name: realm.interface for realm in node.attached_realms},
         node.groups,
         discriminator=node.node.discriminator,
         pinholes_max=node.media.pinholes_max,
