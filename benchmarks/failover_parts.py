@@ -55,7 +55,7 @@ def power_off(part: PowerOff, runs: int, seed: int, progress: Progress) -> Itera
             death = cluster.die(load)
             sample = _sample(death, part.flows)
             progress(
-                f"{part.name}, run {number + 1}/{runs}: {death.killed} died, {death.owner} took over,"
+                f"{part.name}, run {number + 1}/{runs}: {death.killed} died, {death.owner} took it,"
                 f" silence {sample['mean_ms']:.0f} ms in the mean, {sample['max_ms']:.0f} at most"
             )
             yield sample
@@ -184,12 +184,12 @@ def alarms(profile: str, minutes: float, progress: Progress) -> Iterator[Sample]
 
 
 def _slice(cluster: Cluster, seconds: float) -> Sample:
-    use, epochs, since_ns = Use(), cluster.epochs(), now_ns()
+    use, owners, since_ns = Use(), cluster.owners(), now_ns()
     time.sleep(seconds)
-    later = cluster.epochs()
+    later = cluster.owners()
     return {
         "minutes": seconds / 60,
-        "takeovers": sum(max(0, later[g] - epoch) for g, epoch in epochs.items()),
+        "takeovers": sum(later[g][0] - epoch for g, (epoch, _) in owners.items() if g in later),
         "suspicions": cluster.suspicions(since_ns),
         "busy": round(use.percent(), 1),
     }

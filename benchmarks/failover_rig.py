@@ -236,13 +236,28 @@ class Cluster:
 
     # -- a death -----------------------------------------------------------------------------
 
-    def owner(self, group: str = "g1", without: str = "") -> str:
-        """Raises EnvironmentProblem when nobody owns it."""
-        nodes = [node for node in self.plan.nodes if node.id != without]
-        found = self.lab.nodes.owners(nodes).get(group, "")
-        if not found:
-            raise EnvironmentProblem(f"nobody owns {group}")
+    def owners(self, without: str = "") -> dict[str, tuple[int, str]]:
+        """Group -> (epoch, owner): the newest that any of the nodes has seen."""
+        found: dict[str, tuple[int, str]] = {}
+        for node in self.plan.nodes:
+            if node.id == without:
+                continue
+            with contextlib.suppress(BgfError):
+                told = self.lab.nodes.ask(node.id, "failover").get("owners", {})
+                for group, held in told.items():
+                    one = (int(held["epoch"]), str(held["node"]))
+                    found[group] = max(found.get(group, (0, "")), one)
         return found
+
+    def owner(self, group: str = "g1", without: str = "") -> str:
+        """Raises EnvironmentProblem when nobody owns it, or nobody can say for long."""
+        named = ["", without]
+        self.until(
+            lambda: self.owners(without).get(group, (0, ""))[1] not in named,
+            READY_S,
+            f"somebody owns {group}",
+        )
+        return self.owners(without)[group][1]
 
     def draw(self) -> None:
         """Wait for a moment that keeps no step with anybody's timers."""
@@ -255,20 +270,11 @@ class Cluster:
 
     def standby(self) -> str:
         """A node that owns nothing. Raises EnvironmentProblem when all do."""
-        owners = self.lab.nodes.owners(self.plan.nodes)
+        owning = {owner for _, owner in self.owners().values()}
         for node in self.plan.nodes:
-            if node.id not in owners.values():
+            if node.id not in owning:
                 return node.id
         raise EnvironmentProblem("every node owns a group: there is no standby")
-
-    def epochs(self) -> dict[str, int]:
-        """Group -> the newest epoch that anybody has seen."""
-        found: dict[str, int] = {}
-        for node in self.plan.nodes:
-            owners = self.lab.nodes.ask(node.id, "failover").get("owners", {})
-            for group, held in owners.items():
-                found[group] = max(found.get(group, 0), int(held["epoch"]))
-        return found
 
     def suspicions(self, since_ns: int) -> int:
         """How often any node has suspected another one since then."""

@@ -102,3 +102,10 @@ def drained(found: Json) -> Group:
         cell(f"{node} is drained and still carries {carried}", BAD),
         cell(text(found.get("sentence")), ODD),
     )
+
+
+def upgraded(found: Json) -> Text:
+    """A whole cluster, done."""
+    done = found.get("done")
+    names = ", ".join(map(text, done)) if isinstance(done, list) else ""
+    return cell(f"upgraded, in this order: {names or 'nobody'}", GOOD)
