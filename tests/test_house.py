@@ -45,6 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "gateway": CORE_ROOMS | {"policy", "ports", "rate", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal", "found"},
+    "rehearsal": CORE_ROOMS | {"gateway", "hands"},
     "explain": CORE_ROOMS
     | {"session", "session_flows", "session_values", "session_ice", "journal"},
     "quality": {"model"},
