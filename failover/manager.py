@@ -327,9 +327,12 @@ class Manager:
         return True
 
     def _remember(self) -> bool:
-        """Before the first record: what an earlier life of this node said of itself."""
+        """Before the first record: what an earlier life of this node said of itself.
+
+        Asked, not looked up: a view grows old until somebody asks, and nobody else does so here.
+        """
         try:
-            before = self._registry.view().members.get(self._me)
+            before = self._registry.own(self._me)
         except RegistryUnavailable as error:
             self._lease.offer(self._clock())
             self._registry_trouble(error)

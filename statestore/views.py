@@ -182,6 +182,11 @@ class Views:
 
     # -- writing --
 
+    def record(self, node: str) -> bytes | None:
+        """The node's own record, asked of the registry. Raises RegistryUnavailable."""
+        found = self._registry.get(self._members + node)
+        return None if found is None else found.value
+
     def publish(self, node: str, data: bytes) -> None:
         """Replace the node's own record. Raises Full, RegistryUnavailable.
 

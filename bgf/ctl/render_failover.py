@@ -17,8 +17,8 @@ def readiness(found: Json) -> Group:
     """A row per node, and below it what speaks against it."""
     nodes = grid(
         "Could take over",
-        ("node", "ready", "carries", "pinholes held", "room for", "MB in use", "may be"),
-        ("pinholes held", "room for", "MB in use", "may be"),
+        ("node", "ready", "carries", "pinholes held", "room for", "MB used", "MB allowed"),
+        ("pinholes held", "room for", "MB used", "MB allowed"),
     )
     lines: list[Text] = []
     for node in rows(found.get("nodes")):
@@ -29,7 +29,7 @@ def readiness(found: Json) -> Group:
             cell("yes", GOOD) if ready else cell("no", BAD),
             cell(" ".join(map(text, carries)) if isinstance(carries, list) and carries else "-"),
             *(
-                cell(number(node[key]) if node.get(key) else "-")
+                cell(number(node.get(key)) or "-")
                 for key in ("pinholes", "pinholes_max", "memory_mb", "memory_max_mb")
             ),
         )

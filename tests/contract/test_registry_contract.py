@@ -97,6 +97,14 @@ def test_a_member_is_read_as_it_was_published(registry: Registry) -> None:
     assert registry.view().members == {"n1": later, "n2": Member("n2", 7, 300)}
 
 
+def test_a_node_asks_for_its_own_record(registry: Registry) -> None:
+    assert registry.own("n1") is None
+    registry.publish(Member("n1", 7, now_ns() + 10**12, ready=True, drained=True))
+    found = registry.own("n1")
+    assert found is not None and (found.incarnation, found.drained) == (7, True)
+    assert registry.own("n2") is None
+
+
 def test_the_first_claim_of_a_group_nobody_owned(registry: Registry) -> None:
     assert registry.claim("g1", Ownership(), "n1") == Ownership("n1", 1)
     assert registry.view().owners == {"g1": Ownership("n1", 1)}

@@ -89,6 +89,10 @@ class WorldRegistry:
         self._node.last_owners = dict(view.owners)
         return view
 
+    def own(self, node: str) -> Member | None:
+        self._reach()
+        return self._shared.own(node)
+
     def publish(self, member: Member) -> None:
         self._reach()
         self._shared.publish(member)
