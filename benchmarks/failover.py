@@ -165,6 +165,9 @@ def main() -> int:
     except (BgfError, OSError) as error:
         print(f"benchmarks.failover: {error}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("benchmarks.failover: interrupted; go on with --resume", file=sys.stderr)
+        return 130
     report = Report("failover", given.seed)
     failover_rows.rows(report, book.of)
     report.render(Console(width=None if sys.stdout.isatty() else LINE_WIDTH))
