@@ -74,9 +74,10 @@ class Registry(Protocol):
     def view(self) -> View:
         """Members and owners as they are now."""
 
-    def own(self, node: str) -> Member | None:
-        """What stands there of this node, asked anew: it may wait where `view` does not, and what
-        is answered makes the next view current. Raises RegistryUnavailable."""
+    def record(self, node: str) -> Member | None:
+        """What `node` said of itself last, asked of the registry now, however old the view is. It
+        waits as `publish` does; its answer makes the view current again. Raises
+        RegistryUnavailable."""
 
     def publish(self, member: Member) -> None:
         """Replace this node's own record (renews its lease). Raises RegistryUnavailable."""
@@ -103,7 +104,7 @@ class MemoryRegistry:
     def view(self) -> View:
         return View(dict(self._members), dict(self._owners))
 
-    def own(self, node: str) -> Member | None:
+    def record(self, node: str) -> Member | None:
         return self._members.get(node)
 
     def publish(self, member: Member) -> None:

@@ -180,12 +180,13 @@ class Views:
         with self._lock:
             return self._merged(snapshot).get(key)
 
-    # -- writing --
-
     def record(self, node: str) -> bytes | None:
-        """The node's own record, asked of the registry. Raises RegistryUnavailable."""
-        found = self._registry.get(self._members + node)
-        return None if found is None else found.value
+        """A node's record, asked of the registry now: its answer also proves how current the view
+        is, where nothing is written that would. Waits. Raises RegistryUnavailable."""
+        entry = self._registry.get(self._members + node)
+        return entry.value if entry is not None else None
+
+    # -- writing --
 
     def publish(self, node: str, data: bytes) -> None:
         """Replace the node's own record. Raises Full, RegistryUnavailable.

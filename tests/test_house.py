@@ -87,6 +87,7 @@ CORES = {
     *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
     *("bgf.control.call_report", "bgf.control.statistics"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
+    *("bgf.lab.catalogue", "bgf.lab.ledger", "bgf.lab.invariants"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
     *("failover.registry", "failover.sbfd", "failover.frames", "failover.actions"),
     *("failover.evidence", "failover.placement", "failover.reasons", "failover.flapping"),
