@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CODE := bgf statestore failover benchmarks tests setup.py
 
-.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bench-failover bench-media soak soak-control bpf-check bpf clean
+.PHONY: help setup setup-bench setup-bpf demo test simulate model fuzz verify fix bench bench-failover bench-media soak soak-control bpf-check bpf clean
 
 help:
 	@echo 'make demo       set up, run the lab cluster, kill a gateway under 100 real calls, show the outage'
@@ -25,6 +25,9 @@ help:
 
 setup:
 	@scripts/setup.sh
+
+setup-bench:
+	@scripts/setup.sh bench
 
 setup-bpf:
 	@scripts/setup.sh bpf
@@ -57,13 +60,13 @@ fix: setup
 	@.venv/bin/ruff check --fix $(CODE)
 	@.venv/bin/ruff format $(CODE)
 
-bench: setup
+bench: setup-bench
 	@$(PY) -m benchmarks.statestore --quick
 	@$(PY) -m benchmarks.failover --quick
 	@$(PY) -m benchmarks.media --quick
 	@$(PY) -m benchmarks.control --quick
 
-bench-failover: setup
+bench-failover: setup-bench
 	@mkdir -p demo
 	@$(PY) -m benchmarks.failover --resume --json demo/failover.json --plot demo/failover.png
 
