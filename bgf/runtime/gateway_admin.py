@@ -20,6 +20,7 @@ from bgf.model import Address, Flow, FlowKey
 from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
 from bgf.runtime.process import call_ns, now_ns
+from bgf.runtime.room import lacks, room_of
 from bgf.runtime.rows import flow_row, session_row, tally_rows
 from bgf.runtime.served import Served
 from bgf.session import Session, State
@@ -79,8 +80,8 @@ class GatewayAdmin:
         return {
             "groups": groups,
             "missing": process.feed.missing,
-            "room": asdict(process.room()),
-            "lacks": process.shortfalls(),
+            "room": asdict(room_of(process)),
+            "lacks": lacks(process),
         }
 
     def status(self, _request: dict[str, Any]) -> dict[str, Any]:

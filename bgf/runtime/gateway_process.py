@@ -29,7 +29,6 @@ from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Mode, Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Group
-from bgf.runtime.capacity import Room, shortfalls
 from bgf.runtime.captures import Captures
 from bgf.runtime.checks import IceAgent
 from bgf.runtime.cluster import open_store, views_of
@@ -53,6 +52,7 @@ from bgf.runtime.recorded import RecordedFlows
 from bgf.runtime.registry_adapters import StoreRegistry
 from bgf.runtime.reports import LogNotices, MediaReports
 from bgf.runtime.restoring import RESTORE_RETRY_MS, restore_all
+from bgf.runtime.room import lacks
 from bgf.runtime.served import Served
 from bgf.runtime.shared_capture import SharedCapture
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
@@ -166,6 +166,12 @@ class GatewayProcess:
             NewCalls(known, self.load.overload, control.lag_max_ms),
         )
 
+    def sentence(self) -> str:
+        """How it goes, for systemd."""
+        active = [group for group, served in self.served.items() if served.driver is not None]
+        said = f"active for {', '.join(active) or 'no group'}, {self.datapath.installed} pinholes"
+        return said if self.ready else f"does not follow the change feed; {said}"
+
     def close(self) -> None:
         """Sockets close; programs, maps and links stay: media goes on."""
         for served in self.served.values():
@@ -222,14 +228,20 @@ class GatewayProcess:
         try:
             while True:
                 if not await self.takeover.prepare(group.id, epoch):
-                    log.warning("group %s: epoch %d is over already", group.id, epoch)
+                    log.warning(
+                        "group %s: epoch %d is over already", group.id, epoch,
+                        extra=_about(group.id, epoch, "over"),
+                    )  # fmt: skip
                     served.lost_epoch = epoch
                     return
                 try:
                     self._activate(served, epoch, began_ns)
                     break
                 except (BgfError, StateStoreError) as error:
-                    log.warning("group %s epoch %d: tried again: %s", group.id, epoch, error)
+                    log.warning(
+                        "group %s epoch %d: tried again: %s", group.id, epoch, error,
+                        extra=_about(group.id, epoch, "tried-again"),
+                    )  # fmt: skip
                     await asyncio.sleep(RESTORE_RETRY_MS / 1000)
         except Exception:
             log.exception("group %s epoch %d: the takeover is begun anew", group.id, epoch)
@@ -275,6 +287,7 @@ class GatewayProcess:
         log.info(
             "group %s epoch %d: active here, %d port pairs in use, ready after %.1f ms",
             group.id, epoch, driver.gateway.usage().pairs_used, served.ready_in_ms,
+            extra=_about(group.id, epoch, "active"),
         )  # fmt: skip
         task = asyncio.create_task(restore_all(served, driver, began_ns))
         self.tasks.add(task)
@@ -290,16 +303,19 @@ class GatewayProcess:
             log.warning(
                 "group %s epoch %d: %s; reads its state anew",
                 served.group.id, served.epoch, *served.driver.failures[-1:],
+                extra=_about(served.group.id, served.epoch, "in-doubt"),
             )  # fmt: skip
         elif self.unserved_ns:
             log.warning(
                 "group %s: no longer active here at epoch %d: this node's state server does not"
                 " serve", served.group.id, served.epoch,
+                extra=_about(served.group.id, served.epoch, "state-not-serving"),
             )  # fmt: skip
         else:
             log.warning(
                 "group %s: no longer active here at epoch %d; %s owns it at epoch %d",
                 served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
+                extra=_about(served.group.id, served.epoch, "owned-elsewhere"),
             )  # fmt: skip
         served.driver, served.epoch, served.pending = None, 0, 0
         if served.server is not None:
@@ -395,29 +411,9 @@ class GatewayProcess:
             sessions,
             self.recorded.count(),
             self.tally["refused"],
-            tuple(self.shortfalls()[:LACKS_MAX]),
+            tuple(lacks(self)[:LACKS_MAX]),
         )
         self.readiness.publish(mark)
-
-    def room(self) -> Room:
-        """What this node has, and what of it is in use."""
-        stats = self.store.stats()
-        return Room(
-            self.datapath.installed,
-            self.datapath.capacity,
-            self.recorded.count(),
-            self.load.memory_bytes,
-            self.load.memory_max_bytes,
-            stats["free"],
-            stats["total"],
-        )
-
-    def shortfalls(self) -> list[str]:
-        """Why this node could not carry one more of the groups that others serve."""
-        elsewhere = [s for s in self.served.values() if s.driver is None]
-        deaf = frozenset(s.group.id for s in elsewhere if s.server is None)
-        calls = {s.group.id: self.feed.calls(s.group.id) for s in elsewhere}
-        return shortfalls(self.room(), calls, deaf)
 
     # -- control ---------------------------------------------------------------------------
 
@@ -510,6 +506,11 @@ class _Replier:
         measures.after(request, incoming.host, reply)
 
 
+def _about(group: str, epoch: int, reason: str) -> dict[str, object]:
+    """Fields of a line in the journal."""
+    return {"group": group, "epoch": epoch, "reason": reason}
+
+
 def _group_of(change: Any) -> str:
     return str(change.flow.group if hasattr(change, "flow") else change.group)
 
@@ -559,7 +560,8 @@ async def run(node: NodeConfig) -> None:
                     asyncio.create_task(every(DELIVER_MS, process.ice.deliver)),
                     asyncio.create_task(every(COPY_MS, process.copying.follow)),
                     asyncio.create_task(every(LOOK_MS, process.look)),
-                ]
+                ],
+                process.sentence,
             )
     finally:
         loop.remove_reader(wake)
