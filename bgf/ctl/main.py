@@ -34,6 +34,7 @@ from bgf.ctl.failover_commands import drain, ready, switchover, undrain, why
 from bgf.ctl.lab_commands import drill, lab, rtpload
 from bgf.ctl.media_commands import capture, relatch
 from bgf.ctl.ng_command import ng
+from bgf.ctl.node_drill import on_node
 from bgf.ctl.nodes_option import on_nodes
 from bgf.ctl.session_commands import gateways, sessions
 from bgf.ctl.state_commands import state
@@ -187,6 +188,7 @@ _DRILLS = (drill, drills, chaos)
 for _command in (sessions, capture, relatch, ng, state, lab, *_DRILLS, rtpload, *_FAILOVER):
     bgfctl.add_command(_command)
 add_faults(drill)
+drill.add_command(on_node)
 
 
 if __name__ == "__main__":
