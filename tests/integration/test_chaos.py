@@ -1,4 +1,4 @@
-"""The short form of chaos: a fault of each kind on one lab, with real processes, calls and media."""
+"""The short form of chaos: a fault of each kind, with real processes, calls and media."""
 
 from __future__ import annotations
 
