@@ -7,9 +7,11 @@ control addresses. One thread per group; none of its calls has media, but for th
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -33,6 +35,7 @@ from bgf.model import Address
 PAUSE_MS: Final = 60
 FIRST_CALLS: Final = 6
 CALLS_MAX: Final = 400
+SAID_MAX: Final = 20_000
 PORT_FIRST, PORT_LAST = 44_000, 59_998
 QUERIES_TRIES: Final = 3
 SHED: Final = ("load limit", "Parallel session limit reached")
@@ -57,6 +60,7 @@ class Proxy:
         self.closed: dict[str, tuple[LoadSession, int]] = {}
         """Calls with media that were ended, and when the answer was read (CLOCK_BOOTTIME, ns)."""
         self.slowest_ms = 0.0
+        self._said: deque[str] = deque(maxlen=SAID_MAX)
         address = Address(group.control_host, CONTROL_PORT)
         self.client = namespaces.run_in(plan.cscf, lambda: NgClient(address, prefix="proxy"))
 
@@ -179,11 +183,23 @@ class Proxy:
                 return ""
         return f"call {session.call_id} cannot be modified: {reply or 'no answer'}"
 
+    def story(self, call_id: str) -> list[str]:
+        """What was asked of a call, when (ms of CLOCK_BOOTTIME), and what was answered."""
+        return [line for line in self._said if f" {call_id}: " in line]
+
     def _call(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        try:
-            return self.client.call(request)
-        except (NoAnswer, OSError):
-            return None
+        began_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        reply = None
+        with contextlib.suppress(NoAnswer, OSError):
+            reply = self.client.call(request)
+        now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        short = {
+            k: v for k, v in (reply or {}).items() if k in ("result", "warning", "error-reason")
+        }
+        self._said.append(
+            f"{began_ms} to {now_ms} {request['command']} {request['call-id']}: {short or 'nothing'}"
+        )
+        return reply
 
     def _answered(
         self, what: str, reply: Mapping[str, Any] | None, *, whole: bool = False

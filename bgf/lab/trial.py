@@ -11,6 +11,7 @@ expected of it (`catalogue`), what is wrong (`invariants`, `ledger`).
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import time
 from collections import Counter
@@ -403,13 +404,31 @@ class Trial:
         left: list[tuple[Proxy, str]] = []
         for proxy in proxies:
             seen = {call_id: proxy.look(call_id) for call_id in proxy.ledger.calls}
-            self._broken += lost(proxy.ledger, seen)
+            if wrong := lost(proxy.ledger, seen):
+                self._broken += wrong
+                for call_id in seen:
+                    if any(call_id in line for line in wrong):
+                        self._explain(proxy, call_id)
             left += [(proxy, call) for call, state in seen.items() if state not in (None, GONE)]
             problems = [line for line in map(proxy.modify, proxy.sessions[CLOSING:]) if line]
             self._broken += problems[:BROKEN_MAX]
         started, completed = self._hang_up()
-        self._broken += [line for proxy, call in left if (line := proxy.end(call))]
+        for proxy, call_id in left:
+            if line := proxy.end(call_id):
+                self._broken.append(line)
+                self._explain(proxy, call_id)
         return started, completed
+
+    def _explain(self, proxy: Proxy, call_id: str) -> None:
+        """What the proxy asked of a call that is not as it should be, and what the nodes know of it,
+        into `calls.log` beside their logs."""
+        lines = [f"== {call_id}", *proxy.story(call_id)]
+        for node in self._plan.nodes:
+            with contextlib.suppress(BgfError):
+                said = self._lab.nodes.ask(node.id, "gateway", "why", call_id=call_id)
+                lines.append(f"{node.id}: {json.dumps(said)}")
+        with (self._lab.processes.log_dir / "calls.log").open("a") as file:
+            file.write("\n".join(lines) + "\n")
 
     def _hang_up(self) -> tuple[int, int]:
         if not self._scale.calls:
