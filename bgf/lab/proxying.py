@@ -196,9 +196,8 @@ class Proxy:
         short = {
             k: v for k, v in (reply or {}).items() if k in ("result", "warning", "error-reason")
         }
-        self._said.append(
-            f"{began_ms} to {now_ms} {request['command']} {request['call-id']}: {short or 'nothing'}"
-        )
+        what = f"{request['command']} {request['call-id']}"
+        self._said.append(f"{began_ms} to {now_ms} {what}: {short or 'nothing'}")
         return reply
 
     def _answered(

@@ -420,8 +420,8 @@ class Trial:
         return started, completed
 
     def _explain(self, proxy: Proxy, call_id: str) -> None:
-        """What the proxy asked of a call that is not as it should be, and what the nodes know of it,
-        into `calls.log` beside their logs."""
+        """What the proxy asked of a call that is not as it should be, and what the nodes know of
+        it, into `calls.log` beside their logs."""
         lines = [f"== {call_id}", *proxy.story(call_id)]
         for node in self._plan.nodes:
             with contextlib.suppress(BgfError):
