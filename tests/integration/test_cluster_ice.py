@@ -1,5 +1,5 @@
-"""ICE-lite through the death of the gateway that had begun it: the peer's checks are answered before
-and after with the same credentials, its choice of a candidate holds, media goes on.
+"""ICE-lite through the death of the gateway that had begun it: the peer's checks are answered
+before and after with the same credentials, its choice of a candidate holds, media goes on.
 
 The peer is aioice's STUN over plain sockets: it has described one port and chosen another, so
 that what it hears after the takeover says whether the choice was remembered.
@@ -144,7 +144,7 @@ def credentials(sdp: str) -> tuple[str, str]:
     return tuple(one[1] for one in found if one)  # type: ignore[return-value]
 
 
-def test_checks_are_answered_across_a_takeover(cluster: Cluster) -> None:  # noqa: F811
+def test_checks_are_answered_across_a_takeover(cluster: Cluster) -> None:
     plan = cluster.plan
     wire = namespaces.socket_in(plan.access, socket.AF_INET6, socket.SOCK_DGRAM)
     callee = namespaces.socket_in(plan.core, socket.AF_INET, socket.SOCK_DGRAM)
