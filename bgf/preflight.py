@@ -188,7 +188,8 @@ def check_port(
         by = f" by {owner}" if owner else ""
         line = f"{what} {address}/{protocol} is taken{by}: stop it or choose another port"
     else:
-        line = f"{what} {address}/{protocol} cannot be bound: {os.strerror(number)}: correct the address"
+        why = os.strerror(number)
+        line = f"{what} {address}/{protocol} cannot be bound: {why}: correct the address"
     return Problem("port", line)
 
 
@@ -226,7 +227,7 @@ def check_address(
 
 
 def parse_sockets(text: str, state: str = "") -> list[BoundSocket]:
-    """Sockets from the text of /proc/net/udp, udp6, tcp or tcp6, those in `state` where it is given.
+    """Sockets from the text of /proc/net/udp, udp6, tcp or tcp6; with `state`, those in it.
 
     Each 32-bit word of an address stands there as this machine's integer of its bytes.
     """
