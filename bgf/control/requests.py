@@ -76,7 +76,7 @@ class Request(msgspec.Struct, frozen=True):
     load_limit: bool = False
     warnings: tuple[str, ...] = ()
 
-    def command(self, now_ns: int, wall_s: int = 0) -> Command:
+    def command(self, now_ns: int, wall_s: int = 0, carried: tuple[int, ...] = ()) -> Command:
         """The event for the machine, without ports (`msgspec.structs.replace` adds them)."""
         return Command(
             now_ns=now_ns,
@@ -91,6 +91,7 @@ class Request(msgspec.Struct, frozen=True):
             realms=self.realms,
             family=self.family,
             wall_s=wall_s,
+            carried=carried,
         )
 
 
@@ -122,6 +123,8 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
     raw = entries.pop("sdp", b"")
     sdp = _sdp(raw) if verb in (Verb.OFFER, Verb.ANSWER) else None
     wishes = wished(entries)
+    if wishes.by_leg:
+        call_id, via_branch, wishes = wishes.leg(call_id, via_branch)
     if sdp is None:
         return Request(
             cookie,
@@ -140,7 +143,7 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
     media, flags = sdp.media, wishes.flags
     if wishes.host:
         media = tuple(_moved(line, wishes.host) for line in media)
-    if sdp.loop_marks and LOOP_PROTECT in flags:
+    if sdp.loop_marks and LOOP_PROTECT in flags and not wishes.by_leg:  # each leg has its own
         flags = tuple(sorted((*flags, *(f"{LOOP_MARK}{group}" for group in sdp.loop_marks))))
     return Request(
         cookie,

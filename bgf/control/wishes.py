@@ -21,6 +21,8 @@ from bgf.model import Address
 
 FLAGS_MAX = 64
 """Flags of one command, all lists together."""
+LEG_MARK = ";"
+"""Between a Call-ID and the leg of it, in the name of a call."""
 WARNING_WORDS_MAX = 8
 """Words that a warning names before it says `and more`."""
 
@@ -44,12 +46,23 @@ class Wishes(NamedTuple):
     transport: str
     remarks: tuple[str, ...]
     ignored: tuple[str, ...]
+    by_leg: bool
 
     def warnings(self, media: tuple[MediaLine, ...]) -> tuple[str, ...]:
         """What the reply must warn of."""
         if self.transport in ("", "accept"):
             return self.remarks + self.ignored
         return (*self.remarks, *self._stays(media), *self.ignored)
+
+    def leg(self, call_id: str, via_branch: str) -> tuple[str, str, Wishes]:
+        """What the call and its branch are named here, and the wishes with what is to be remarked.
+
+        A leg has a name that no SIP element gives (RFC 3261 section 25.1: no semicolon in a
+        Call-ID), and a branch no more."""
+        if via_branch and call_id:
+            return f"{call_id}{LEG_MARK}{via_branch}", "", self
+        remark = f"{words.LEG_PER_BRANCH} without via-branch: one leg for all"
+        return call_id, via_branch, self._replace(remarks=(*self.remarks, remark))
 
     def _stays(self, media: tuple[MediaLine, ...]) -> Iterator[str]:
         """Where the asked transport is not what the SDP has: the gateway translates none."""
@@ -113,6 +126,7 @@ class Reader:
         self.load_limit = False
         self.host = ""
         self.transport = ""
+        self.by_leg = False
         self._source = ""
         self._unknown: list[str] = []
         self._declined: list[str] = []
@@ -160,6 +174,8 @@ class Reader:
     def _word(self, word: str) -> None:
         if word in words.CARRIED:
             self._flag(word)
+        elif word == words.LEG_PER_BRANCH:
+            self.by_leg = True
         elif word == words.RECORD_CALL:
             self._flag(f"{word}=on")
         elif word in words.NEUTRAL:
@@ -239,4 +255,5 @@ class Reader:
             self.transport,
             tuple(self._remarks),
             tuple(ignored),
+            self.by_leg,
         )
