@@ -84,11 +84,15 @@ def told(
 
 def carried(reply: Reply, counters: Sequence[Counters]) -> tuple[int, ...]:
     """What `events.Command.carried` has to say of a call with these flows."""
-    sums = {component: [0, 0] for component in Component}
+    packets, octets, rtcp_packets, rtcp_octets = 0, 0, 0, 0
     for flow, count in zip(reply.flows, counters, strict=True):
-        sums[flow.component][0] += count.packets
-        sums[flow.component][1] += count.bytes
-    return tuple(value for component in Component for value in sums[component])
+        if flow.component is Component.RTP:
+            packets += count.packets
+            octets += count.bytes
+        else:
+            rtcp_packets += count.packets
+            rtcp_octets += count.bytes
+    return packets, octets, rtcp_packets, rtcp_octets
 
 
 def remembered(created_s: int, carried: Sequence[int]) -> dict[str, Encodable]:

@@ -25,7 +25,8 @@ from typing import Any
 
 import msgspec
 
-from bgf.control import bencode, ng
+from bgf import session_ice
+from bgf.control import bencode, ng, sdp, wishes
 from bgf.control.frames import DATAGRAM_BYTES_MAX
 from bgf.control.sdp import SDP_BYTES_MAX, BadSdp, Sdp
 from bgf.errors import PeerError, PortsExhausted
@@ -306,6 +307,8 @@ class Fuzzer:
             self.kept.append(raw)
 
     def begin(self) -> None:
+        for remembered in (sdp._host, sdp._types, wishes.known, session_ice.restated):
+            remembered.cache_clear()  # what is known already takes other lines
         for raw in seeds():
             self.one(raw)
             if raw not in self.kept:
