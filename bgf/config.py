@@ -34,6 +34,7 @@ from bgf.config_media import (
     parse_media,
     parse_policy,
 )
+from bgf.config_monitor import MonitorSection, dump_monitor, parse_monitor
 from bgf.config_recording import (
     NO_RECORDING,
     RecordingSection,
@@ -53,6 +54,7 @@ __all__ = [
     "FailoverTimers",
     "Listen",
     "MediaSection",
+    "MonitorSection",
     "NodeConfig",
     "NodeSection",
     "Peer",
@@ -142,6 +144,7 @@ class NodeConfig:
     control: ControlSection
     failover: FailoverSection
     recording: RecordingSection = NO_RECORDING
+    monitor: MonitorSection | None = None
 
     def group(self, group_id: str) -> Group | None:
         """The group of that id, None when there is none."""
@@ -217,7 +220,10 @@ def _directory(table: Table, key: str) -> Path:
 
 
 def _node_config(root: Table) -> NodeConfig:
-    root.only("node", "state", "media", "realms", "groups", "control", "failover", "recording")
+    root.only(
+        *("node", "state", "media", "realms", "groups", "control", "failover", "recording"),
+        "monitor",
+    )
     node = _node(root.table("node"))
     state = parse_state(root.table("state"))
     media = parse_media(root.table("media"))
@@ -238,7 +244,8 @@ def _node_config(root: Table) -> NodeConfig:
             "pinholes_max", media.pinholes_max, f"the groups' port ranges need {needed}"
         )
     recording = parse_recording(root.table("recording", required=False), realms)
-    return NodeConfig(node, state, media, realms, groups, control, failover, recording)
+    monitor = parse_monitor(root.table("monitor")) if "monitor" in root.data else None
+    return NodeConfig(node, state, media, realms, groups, control, failover, recording, monitor)
 
 
 def _node(table: Table) -> NodeSection:
@@ -556,7 +563,7 @@ def dump(config: NodeConfig) -> str:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
-    lines += dump_recording(config.recording)
+    lines += [*dump_recording(config.recording), *dump_monitor(config.monitor)]
     return "\n".join(lines) + "\n"
 
 

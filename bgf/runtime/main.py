@@ -1,4 +1,4 @@
-"""`bgf state|gateway|failover --config FILE`: the processes of a node, one command each."""
+"""`bgf state|gateway|failover|monitor --config FILE`: the processes of a node, one command each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from bgf import __version__, config, preflight
-from bgf.errors import BgfError, ConfigError, EnvironmentProblem
+from bgf.ctl.client import find_nodes
+from bgf.errors import BgfError, ConfigError, EnvironmentProblem, Misuse, PeerError
+from bgf.model import Address
 from bgf.runtime.process import only_one, set_up_logging
 
 EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT = 1, 2, 3
@@ -82,6 +84,49 @@ def gateway(config_file: Path) -> None:
         gateway_process.run,
         lambda node: preflight.node(node, binds_control=True),
     )
+
+
+@main.command(
+    epilog="Examples: bgf monitor --config /etc/bgf/node.toml; for a lab: "
+    "bgf monitor --run-dir /run/bgf-lab --listen 127.0.0.1:9401"
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="The node's TOML file, with a [monitor] section.",
+)
+@click.option(
+    "--run-dir",
+    "run_dir",
+    type=click.Path(path_type=Path),
+    help="Instead: show the nodes whose run directories are in DIR, as a lab's are.",
+)
+@click.option("--listen", default="127.0.0.1:9401", show_default=True, help="With --run-dir.")
+@click.option("--drills", type=click.Path(path_type=Path), help="With --run-dir: drill reports.")
+def monitor(
+    config_file: Path | None, run_dir: Path | None, listen: str, drills: Path | None
+) -> None:
+    """Show this node on the management address: /metrics for Prometheus, / for people.
+
+    Reads the admin sockets of the other three processes and changes nothing.
+    """
+    from bgf.runtime import monitor_process
+
+    if config_file is not None and run_dir is None:
+        _run("monitor", config_file, monitor_process.run, lambda node: [])
+        return
+    if run_dir is None or config_file is not None:
+        raise click.UsageError("give --config FILE, or --run-dir DIR for a lab")
+    try:
+        nodes = find_nodes([], [run_dir])
+        section = config.MonitorSection(Address.parse(listen), drills=drills)
+        set_up_logging("monitor", "lab")
+        asyncio.run(monitor_process.watch(section, nodes))
+    except Misuse as error:
+        _die("monitor", error, EXIT_ENVIRONMENT)
+    except PeerError as error:
+        _die("monitor", error, EXIT_USAGE)
 
 
 @main.command()
