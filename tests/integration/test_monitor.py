@@ -26,7 +26,7 @@ pytestmark = [
 NEEDS_AN_EVENT = {
     *("bgf_calls_refused_total", "bgf_media_silences_total", "bgf_ice_checks_total"),
     *("bgf_media_reports_total", "bgf_node_condition", "bgf_takeover_restored_seconds"),
-    "dal_operation_seconds_bucket",
+    *("dal_operation_seconds_bucket", "bgf_rtp_mos"),
 }
 """What is not there before it has happened once."""
 

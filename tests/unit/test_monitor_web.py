@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from bgf.ctl.client import Node
+from bgf.errors import EnvironmentProblem
 from bgf.model import Address
 from bgf.monitor import web
 from bgf.monitor.drills import Drills
@@ -131,7 +132,7 @@ def test_the_cluster_as_json_and_as_events(monitor: Monitor) -> None:
         assert (drill["name"], drill["plot"]) == ("one", "/drills/one.png")
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(get("/events"))
-        numbers = []
+        numbers: list[int] = []
         while len(numbers) < 2:
             line = await reader.readline()
             if line.startswith(b"data: "):
@@ -203,7 +204,7 @@ def test_the_processes_are_asked_once_however_many_look(fakes: FakeNodes, tmp_pa
 
     def figures(_request: dict[str, Any]) -> dict[str, Any]:
         asked.append("figures")
-        return answers["gateway"]
+        return dict(answers["gateway"])
 
     node = serve_node(fakes, tmp_path / "a", "n1")
     fakes.serve(tmp_path / "b" / "gateway.sock", {"figures": figures})
@@ -262,5 +263,5 @@ def test_a_monitor_that_talks_nonsense_is_a_silent_one(fakes: FakeNodes, tmp_pat
 
 def test_an_address_that_is_not_here_is_one_line() -> None:
     server = web.WebServer(Address("203.0.113.9", 9401), Monitor.route)  # type: ignore[arg-type]
-    with pytest.raises(web.EnvironmentProblem, match=r"^monitor\.listen = 203\.0\.113\.9:9401: "):
+    with pytest.raises(EnvironmentProblem, match=r"^monitor\.listen = 203\.0\.113\.9:9401: "):
         asyncio.run(server.start())
