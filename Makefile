@@ -17,7 +17,7 @@ help:
 	@echo 'make bench      the benchmarks, quick forms (RUNS=10 for the ten-run outage figures)'
 	@echo 'make bench-media  the packet path beside its peers, with a picture in demo/ (QUICK=--quick)'
 	@echo 'make soak       the packet path at half capacity, every packet accounted for (MINUTES=10)'
-	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (forty minutes)'
+	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (forty minutes; KILLS= PASSED= SLICE=)'
 	@echo 'make bpf-check  rebuild the packet programs with clang and compare with the committed ones'
 	@echo 'make bpf        rebuild the packet programs and write them'
 	@echo 'make setup      only the set-up'
@@ -77,8 +77,14 @@ MINUTES ?= 10
 soak: setup
 	@$(PY) -m benchmarks.media_soak --minutes $(MINUTES)
 
+# KILLS='-k "pcscf and early"' plays some; PASSED=FILE leaves out what has passed and notes what passes; SLICE=5 stops after
+# five minutes, to be gone on with
+KILLS ?=
+PASSED ?=
+SLICE ?=
 soak-control: setup
-	@BGF_KILLS=all $(PY) -m pytest tests/integration/test_kamailio.py tests/integration/test_kamailio_kills.py
+	@BGF_KILLS=all $(PY) -m pytest tests/integration/test_kamailio.py tests/integration/test_kamailio_kills.py \
+		$(if $(PASSED),--passed $(PASSED)) $(if $(SLICE),--minutes $(SLICE)) $(KILLS)
 
 bpf-check: setup-bpf
 	@scripts/bpf-build.sh --check

@@ -114,13 +114,15 @@ class Recording(enum.StrEnum):
 class Orders(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What was ordered of a call besides offers and answers. Pairs are by side.
 
-    `ends_ns`: a deletion was put off until then; 0: none was.
+    `ends_ns`: a deletion was put off until then; 0: none was. `unless_heard`: the end is that of
+    a callee who is in force again and has not confirmed it: media does.
     """
 
     treatments: tuple[tuple[Treatment, ...], tuple[Treatment, ...]] = ((), ())
     recording: Recording = Recording.OFF
     labels: tuple[str, str] = ("", "")
     ends_ns: int = 0
+    unless_heard: bool = False
 
     @property
     def copied(self) -> bool:

@@ -14,7 +14,11 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 3; }
 declare -A need=(
   [gcc]=gcc [make]=make [ip]=iproute2 [ethtool]=ethtool [nsenter]=util-linux
   [kamailio]=kamailio [sipp]=sip-tester [etcd]=etcd-server [setpriv]=util-linux
+<<<<<<< HEAD
   [promtool]=prometheus [redis-server]=redis-server [spin]=spin [rtpengine]=rtpengine-daemon
+=======
+  [nft]=nftables [redis-server]=redis-server [spin]=spin [rtpengine]=rtpengine-daemon
+>>>>>>> main
 )
 [ "${1:-}" = page ] && need+=([chromium]=chromium)
 [ "${1:-}" = bpf ] && need+=([clang-14]=clang-14 [llvm-strip-14]=llvm-14 [bpftool]=bpftool)

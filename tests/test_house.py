@@ -45,6 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "gateway": CORE_ROOMS | {"policy", "ports", "rate", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal", "found"},
+    "rehearsal": CORE_ROOMS | {"gateway", "hands"},
     "explain": CORE_ROOMS
     | {"session", "session_flows", "session_values", "session_ice", "journal"},
     "quality": {"model"},
@@ -89,6 +90,7 @@ CORES = {
     *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
     *("bgf.control.call_report", "bgf.control.statistics"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
+    *("bgf.lab.catalogue", "bgf.lab.ledger", "bgf.lab.invariants"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
     *("failover.registry", "failover.sbfd", "failover.frames", "failover.actions"),
     *("failover.evidence", "failover.placement", "failover.reasons", "failover.flapping"),

@@ -29,6 +29,7 @@ from bgf.ctl.cli import (
     show,
     warn,
 )
+from bgf.ctl.drill_commands import add_faults, chaos, drills
 from bgf.ctl.failover_commands import drain, ready, switchover, undrain, why
 from bgf.ctl.lab_commands import drill, lab, rtpload
 from bgf.ctl.media_commands import capture, relatch
@@ -182,8 +183,10 @@ def trace(
 
 
 _FAILOVER = (switchover, drain, undrain, ready, why)
-for _command in (sessions, capture, relatch, ng, state, lab, drill, rtpload, *_FAILOVER):
+_DRILLS = (drill, drills, chaos)
+for _command in (sessions, capture, relatch, ng, state, lab, *_DRILLS, rtpload, *_FAILOVER):
     bgfctl.add_command(_command)
+add_faults(drill)
 
 
 if __name__ == "__main__":

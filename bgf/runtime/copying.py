@@ -72,6 +72,7 @@ class Copying:
         self._seen: dict[str, tuple[Gateway, int]] = {}
         self._files: dict[tuple[str, str], Recording] = {}
         self._pinholes: dict[FlowKey, _Copied] = {}
+        self._known: dict[tuple[str, str], tuple[Session, dict[FlowKey, _Copied]]] = {}
         self._again_ns = 0
         self.tally: Counter[str] = Counter()
 
@@ -169,6 +170,7 @@ class Copying:
             self._take(self._view)  # what was caught until now belongs where it was caught for
         pinholes: dict[FlowKey, _Copied] = {}
         wanted: set[tuple[str, str]] = set()
+        known, self._known = self._known, {}
         self._seen = {}
         for group, served in self._served.items():
             if served.driver is None:
@@ -182,10 +184,11 @@ class Copying:
                 recording = self._file_of(group, session)
                 if recording is not None:
                     wanted.add((group, call_id))
-                for flow in machine.expected_flows(call_id):
-                    forwarded = self._forwarding is not None and _forwarded(session, flow)
-                    if recording is not None or forwarded:
-                        pinholes[flow.key] = _Copied(flow, recording, forwarded)
+                before = known.get((group, call_id))
+                if before is None or before[0] is not session:
+                    before = session, self._copied_of(machine, session, recording)
+                self._known[group, call_id] = before
+                pinholes |= before[1]
             # A pause keeps the file; anything else that is not recorded closes it.
             wanted |= {
                 key
@@ -202,6 +205,16 @@ class Copying:
         if self._view is not None and not pinholes:
             self._view.close()
             self._view = None
+
+    def _copied_of(
+        self, machine: Gateway, session: Session, recording: Recording | None
+    ) -> dict[FlowKey, _Copied]:
+        found = {}
+        for flow in machine.expected_flows(session.call_id):
+            forwarded = self._forwarding is not None and _forwarded(session, flow)
+            if recording is not None or forwarded:
+                found[flow.key] = _Copied(flow, recording, forwarded)
+        return found
 
     def _file_of(self, group: str, session: Session) -> Recording | None:
         if self._recordings is None or session.orders.recording is not Order.ON:

@@ -264,6 +264,7 @@ class GatewayProcess:
         )
         machine = Gateway(group, self.node.control.default_realms, self.limits, self.node.policies)
         driver = Driver(machine, Recorder(Mode(self.node.control.journal)), hands)
+        driver.heard_ms_ago = self.reports.heard_ms_ago
         found = self.feed.found(group.id, journal.marked())
         driver.take_over(found, call_ns(), list(self.rests[group.id]))
         self.feed.hush(group.id)
@@ -419,11 +420,14 @@ class GatewayProcess:
         answer: list[bytes] = []
         served.asked = (incoming, answer)
         self.measures.before(driver.gateway, incoming.request)
+        copied = driver.gateway.copied_version
         try:
             command = incoming.request.command(call_ns(), int(time.time()))
             outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
         finally:
             served.asked = None
+        if driver.gateway.copied_version != copied:
+            self.copying.follow()  # before the reply: what it lets begin is copied from its start
         served.outcomes[outcome.value] += 1
         if outcome in (Outcome.FENCED, Outcome.FAILED):
             log.error("group %s: %s", served.group.id, driver.failures[-1:])

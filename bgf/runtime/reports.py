@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bgf.errors import DatapathError
 from bgf.events import Abandoned, Learned, Notify, Silent
 from bgf.hands import Driver, Outcome
 from bgf.media.datapath import Datapath, MediaSilent, PeerLearned
-from bgf.model import FlowKey
+from bgf.model import Flow, FlowKey
 from bgf.runtime.process import call_ns, now_ns
 from bgf.runtime.served import Served
 from bgf.runtime.silence import Hanging, Silence
@@ -114,6 +114,13 @@ class MediaReports:
                     return
                 self._silence_of(served, driver).note(call_id, report, now_ns())
             waiting.popleft()
+
+    def heard_ms_ago(self, flows: Sequence[Flow]) -> int | None:
+        """How long ago the latest packet passed any of these, None for never. Raises
+        DatapathError."""
+        counters = self._datapath.counters([flow.key for flow in flows])
+        last_ns = max((one.last_seen_ns for one in counters), default=0)
+        return max(0, now_ns() - last_ns) // NS_PER_MS if last_ns else None
 
     # -- hanging calls ---------------------------------------------------------------------
 

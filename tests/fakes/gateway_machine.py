@@ -61,7 +61,6 @@ class Calls(RuleBasedStateMachine):
         self.model = GatewayModel(REALMS, LATCHING)
         self.cookies = 0
         self.sent: list[Command] = []
-        self.strays: set[str] = set()  # cookies of commands about calls that were not there
         self.before: dict[FlowKey, Open | None] = {}
         self.resting: dict[int, int] = {}  # port -> since when
 
@@ -93,8 +92,6 @@ class Calls(RuleBasedStateMachine):
         assert len(replies.sent) == known + 1
         if all(one.cookie != command.cookie for one in self.sent):
             self.sent.append(command)
-            if self.node.gateway.session(command.call_id) is None:
-                self.strays.add(command.cookie)
         note(f"{command} -> {replies.last.result} {replies.last.reason} {replies.last.media}")
         self.model.tell(command, replies.last)
         return replies.last
@@ -251,7 +248,6 @@ class Calls(RuleBasedStateMachine):
         if not at_once:
             self.datapath.remove(self.datapath.keys())
             self.datapath.install(list(self.shared.flows.values()))
-        self.sent = [one for one in self.sent if one.cookie not in self.strays]  # are not journaled
         self.node = self.make()
         self.node.restore_all(self.now_ns)
 
