@@ -72,7 +72,7 @@ NODE_GAUGES: Final = {
     "requests": ("dal_requests_waiting", "Requests of clients not yet answered."),
     "sessions": ("dal_sessions", "Clients known."),
     "inboxes": ("dal_inboxes", "Inboxes known."),
-    "repairing": ("dal_repairing", "1: looks for items with fewer copies than wanted, and copies them."),
+    "repairing": ("dal_repairing", "1: missing copies are looked for and made."),
 }
 PHASES: Final = ("outside", "joining", "changing", "active")
 
