@@ -60,6 +60,7 @@ verify: setup
 fix: setup
 	@.venv/bin/ruff check --fix $(CODE)
 	@.venv/bin/ruff format $(CODE)
+	@.venv/bin/bgf config reference > docs/configuration.md
 
 RUNS ?= 10
 bench: setup

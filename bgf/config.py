@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bgf.config_control import ControlSection, Listen, dump_control, parse_control, peers_of
 from bgf.config_failover import (
@@ -194,6 +194,11 @@ def parse(text: str, source: str = "configuration") -> NodeConfig:
         # tomllib lets two things through: nesting too deep, integers of thousands of digits.
         what = "nested too deeply" if isinstance(problem, RecursionError) else "number too long"
         raise ConfigError(f"{source}: not usable TOML: {what}") from None
+    return of_data(data, source)
+
+
+def of_data(data: dict[str, Any], source: str) -> NodeConfig:
+    """Check what TOML text has been parsed to. Raises ConfigError."""
     return _node_config(Table(source, "", data))
 
 

@@ -61,6 +61,11 @@ ROOMS: dict[str, set[str]] = {
     "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"}
     | {"config_control", "config_recording", "config_failover", "config_monitor"},
     "config_monitor": {"model", "errors", "toml_table"},
+    "toml_places": {"toml_table"},
+    "config_check": {"errors", "config", "toml_places"},
+    "config_schema": {"model", "config", "config_control", "config_failover", "config_media"}
+    | {"config_monitor", "config_recording", "config_state"},
+    "config_reference": {"config_schema"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
@@ -74,7 +79,8 @@ ROOMS: dict[str, set[str]] = {
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
     | {"hands", "control", "media", "quality", "totals", "pcap", "explain"}
-    | {"__init__", "config", "admin", "preflight", "monitor", "ctl.client"},
+    | {"__init__", "config", "admin", "preflight", "monitor", "ctl.client"}
+    | {"config_check", "config_reference"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 
@@ -96,6 +102,7 @@ CORES = {
     *("failover.evidence", "failover.placement", "failover.reasons", "failover.flapping"),
     *("failover.strain", "failover.history"),
     *("bgf.monitor.families", "bgf.monitor.exposition", "bgf.runtime.latency"),
+    *("bgf.toml_places", "bgf.config_reference"),
     *("statestore.membership", "statestore.member_records", "statestore.places"),
 }
 NOT_IN_CORES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -84,6 +85,50 @@ def gateway(config_file: Path) -> None:
         gateway_process.run,
         lambda node: preflight.node(node, binds_control=True),
     )
+
+
+@main.group("config")
+def config_group() -> None:
+    """Check a node's file, and what may stand in it."""
+
+
+@config_group.command("check", epilog="Example: bgf config check /etc/bgf/node.toml")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def config_check(files: tuple[Path, ...]) -> None:
+    """What is wrong with each of FILES, one line each: FILE:LINE:COLUMN: what.
+
+    Exits with 2 when there is anything.
+    """
+    from bgf.config_check import check
+
+    bad = 0
+    for file in files:
+        try:
+            lines = [str(finding) for finding in check(file)]
+        except ConfigError as error:
+            lines = [str(error)]
+        bad += len(lines)
+        for line in lines:
+            print(line)
+        if not lines:
+            print(f"{file}: well")
+    sys.exit(EXIT_USAGE if bad else 0)
+
+
+@config_group.command("schema", epilog="Example: bgf config schema > node.schema.json")
+def config_schema() -> None:
+    """The JSON Schema of the file, for editors."""
+    from bgf.config_reference import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@config_group.command("reference", epilog="Example: bgf config reference > configuration.md")
+def config_reference() -> None:
+    """The reference of the file, as Markdown."""
+    from bgf.config_reference import markdown
+
+    print(markdown(), end="")
 
 
 @main.command(

@@ -81,7 +81,7 @@ def test_what_is_exported_is_what_is_asked_for(cluster: Cluster) -> None:
     assert scraped["bgf_group_owned", frozenset({("node", "n1"), ("group", "g1")})] == 1
 
     page = json.loads(get(cluster, "n1", "/cluster.json"))
-    assert [node["node"] for node in page["nodes"]] == ["n1", "n2", "10.30.0.13:9401"]
+    assert [node["node"] for node in page["nodes"]] == ["10.30.0.13:9401", "n1", "n2"]
     (group,) = [one for one in page["groups"] if one["group"] == "g1"]
     assert (group["owner"], group["calls"]) == ("n1", 1)
     assert any("its monitor at 10.30.0.13:9401" in line for line in page["problems"])
