@@ -296,7 +296,8 @@ def _again(session: Session, stream: Stream, line: MediaLine | None) -> Stream:
     first = stream.lines[0]
     if first is None or line is None:
         return stream
-    muxes = session_ice.agreed_muxes(stream, 1, (first, line), session.wishes[1])
+    told_mux = stream.mux_offered if session.offerer == 0 else None
+    muxes = session_ice.agreed_muxes(stream, 1, (first, line), session.wishes[1], told_mux)
     before = agreed(stream, stream.hosts, (first, line))
     return session_ice.with_muxes(session_ice.without_nominee(before, 1), muxes)
 

@@ -51,6 +51,7 @@ class Stream(msgspec.Struct, frozen=True, array_like=True, gc=False):
     are the descriptions in force, `sources` where each party was last known to send from (a
     description on hold does not say). `rounds` counts how often each side was let learn anew;
     `learned` is what was learned in the latest, as (RTP, RTCP) of side 0, then of side 1.
+    `mux_offered` says whether the receiver of the latest offer was offered rtcp-mux.
 
     `ice` are our credentials where ICE is done, `nominated` whom the parties' agents have chosen to
     send from, ordered as `learned`. `muxes` says with whom RTCP shares the RTP port where that is
@@ -77,6 +78,7 @@ class Stream(msgspec.Struct, frozen=True, array_like=True, gc=False):
         None,
     )
     muxes: tuple[bool, bool] | None = None
+    mux_offered: bool | None = None
 
     def learned_of(self, side: int, component: Component) -> Address | None:
         return self.learned[2 * side + int(component is Component.RTCP)]

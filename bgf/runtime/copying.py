@@ -222,14 +222,20 @@ class Copying:
         key = group, session.call_id
         if key not in self._files:
             self._files[key] = self._recordings.begin(group, session.call_id)
-            log.info("group %s: call %s is recorded: %s", *key, self._files[key].path.name)
+            log.info(
+                "group %s: call %s is recorded: %s", *key, self._files[key].path.name,
+                extra={"group": key[0], "call": key[1], "reason": "recorded"},
+            )  # fmt: skip
         return self._files[key]
 
     def _end(self, key: tuple[str, str]) -> None:
         recording = self._files.pop(key)
         if self._recordings is not None:
             self._recordings.end(recording)
-        log.info("group %s: call %s: recording ended, %d frames", *key, recording.frames)
+        log.info(
+            "group %s: call %s: recording ended, %d frames", *key, recording.frames,
+            extra={"group": key[0], "call": key[1], "reason": "recording-ended"},
+        )  # fmt: skip
 
     def _take(self, view: View) -> None:
         wall_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - now_ns()

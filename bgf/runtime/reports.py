@@ -164,6 +164,7 @@ class MediaReports:
             log.warning(
                 "group %s: call %s ended here: no media for %d s",
                 served.group.id, one.call_id, silent_ms // 1_000,
+                extra={"group": served.group.id, "call": one.call_id, "reason": "no-media"},
             )  # fmt: skip
 
     def _silence_of(self, served: Served, driver: Driver) -> Silence:
@@ -189,4 +190,5 @@ class LogNotices:
         log.info(
             "group %s: call %s: media of stream %d at %s %s",
             self._group, notice.call_id, notice.stream, notice.key, what,
+            extra={"group": self._group, "call": notice.call_id, "reason": f"media-{what}"},
         )  # fmt: skip

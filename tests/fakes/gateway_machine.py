@@ -180,6 +180,18 @@ class Calls(RuleBasedStateMachine):
             )
         )  # fmt: skip
 
+    @rule(data=st.data(), call=st.sampled_from(CALLS), entropy=st.integers(0, 2**32))
+    def offer_and_answer(self, data: st.DataObject, call: str, entropy: int) -> None:
+        """What most calls are made of: without it few walks would get beyond an offer."""
+        self.offer(data, call, entropy)
+        self.answer(data, call, False)
+
+    @rule(data=st.data(), call=st.sampled_from(CALLS), fork=st.booleans())
+    def answer_once_more(self, data: st.DataObject, call: str, fork: bool) -> None:
+        known = self.model.calls.get(call)
+        if known is not None and known.answered:
+            self.answer(data, call, fork)
+
     @rule(data=st.data(), call=st.sampled_from(CALLS))
     def answer_with_too_many_lines(self, data: st.DataObject, call: str) -> None:
         known = self.model.calls.get(call)
@@ -188,9 +200,11 @@ class Calls(RuleBasedStateMachine):
         self.say(self.command(Verb.ANSWER, call, **self.tags(call, 0) | {"to_tag": "b"},
                               media=media))  # fmt: skip
 
-    @rule(call=st.sampled_from(CALLS))
-    def delete(self, call: str) -> None:
-        """The whole call."""
+    @rule(call=st.sampled_from(CALLS), rarely=st.integers(0, 3))
+    def delete(self, call: str, rarely: int) -> None:
+        """The whole call. A call that ends at once has no story."""
+        if call in self.model.calls and rarely:
+            return
         tags = self.tags(call, 0) | {"to_tag": ""}
         self.say(self.command(Verb.DELETE, call, **tags))
 

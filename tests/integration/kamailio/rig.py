@@ -369,9 +369,12 @@ class Rig:
 
     def heal(self) -> None:
         """What was killed comes back as a standby; returns when every node can lose another."""
+        if self.dead:
+            with self._careful():
+                self._heal()
+
+    def _heal(self) -> None:
         lab = self.lab
-        if not self.dead:
-            return
         while self.dead:
             node, power = self.dead[-1]
             if power:
@@ -386,9 +389,8 @@ class Rig:
         for node in self.lab.plan.nodes:
             members = self.lab.nodes.ask(node.id, "failover")["members"]
             for peer in self.lab.plan.nodes:
-                if peer.id != node.id and not (
-                    members[peer.id]["ready"] and members[peer.id]["lease_left_ms"]
-                ):
+                known = members.get(peer.id)  # none yet, after a pause of the registry
+                if peer.id != node.id and not (known and known["ready"] and known["lease_left_ms"]):
                     return False
         return True
 
