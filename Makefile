@@ -3,7 +3,11 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CODE := bgf statestore failover benchmarks tests setup.py packaging deploy
 
+<<<<<<< HEAD
 .PHONY: help setup setup-bpf demo test page-test simulate model fuzz verify fix bench bench-media soak soak-control bpf-check bpf clean \
+=======
+.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bench-media soak soak-control chaos bpf-check bpf clean \
+>>>>>>> main
 	deb deb-test image image-test
 
 help:
@@ -19,6 +23,7 @@ help:
 	@echo 'make bench-media  the packet path beside its peers, with a picture in demo/ (QUICK=--quick)'
 	@echo 'make soak       the packet path at half capacity, every packet accounted for (MINUTES=10)'
 	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (forty minutes; KILLS= PASSED= SLICE=)'
+	@echo 'make chaos      every fault on a standing lab, with what must hold after each (TIMES=1 SEED=1, fifteen minutes)'
 	@echo 'make bpf-check  rebuild the packet programs with clang and compare with the committed ones'
 	@echo 'make bpf        rebuild the packet programs and write them'
 	@echo 'make deb        the Debian package, dist/bgf_*.deb, and its test in a bare Debian 12 (deb-test)'
@@ -90,6 +95,12 @@ SLICE ?=
 soak-control: setup
 	@BGF_KILLS=all $(PY) -m pytest tests/integration/test_kamailio.py tests/integration/test_kamailio_kills.py \
 		$(if $(PASSED),--passed $(PASSED)) $(if $(SLICE),--minutes $(SLICE)) $(KILLS)
+
+TIMES ?= 1
+SEED ?= 1
+chaos: setup
+	@mkdir -p demo
+	@.venv/bin/bgfctl chaos --times $(TIMES) --seed $(SEED) --json demo/chaos.json --logs demo/chaos-logs
 
 bpf-check: setup-bpf
 	@scripts/bpf-build.sh --check

@@ -71,8 +71,9 @@ ROOMS: dict[str, set[str]] = {
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
     "lab": {"model", "errors", "config", "admin", "preflight", "media._xdp"}
     | {"__init__", "control.client", "control.bencode", "control.sdp"},
+    "openstack": {"errors"},
     "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"}
-    | {"control.client", "control.frames", "control.links"},
+    | {"openstack", "control.client", "control.frames", "control.links"},
     # The page and the figures come from what admin sockets say, as bgfctl reads it.
     "monitor": {"model", "errors", "admin", "ctl.client"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
@@ -103,6 +104,7 @@ CORES = {
     *("failover.strain", "failover.history"),
     *("bgf.monitor.families", "bgf.monitor.exposition", "bgf.runtime.latency"),
     *("bgf.toml_places", "bgf.config_reference"),
+    *("bgf.openstack.plan", "bgf.openstack.findings", "bgf.openstack.messages"),
     *("statestore.membership", "statestore.member_records", "statestore.places"),
 }
 NOT_IN_CORES = {
@@ -113,7 +115,7 @@ NOT_IN_CORES = {
 CALLS_NOT_IN_CORES = {"open", "print", "input"}
 
 # Slow to import: only inside the function that needs them.
-LAZY = {"matplotlib", "scapy"}
+LAZY = {"matplotlib", "scapy", "openstack", "keystoneauth1"}
 
 # A name, and what to use instead. Dotted names are matched as written.
 BANNED = {

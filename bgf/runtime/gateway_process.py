@@ -438,7 +438,7 @@ class GatewayProcess:
         self.measures.before(driver.gateway, incoming.request)
         copied = driver.gateway.copied_version
         try:
-            command = incoming.request.command(call_ns(), int(time.time()))
+            command = request.command(call_ns(), int(time.time()), self.measures.carried)
             outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
         finally:
             served.asked = None

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from bgf.control import statistics
+from bgf.control import call_report, statistics
 from bgf.control.bencode import Encodable
 from bgf.control.ng import Measured, Request
 from bgf.control.statistics import Calls, ControlCounts, Ports, Scores, Traffic
@@ -74,6 +74,14 @@ class Measures:
                 self._ending = known, self._counted(known)
             except DatapathError:
                 self._ending = None
+
+    @property
+    def carried(self) -> tuple[int, ...]:
+        """Of the call that the command may end; empty where there is none."""
+        if self._ending is None:
+            return ()
+        known, measured = self._ending
+        return call_report.carried(known, measured.counters)
 
     def after(self, request: Request, client: str, reply: Reply) -> None:
         """Count a command that was answered, and by whom it was asked."""
