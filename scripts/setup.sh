@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Idempotent set-up: Debian packages that are missing, the virtual environment, the C extensions.
-# Says what it does; does nothing when nothing has changed. Usage: scripts/setup.sh [bpf]
+# Says what it does; does nothing when nothing has changed. Usage: scripts/setup.sh [bench|bpf]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +16,7 @@ declare -A need=(
   [kamailio]=kamailio [sipp]=sip-tester [etcd]=etcd-server [setpriv]=util-linux
   [nft]=nftables [redis-server]=redis-server [spin]=spin [rtpengine]=rtpengine-daemon
 )
+[ "${1:-}" = bench ] && need+=([keepalived]=keepalived)
 [ "${1:-}" = bpf ] && need+=([clang-14]=clang-14 [llvm-strip-14]=llvm-14 [bpftool]=bpftool)
 
 missing=()
