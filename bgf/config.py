@@ -159,6 +159,12 @@ class NodeConfig:
     def media_realms(self) -> tuple[Realm, ...]:
         return tuple(r for r in self.realms.values() if r.media)
 
+    @property
+    def attached_realms(self) -> tuple[Realm, ...]:
+        """Where the packet program is: media goes through it, and it answers who probes there."""
+        probed = {path for peer in self.failover.peers for path in peer.paths}
+        return tuple(r for r in self.realms.values() if r.media or r.name in probed)
+
 
 def load(path: str | Path) -> NodeConfig:
     """Read and check `path`. Raises ConfigError, and nothing else, whatever the file holds."""
@@ -242,6 +248,7 @@ def _node_config(root: Table) -> NodeConfig:
     groups = tuple(_group(table, realms, control, nodes) for table in tables)
     _check_groups(tables, groups)
     _check_paths(root, groups, failover.peers)
+    _check_attached(root, realms, failover.peers)
     needed = sum(group.ports[1] - group.ports[0] + 1 for group in groups)
     if needed > media.pinholes_max:
         # A port of a group has at most one pinhole; a table that holds all can never be full.
@@ -358,12 +365,10 @@ def _peer(table: Table, realms: Mapping[str, Realm]) -> Peer:
         )
     found: dict[str, str] = {}
     for realm, value in paths.data.items():
-        # The reflector is the packet program: a realm without it would never answer.
-        if realm not in realms or not realms[realm].media:
-            media = [r.name for r in realms.values() if r.media]
+        if realm not in realms:
             raise ConfigError(
-                f"{table.source}: {paths.at(bare(realm))}: not a realm that carries media; "
-                f"must be {_one_of(media)}"
+                f"{table.source}: {paths.at(bare(realm))}: not a realm of this file; "
+                f"must be {_one_of(list(realms))}"
             )
         host = _host(value) if isinstance(value, str) else None
         if host is None:
@@ -510,6 +515,19 @@ def _check_groups(tables: list[Table], groups: tuple[Group, ...]) -> None:
                     "a moving address stands once, in one group"
                 )
             holders[host] = group.id
+
+
+def _check_attached(root: Table, realms: Mapping[str, Realm], peers: tuple[Peer, ...]) -> None:
+    """One packet program per interface: a realm that is only probed needs one of its own."""
+    media = {realm.interface: realm.name for realm in realms.values() if realm.media}
+    for name in dict.fromkeys(path for peer in peers for path in peer.paths):
+        realm = realms[name]
+        if not realm.media and realm.interface in media:
+            raise ConfigError(
+                f"{root.source}: failover.peers: realm '{name}' is probed on interface "
+                f"'{realm.interface}', which carries the media of realm '{media[realm.interface]}'"
+                f": probe that one, or give '{name}' an interface of its own"
+            )
 
 
 def _check_paths(root: Table, groups: tuple[Group, ...], peers: tuple[Peer, ...]) -> None:
