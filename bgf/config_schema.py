@@ -235,7 +235,7 @@ SECTIONS: Final = (
         Key("failover.peers[].id", "text", "Its `node.id`.", _F),
         Key("failover.peers[].discriminator", "integer", "Its `node.discriminator`.", _F,
             limits=node_config.DISCRIMINATOR_RANGE),
-        Key("failover.peers[].paths", "table", "Its own fixed address in each realm that is probed: "
+        Key("failover.peers[].paths", "table", "Its own fixed address in each realm probed: "
             "all media realms, and the management network (`media = false` and an interface of its "
             "own), so that *node dead*, *link dead* and *management cut* are told apart: "
             '`{ access = "10.10.0.12", core = "10.20.0.12", mgmt = "10.30.0.12" }`.', _F),
