@@ -1,9 +1,10 @@
 # The commands of the project. `make` alone prints them. `verify` never writes; `fix` does.
 SHELL := /bin/bash
 PY := .venv/bin/python
-CODE := bgf statestore failover benchmarks tests setup.py
+CODE := bgf statestore failover benchmarks tests setup.py packaging deploy
 
-.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bench-media soak soak-control bpf-check bpf clean
+.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bench-media soak soak-control bpf-check bpf clean \
+	deb deb-test image image-test
 
 help:
 	@echo 'make demo       set up, run the lab cluster, kill a gateway under 100 real calls, show the outage'
@@ -16,9 +17,12 @@ help:
 	@echo 'make bench      the benchmarks, quick forms (RUNS=10 for the ten-run outage figures)'
 	@echo 'make bench-media  the packet path beside its peers, with a picture in demo/ (QUICK=--quick)'
 	@echo 'make soak       the packet path at half capacity, every packet accounted for (MINUTES=10)'
-	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (forty minutes)'
+	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (forty minutes; KILLS= PASSED= SLICE=)'
 	@echo 'make bpf-check  rebuild the packet programs with clang and compare with the committed ones'
 	@echo 'make bpf        rebuild the packet programs and write them'
+	@echo 'make deb        the Debian package, dist/bgf_*.deb, and its test in a bare Debian 12 (deb-test)'
+	@echo 'make image      a Debian 12 cloud image with the package in it, dist/bgf_*.qcow2'
+	@echo 'make image-test boots the image twice under QEMU and calls through it (ACCEL=tcg: pure emulation)'
 	@echo 'make setup      only the set-up'
 	@echo 'make clean      remove what was built'
 
@@ -72,8 +76,14 @@ MINUTES ?= 10
 soak: setup
 	@$(PY) -m benchmarks.media_soak --minutes $(MINUTES)
 
+# KILLS='-k "pcscf and early"' plays some; PASSED=FILE leaves out what has passed and notes what passes; SLICE=5 stops after
+# five minutes, to be gone on with
+KILLS ?=
+PASSED ?=
+SLICE ?=
 soak-control: setup
-	@BGF_KILLS=all $(PY) -m pytest tests/integration/test_kamailio.py tests/integration/test_kamailio_kills.py
+	@BGF_KILLS=all $(PY) -m pytest tests/integration/test_kamailio.py tests/integration/test_kamailio_kills.py \
+		$(if $(PASSED),--passed $(PASSED)) $(if $(SLICE),--minutes $(SLICE)) $(KILLS)
 
 bpf-check: setup-bpf
 	@scripts/bpf-build.sh --check
@@ -81,6 +91,23 @@ bpf-check: setup-bpf
 bpf: setup-bpf
 	@scripts/bpf-build.sh
 
+deb:
+	@packaging/build.sh
+	@packaging/test.sh
+
+deb-test:
+	@packaging/test.sh
+
+image:
+	@packaging/build.sh
+	@deploy/image/build.sh
+
+ACCEL ?=
+image-test: setup
+	@deploy/image/setup.sh
+	@ls dist/bgf_*.qcow2 >/dev/null 2>&1 || $(MAKE) --no-print-directory image
+	@$(PY) deploy/image/test.py $(if $(ACCEL),--accel $(ACCEL))
+
 clean:
-	rm -rf build .venv *.egg-info demo
+	rm -rf build .venv *.egg-info demo dist
 	find bgf statestore -name '*.so' -delete

@@ -151,8 +151,17 @@ class Abandoned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="aba
     silent_ms: int
 
 
-Event = Command | Expired | Learned | Nominated | Relatch | Silent | Abandoned
-Seen = Learned | Nominated | Relatch | Silent | Abandoned
+class Heard(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="heard"):
+    """Media came through an open pinhole of the call, the last of it `ago_ms` before now. The
+    driver says so when a deadline of the call depends on it."""
+
+    now_ns: int
+    call_id: str
+    ago_ms: int
+
+
+Event = Command | Expired | Learned | Nominated | Relatch | Silent | Abandoned | Heard
+Seen = Learned | Nominated | Relatch | Silent | Abandoned | Heard
 """What no peer has sent and no deadline brought: the packet path, the operator."""
 
 

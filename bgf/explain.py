@@ -19,6 +19,7 @@ from bgf.events import (
     Command,
     Event,
     Expired,
+    Heard,
     Learned,
     MediaLine,
     Nominated,
@@ -241,6 +242,9 @@ def _told(before: Session | None, event: Event, after: Session | None, reply: Re
     elif isinstance(event, Abandoned):
         by, what = "owner", "abandoned"
         detail = f"no media for {event.silent_ms // 1_000} s (media.close_hanging_s)"
+    elif isinstance(event, Heard):
+        by, what = "packet path", "heard"
+        detail = f"media {event.ago_ms / 1_000:.1f} s ago: the callee stays in force"
     outcome = ""
     if reply is not None:
         outcome = " ".join(filter(None, (reply.result.value, reply.reason, reply.warning)))
@@ -265,6 +269,8 @@ def _due(before: Session | None, now_ns: int) -> str:
     if before is None or before.state is State.DELETED:
         return "nobody can ask with an old cookie any more"
     if before.orders.ends_ns and now_ns >= before.orders.ends_ns:
+        if before.orders.unless_heard:
+            return "the callee in force after a deletion was neither answered for nor heard"
         return "a deletion that was put off"
     return "no answer in time"
 

@@ -50,7 +50,7 @@ LATEST_MAX = 64
 """Calls whose flows are remembered: most are asked about again at once."""
 
 STRAYS_MAX = 4_096
-"""Replies kept for commands about calls that were not here."""
+"""Replies kept for commands about calls that were not here, beside those that are tombstones."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -169,6 +169,8 @@ class Gateway:
             if reply is not None:
                 return Plan(event, call_id, before, before, [reply])
         after, reply, notice = sessions.apply(before, event, self.site)
+        if before is None and _is_tombstone(after) and self._strays_only:
+            after = None
         effects: list[Effect] = []
         if after is not before:
             self._check_ports(call_id, before, after)
@@ -331,9 +333,16 @@ class Gateway:
                 return Reply(command.cookie, Result.LOAD_LIMIT, limit)
         return None
 
+    @property
+    def _strays_only(self) -> bool:
+        """Are there so many tombstones that commands about nobody's calls leave none? They must not
+        keep new calls out."""
+        return 2 * self._tombstones >= self.limits.tombstones_max
+
     def _stray(self, command: Command) -> Reply | None:
-        """What the same command was told when its call was not here: a delete that is repeated
-        must not meet a call that has begun since. (A new owner does not know of it.)"""
+        """What the same command was told when its call was not here, and no tombstone was to be
+        had: a delete that is repeated must not meet a call that has begun since. (A new owner does
+        not know of these.)"""
         at_ns, reply = self._strays.get((command.call_id, command.cookie), (0, None))
         return reply if command.now_ns - at_ns < REPLY_KEPT_MS * NS_PER_MS else None
 

@@ -1,4 +1,4 @@
-"""What the machine decided is done here: active, standby and replay hands, and their driver.
+"""What the machine decided is done here: active and standby hands, and their driver.
 
 Knows: the order in which things must happen, and the narrow interfaces of those who do them.
 Decides nothing about calls: `Gateway` does. Must not know sockets, DAL or the XDP program.
@@ -32,8 +32,9 @@ from bgf.events import (
     Command,
     DropFlow,
     Effect,
-    Event,
+    Expired,
     Forget,
+    Heard,
     Notify,
     PutFlow,
     Reply,
@@ -43,7 +44,7 @@ from bgf.events import (
 from bgf.found import Found, FoundFlows
 from bgf.gateway import Gateway, Plan, reconcile
 from bgf.journal import Record, Recorder, replay
-from bgf.model import Flow, FlowKey
+from bgf.model import Flow, FlowKey, Gate
 
 EXPIRED_BATCH_MAX: Final = 256  # events per tick, so that timers never starve commands
 RESTORE_BATCH_MAX: Final = 64  # sessions per background round
@@ -119,6 +120,11 @@ class NobodyToNotify:
         """Does nothing."""
 
 
+HeardMsAgo = Callable[[Sequence[Flow]], int | None]
+"""How long ago the latest packet passed any of these pinholes here, None for never. Raises
+DatapathError."""
+
+
 class Hands(Protocol):
     def perform(self, effects: Sequence[Effect]) -> None:
         """Carry the effects out, in the order that this kind of hands keeps."""
@@ -189,28 +195,6 @@ class StandbyHands:
         _install(self._datapath, effects)
 
 
-class ReplayHands:
-    """Keeps what would have been done, for a reader or a test."""
-
-    def __init__(self) -> None:
-        self.effects: list[Effect] = []
-        self.notices: list[Notify] = []
-        self.flows: dict[FlowKey, Flow] = {}
-        self.replies: list[Reply] = []
-
-    def perform(self, effects: Sequence[Effect]) -> None:
-        self.effects.extend(effects)
-        for effect in effects:
-            if isinstance(effect, PutFlow):
-                self.flows[effect.flow.key] = effect.flow
-            elif isinstance(effect, DropFlow):
-                self.flows.pop(effect.key, None)
-            elif isinstance(effect, Reply):
-                self.replies.append(effect)
-            elif isinstance(effect, Notify):
-                self.notices.append(effect)
-
-
 class Outcome(enum.StrEnum):
     """What became of a command, for counting. A `failed` one is tried again when it is repeated."""
 
@@ -243,6 +227,7 @@ class Driver:
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
         self._audited: list[int] = []  # port pairs that the audit has not come to yet
+        self.heard_ms_ago: HeardMsAgo = lambda _flows: None
         self.restored_ns: dict[str, int] = {}  # calls that another owner began, and since when here
 
     def handle(self, command: Command, entropy: int) -> Outcome:
@@ -326,9 +311,26 @@ class Driver:
                 lambda one=event.call_id: self._agree(one)  # type: ignore[misc]
             ):
                 break
-            if self._carry_out(self.gateway.plan(event), None) is not Outcome.ANSWERED:
+            try:
+                plan = self._heard(event) or self.gateway.plan(event)
+            except DatapathError as error:
+                self._note(error)  # nobody can say now whether it has media: it does not end
+                break
+            if self._carry_out(plan, None) is not Outcome.ANSWERED:
                 break
         return self.gateway.next_deadline()
+
+    def _heard(self, event: Expired) -> Plan | None:
+        """What media makes of a deadline that holds only without it; None when it holds."""
+        session = self.gateway.session(event.call_id)
+        if session is None or not session.orders.unless_heard:
+            return None
+        flows = self.gateway.expected_flows(event.call_id)
+        ago_ms = self.heard_ms_ago([flow for flow in flows if flow.gate is Gate.OPEN])
+        if ago_ms is None:
+            return None
+        plan = self.gateway.plan(Heard(event.now_ns, event.call_id, ago_ms))
+        return plan if plan.changes else None
 
     def take_over(self, found: Found, now_ns: int, rests: Iterable[tuple[int, int]] = ()) -> None:
         """Become the owner of a group whose recorded flows are `found`.
@@ -543,12 +545,6 @@ class Driver:
         self.tally[error.code] += 1
         self.failures.append(f"{error.code}: {error}")
         del self.failures[:-FAILURES_KEPT_MAX]
-
-
-def rehearse(gateway: Gateway, events: Iterable[Event], hands: Hands) -> None:
-    """Step a machine through a journal file's events, as they stand."""
-    for event in events:
-        hands.perform(gateway.step(event))
 
 
 def _install(datapath: Pinholes, effects: Sequence[Effect]) -> None:

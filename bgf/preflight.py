@@ -42,7 +42,11 @@ LAB_PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 # linux/capability.h
-CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", 21: "CAP_SYS_ADMIN"}
+CAP_SYS_ADMIN: Final = 21
+CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", CAP_SYS_ADMIN: "CAP_SYS_ADMIN"}
+NODE_CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
+BPF_CAPABILITIES: Final = {38: "CAP_PERFMON", 39: "CAP_BPF"}
+"""What a node's processes need of CAP_SYS_ADMIN, which holds them both."""
 
 IP_FREEBIND: Final = 15  # linux/in.h, valid for IPv6 sockets too; Python has no name for it
 
@@ -96,6 +100,21 @@ def check_capabilities(effective: int) -> Problem | None:
         "capabilities",
         f"root here lacks {', '.join(missing)}: run on the machine itself or in a privileged "
         "container",
+    )
+
+
+def check_node_capabilities(effective: int) -> Problem | None:
+    """A node needs no root: these few suffice, and the units of the Debian package give them."""
+    needed = dict(NODE_CAPABILITIES)
+    if not effective >> CAP_SYS_ADMIN & 1:
+        needed |= BPF_CAPABILITIES
+    missing = [name for bit, name in needed.items() if not effective >> bit & 1]
+    if not missing:
+        return None
+    return Problem(
+        "capabilities",
+        f"{', '.join(missing)} lacking: start it as root or by its systemd unit, not in a "
+        "restricted container",
     )
 
 
@@ -369,7 +388,10 @@ def node(config: NodeConfig, *, binds_control: bool = False) -> list[Problem]:
     `binds_control` is for the process that will bind the groups' control addresses.
     """
     mounts, filesystems = _text(Path("/proc/mounts")), _text(Path("/proc/filesystems"))
-    found = [*machine(), check_bpffs(mounts, filesystems, config.media.pin_dir)]
+    fit = [check_kernel(read_release()), check_node_capabilities(read_capabilities())]
+    if fit[1] is None:
+        fit.append(check_bpf(read_bpf()))
+    found = [*fit, check_bpffs(mounts, filesystems, config.media.pin_dir)]
     interfaces, addresses = read_interfaces(), read_addresses()
     found += [check_interface(r.name, r.interface, interfaces) for r in config.realms.values()]
     for group in config.groups:

@@ -14,7 +14,8 @@ The rules:
 - A hold by 0.0.0.0 means that there is nowhere to send to: the gate towards that party closes.
   sendonly, recvonly and inactive are the parties' own affair: the pinholes stay open.
 - A repeated cookie gets the same reply and has no other effect. A deleted call stays as a
-  tombstone until nobody can still be asking with an old cookie.
+  tombstone until nobody can still be asking with an old cookie. A command about a call that is not
+  here leaves one too: repeated, it must not meet a call that has begun since.
 - A refused command changes nothing but the reply cache.
 """
 
@@ -33,6 +34,7 @@ from bgf.events import (
     Command,
     Event,
     Expired,
+    Heard,
     Learned,
     Nominated,
     Notify,
@@ -97,6 +99,7 @@ class Trigger(enum.StrEnum):
     RELATCH = "relatch"
     SILENT = "silent"
     ABANDONED = "abandoned"
+    HEARD = "heard"
 
 
 class Action(enum.StrEnum):
@@ -112,6 +115,7 @@ class Action(enum.StrEnum):
     LEARN = "learn"
     NOMINATE = "nominate"
     RELATCH = "relatch"
+    CONFIRM = "confirm"  # it does not end at a deadline that it had without media
     NOTIFY = "notify"  # nothing changes, somebody is told
     IGNORE = "ignore"
 
@@ -122,7 +126,7 @@ TABLE: Final[dict[tuple[State, Trigger], tuple[Action, tuple[State, ...]]]] = {
     # (state, trigger): (action, the states it may lead to when it is not refused)
     (S.NEW, T.OFFER): (A.OPEN, (S.OFFERED,)),
     (S.NEW, T.ANSWER): (A.UNKNOWN, ()),
-    (S.NEW, T.DELETE): (A.GONE, (S.NEW,)),
+    (S.NEW, T.DELETE): (A.GONE, (S.DELETED,)),
     (S.NEW, T.EXPIRED): (A.IGNORE, (S.NEW,)),
     (S.OFFERED, T.OFFER): (A.OFFER, (S.OFFERED,)),
     (S.OFFERED, T.ANSWER): (A.ANSWER, (S.ESTABLISHED,)),
@@ -154,16 +158,18 @@ TABLE: Final[dict[tuple[State, Trigger], tuple[Action, tuple[State, ...]]]] = {
     **{
         (state, trigger): (A.IGNORE, (state,))
         for state in (S.NEW, S.OFFERED, S.DELETED)
-        for trigger in (T.LEARNED, T.RELATCH, T.SILENT, T.ABANDONED)
+        for trigger in (T.LEARNED, T.RELATCH, T.SILENT, T.ABANDONED, T.HEARD)
     },
     (S.ESTABLISHED, T.LEARNED): (A.LEARN, (S.ESTABLISHED,)),
     (S.ESTABLISHED, T.RELATCH): (A.RELATCH, (S.ESTABLISHED,)),
     (S.ESTABLISHED, T.SILENT): (A.NOTIFY, (S.ESTABLISHED,)),
     (S.ESTABLISHED, T.ABANDONED): (A.CLOSE, (S.DELETED,)),
+    (S.ESTABLISHED, T.HEARD): (A.CONFIRM, (S.ESTABLISHED,)),
     (S.REOFFERED, T.LEARNED): (A.LEARN, (S.REOFFERED,)),
     (S.REOFFERED, T.RELATCH): (A.RELATCH, (S.REOFFERED,)),
     (S.REOFFERED, T.SILENT): (A.NOTIFY, (S.REOFFERED,)),
     (S.REOFFERED, T.ABANDONED): (A.CLOSE, (S.DELETED,)),
+    (S.REOFFERED, T.HEARD): (A.CONFIRM, (S.REOFFERED,)),
 }
 
 
@@ -215,11 +221,11 @@ def _command(session: Session | None, event: Command, site: Site) -> Step:
             after = session_orders.described(current, after, event)
     except PeerError as error:
         reply = Reply(event.cookie, Result.ERROR, error.reason)
-        return Step(None if session is None else _keep(session, event, reply), reply)
+        if session is None and not isinstance(error, UnknownCall):
+            return Step(None, reply)
+        return Step(_keep(session or _tombstone(current, event.now_ns), event, reply), reply)
     if after.state not in allowed:
         raise Misuse(f"call {event.call_id}: {current.state} + {trigger} led to {after.state}")
-    if after.state is State.NEW:
-        return Step(None, reply)
     return Step(_keep(after, event, reply), reply)
 
 
@@ -236,6 +242,8 @@ def _see(session: Session | None, event: Seen, site: Site) -> Step:
         return Step(session_flows.relatch(session, site.policies))
     if action is Action.CLOSE:
         return Step(_tombstone(session, event.now_ns))
+    if action is Action.CONFIRM and isinstance(event, Heard):
+        return Step(session_orders.heard(session, event))
     if action is Action.NOTIFY and isinstance(event, Silent):
         flow = flows(session, site.policies).get(event.key)
         if flow is not None and flow.inactivity_ms:
@@ -250,6 +258,7 @@ _TRIGGERS: Final[dict[type[Seen], Trigger]] = {
     Relatch: Trigger.RELATCH,
     Silent: Trigger.SILENT,
     Abandoned: Trigger.ABANDONED,
+    Heard: Trigger.HEARD,
 }
 
 
@@ -269,9 +278,11 @@ def _order(session: Session, command: Command, site: Site) -> tuple[Session, Rep
 
 
 def _gone(session: Session, command: Command, site: Site) -> tuple[Session, Reply]:
-    if session.state is State.NEW and session_orders.FATAL in command.flags:
+    if not session.created_ns and session_orders.FATAL in command.flags:  # it never was here
         raise UnknownCall(f"call {command.call_id[:64]} is not here: nothing to delete")
     warning = f"call {command.call_id[:64]} is not here, or no longer: nothing to delete"
+    if session.state is State.NEW:
+        session = _tombstone(session, command.now_ns)
     return session, Reply(command.cookie, Result.OK, warning=warning)
 
 

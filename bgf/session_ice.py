@@ -155,13 +155,18 @@ def offered_mux(stream: Stream, far: int, line: MediaLine, wishes: tuple[str, ..
 
 
 def agreed_muxes(
-    stream: Stream, answerer: int, lines: tuple[MediaLine, MediaLine], wishes: tuple[str, ...]
+    stream: Stream,
+    answerer: int,
+    lines: tuple[MediaLine, MediaLine],
+    wishes: tuple[str, ...],
+    offered: bool | None = None,
 ) -> tuple[bool, bool]:
-    """What an answer settles, by side. `wishes` are those of the offer."""
+    """What an answer settles, by side. `wishes` are those of the offer, `offered` is what it has
+    offered the answerer; None: it follows from what is in force."""
     line, answered = lines[1 - answerer], lines[answerer]
-    far = offered_mux(stream, answerer, line, wishes) and (
-        answered.rtcp_mux or MUX + "require" in wishes
-    )
+    if offered is None:
+        offered = offered_mux(stream, answerer, line, wishes)
+    far = offered and (answered.rtcp_mux or MUX + "require" in wishes)
     if not line.rtcp_mux or MUX + "reject" in wishes or not is_rtp(line):
         near = False
     elif MUX + "accept" in wishes or MUX + "demux" in wishes:

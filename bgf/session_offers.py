@@ -107,10 +107,14 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
                 ports = _draw(drawn, command)
             ice = session_ice.offered_ice(stream, far, line, wishes, command)
             kept = stream.ice if ice is None else _by_side(side, stream.ice[side], ice)
-            stream = msgspec.structs.replace(
-                stream, ports=ports, hosts=_by_side(side, near_host, far_host), ice=kept
-            )
             mux = session_ice.offered_mux(stream, far, line, wishes)
+            stream = msgspec.structs.replace(
+                stream,
+                ports=ports,
+                hosts=_by_side(side, near_host, far_host),
+                ice=kept,
+                mux_offered=mux,
+            )
             rtcp = line.rtcp is not None or (line.rtcp_mux and not mux)
             if MUX + "require" in wishes:
                 rtcp = False
@@ -181,7 +185,9 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         if answered.rtp.port:
             _same_family(answered, hosts[answerer], index)
         ice = session_ice.answered_ice(stream, offerer, line, wishes, command)
-        muxes = session_ice.agreed_muxes(stream, answerer, lines, told)
+        # Another answer to the same offer: what the one before has settled was not offered.
+        told_mux = stream.mux_offered if offerer == session.offerer else None
+        muxes = session_ice.agreed_muxes(stream, answerer, lines, told, told_mux)
         own = None if session_ice.ICE_REMOVED in told else stream.ice[answerer]
         stream = msgspec.structs.replace(stream, ice=_by_side(offerer, ice, own))
         stream = session_ice.with_muxes(agreed(stream, hosts, lines), muxes)

@@ -6,7 +6,9 @@ which callee a deletion is about when a call was forked. Must not know how media
 
 A deletion means one callee when it names one, by tag or by branch; the call ends with its last. As
 long as callees are left, the latest of them is in force again, and has the time of a half-open call
-to be answered: nobody says which of them has picked up. Source: rtpengine's `ng` manual.
+to be answered: nobody says which of them has picked up. One that did so in a reliable 183 says no
+more (RFC 3262 section 5): a call that has media when the time is over goes on, as with rtpengine,
+which ends no call that has any. Source: rtpengine's `ng` manual.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import msgspec
 
 from bgf import session_ice
 from bgf.errors import UnknownCall
-from bgf.events import CallReport, Command, MediaLine, Party, Verb
+from bgf.events import CallReport, Command, Heard, MediaLine, Party, Verb
 from bgf.session_flows import agreed, relatched
 from bgf.session_values import (
     HALF_OPEN_MAX_MS,
@@ -33,6 +35,7 @@ from bgf.session_values import (
 
 FORKS_MAX: Final = 16  # callees of one call besides the one in force; the oldest give way
 DELETE_DELAY_MAX_S: Final = 3_600
+HEARD_MAX_MS: Final = 30_000  # RTCP comes every 5 s or so where a party says nothing
 LABEL_CHARS_MAX: Final = 128
 LIST_DEFAULT: Final = 32
 LIST_MAX: Final = 10_000
@@ -112,7 +115,7 @@ def described(before: Session, after: Session, command: Command) -> Session:
     if recording is not orders.recording:
         orders = msgspec.structs.replace(orders, recording=recording)
     if orders.ends_ns:
-        orders = msgspec.structs.replace(orders, ends_ns=0)
+        orders = msgspec.structs.replace(orders, ends_ns=0, unless_heard=False)
     branch, forks = _offered(after, command) if offers else _answered(before, after, command)
     return msgspec.structs.replace(
         after,
@@ -144,7 +147,17 @@ def delete(session: Session, command: Command) -> tuple[Session | None, str]:
     if not delay_s:
         return None, ""
     ends_ns = command.now_ns + delay_s * 1_000 * NS_PER_MS
-    return _ordered(session, msgspec.structs.replace(session.orders, ends_ns=ends_ns)), ""
+    orders = msgspec.structs.replace(session.orders, ends_ns=ends_ns, unless_heard=False)
+    return _ordered(session, orders), ""
+
+
+def heard(session: Session, event: Heard) -> Session:
+    """The call with the callee in force for good, now that media says so; the same one where that
+    is no news, or media is of long ago."""
+    if not session.orders.unless_heard or event.ago_ms > HEARD_MAX_MS:
+        return session
+    orders = msgspec.structs.replace(session.orders, ends_ns=0, unless_heard=False)
+    return _ordered(session, orders)
 
 
 def list_length(command: Command) -> int:
@@ -238,7 +251,8 @@ def _without(session: Session, meant: str, command: Command) -> Session | None:
     # The latest that has answered, or else everybody still has to.
     back = next((fork for fork in reversed(forks) if fork.tag), None)
     ends_ns = command.now_ns + HALF_OPEN_MAX_MS * NS_PER_MS
-    left = _ordered(session, msgspec.structs.replace(session.orders, ends_ns=ends_ns))
+    orders = msgspec.structs.replace(session.orders, ends_ns=ends_ns, unless_heard=back is not None)
+    left = _ordered(session, orders)
     if back is not None:
         streams = tuple(
             _again(session, stream, line) if stream.ports[0] else stream
@@ -282,7 +296,8 @@ def _again(session: Session, stream: Stream, line: MediaLine | None) -> Stream:
     first = stream.lines[0]
     if first is None or line is None:
         return stream
-    muxes = session_ice.agreed_muxes(stream, 1, (first, line), session.wishes[1])
+    told_mux = stream.mux_offered if session.offerer == 0 else None
+    muxes = session_ice.agreed_muxes(stream, 1, (first, line), session.wishes[1], told_mux)
     before = agreed(stream, stream.hosts, (first, line))
     return session_ice.with_muxes(session_ice.without_nominee(before, 1), muxes)
 

@@ -51,6 +51,7 @@ class Stream(msgspec.Struct, frozen=True, array_like=True, gc=False):
     are the descriptions in force, `sources` where each party was last known to send from (a
     description on hold does not say). `rounds` counts how often each side was let learn anew;
     `learned` is what was learned in the latest, as (RTP, RTCP) of side 0, then of side 1.
+    `mux_offered` says whether the receiver of the latest offer was offered rtcp-mux.
 
     `ice` are our credentials where ICE is done, `nominated` whom the parties' agents have chosen to
     send from, ordered as `learned`. `muxes` says with whom RTCP shares the RTP port where that is
@@ -77,6 +78,7 @@ class Stream(msgspec.Struct, frozen=True, array_like=True, gc=False):
         None,
     )
     muxes: tuple[bool, bool] | None = None
+    mux_offered: bool | None = None
 
     def learned_of(self, side: int, component: Component) -> Address | None:
         return self.learned[2 * side + int(component is Component.RTCP)]
@@ -114,13 +116,15 @@ class Recording(enum.StrEnum):
 class Orders(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What was ordered of a call besides offers and answers. Pairs are by side.
 
-    `ends_ns`: a deletion was put off until then; 0: none was.
+    `ends_ns`: a deletion was put off until then; 0: none was. `unless_heard`: the end is that of
+    a callee who is in force again and has not confirmed it: media does.
     """
 
     treatments: tuple[tuple[Treatment, ...], tuple[Treatment, ...]] = ((), ())
     recording: Recording = Recording.OFF
     labels: tuple[str, str] = ("", "")
     ends_ns: int = 0
+    unless_heard: bool = False
 
     @property
     def copied(self) -> bool:

@@ -151,6 +151,7 @@ class Manager:
             self._prober.send(probe)
         self.hear()
         self._note_links()
+        self._let_lapse()
         changed = self._note_suspicions()
         if changed or self._record(0) != self._published or now_ns >= self._renewal_due_ns():
             self._renew()
@@ -305,6 +306,18 @@ class Manager:
             strain=self._strain.word(),
         )
 
+    def _let_lapse(self) -> None:
+        """A lease that ran out while nobody looked (this process stood still) ends everything that
+        was held under it, before another begins. Somebody else may own it all by now, and what is
+        known of the registry is as old as the pause: a fresh lease must not be used to announce it.
+        """
+        now_ns = self._clock()
+        lapsed = 0 < self._lease.deadline_ns <= now_ns
+        if lapsed and any(held.anything for held in self._hands.held.values()):
+            self._plan = decide(self._me, self._policy, None, self._local(now_ns), now_ns)
+            for action in self._plan.actions:
+                self._perform(action)
+
     def _renewal_due_ns(self) -> int:
         return self._lease.next_renewal_ns()
 
@@ -325,9 +338,11 @@ class Manager:
         return True
 
     def _remember(self) -> bool:
-        """Before the first record: what an earlier life of this node said of itself."""
+        """Before the first record: what an earlier life of this node said of itself. The registry
+        is asked: a view is as old as its last proof, and before the first record nothing proves it.
+        """
         try:
-            before = self._registry.view().members.get(self._me)
+            before = self._registry.record(self._me)
         except RegistryUnavailable as error:
             self._lease.offer(self._clock())
             self._registry_trouble(error)

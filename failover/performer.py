@@ -25,9 +25,10 @@ from failover.adapters import Addresses, Armer
 from failover.config import FailoverConfig, MovingAddress
 
 MS: Final = 1_000_000
-# After the first announcement, which goes out at once. The last comes when a predecessor that
-# handed over has let go, so that no answer of its to a neighbour's question lasts.
-ANNOUNCE_BURST_MS: Final = (3, 20, 200)
+# After the first announcement, which goes out at once. At 200 ms a predecessor that handed over has
+# let go; within 3 s the kernel of one that stands still has, so that no answer of its to a
+# neighbour's question lasts.
+ANNOUNCE_BURST_MS: Final = (3, 20, 200, 1_000, 3_000)
 CONFLICT_RETRY_MS: Final = 5000
 LIFETIME_EXTRA_S: Final = 1  # kernel address lifetime beyond the lease, which it counts in seconds
 
@@ -79,9 +80,9 @@ class Performer:
             case Announce(_, epoch):
                 self._addresses.announce(moving)
                 now_ns = self._clock()
-                burst = [now_ns + ms * MS for ms in ANNOUNCE_BURST_MS]
-                every_ns = self._config.announce_interval_ms * MS
-                self._announce_at[group] = deque([*burst, now_ns + every_ns])
+                every_ms = self._config.announce_interval_ms
+                burst = [ms for ms in ANNOUNCE_BURST_MS if ms < every_ms]
+                self._announce_at[group] = deque(now_ns + ms * MS for ms in (*burst, every_ms))
                 self._tell("announced", group, epoch, "told every neighbour")
             case WakeGateway(_, epoch):
                 self._wake_gateway(group, epoch)

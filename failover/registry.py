@@ -74,6 +74,11 @@ class Registry(Protocol):
     def view(self) -> View:
         """Members and owners as they are now."""
 
+    def record(self, node: str) -> Member | None:
+        """What `node` said of itself last, asked of the registry now, however old the view is. It
+        waits as `publish` does; its answer makes the view current again. Raises
+        RegistryUnavailable."""
+
     def publish(self, member: Member) -> None:
         """Replace this node's own record (renews its lease). Raises RegistryUnavailable."""
 
@@ -98,6 +103,9 @@ class MemoryRegistry:
 
     def view(self) -> View:
         return View(dict(self._members), dict(self._owners))
+
+    def record(self, node: str) -> Member | None:
+        return self._members.get(node)
 
     def publish(self, member: Member) -> None:
         self._members[member.node] = member

@@ -14,7 +14,7 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 3; }
 declare -A need=(
   [gcc]=gcc [make]=make [ip]=iproute2 [ethtool]=ethtool [nsenter]=util-linux
   [kamailio]=kamailio [sipp]=sip-tester [etcd]=etcd-server [setpriv]=util-linux
-  [redis-server]=redis-server [spin]=spin [rtpengine]=rtpengine-daemon
+  [nft]=nftables [redis-server]=redis-server [spin]=spin [rtpengine]=rtpengine-daemon
 )
 [ "${1:-}" = bpf ] && need+=([clang-14]=clang-14 [llvm-strip-14]=llvm-14 [bpftool]=bpftool)
 

@@ -180,6 +180,12 @@ class Views:
         with self._lock:
             return self._merged(snapshot).get(key)
 
+    def record(self, node: str) -> bytes | None:
+        """A node's record, asked of the registry now: its answer also proves how current the view
+        is, where nothing is written that would. Waits. Raises RegistryUnavailable."""
+        entry = self._registry.get(self._members + node)
+        return entry.value if entry is not None else None
+
     # -- writing --
 
     def publish(self, node: str, data: bytes) -> None:

@@ -45,6 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "gateway": CORE_ROOMS | {"policy", "ports", "rate", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "hands": CORE_ROOMS | {"session", "gateway", "journal", "found"},
+    "rehearsal": CORE_ROOMS | {"gateway", "hands"},
     "explain": CORE_ROOMS
     | {"session", "session_flows", "session_values", "session_ice", "journal"},
     "quality": {"model"},
@@ -64,8 +65,9 @@ ROOMS: dict[str, set[str]] = {
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
     "lab": {"model", "errors", "config", "admin", "preflight", "media._xdp"}
     | {"__init__", "control.client", "control.bencode", "control.sdp"},
+    "openstack": {"errors"},
     "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"}
-    | {"control.client", "control.frames", "control.links"},
+    | {"openstack", "control.client", "control.frames", "control.links"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
@@ -86,10 +88,12 @@ CORES = {
     *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
     *("bgf.control.call_report", "bgf.control.statistics"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
+    *("bgf.lab.catalogue", "bgf.lab.ledger", "bgf.lab.invariants"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
     *("failover.registry", "failover.sbfd", "failover.frames", "failover.actions"),
     *("failover.evidence", "failover.placement", "failover.reasons", "failover.flapping"),
     *("failover.strain", "failover.history"),
+    *("bgf.openstack.plan", "bgf.openstack.findings", "bgf.openstack.messages"),
     *("statestore.membership", "statestore.member_records", "statestore.places"),
 }
 NOT_IN_CORES = {
@@ -100,7 +104,7 @@ NOT_IN_CORES = {
 CALLS_NOT_IN_CORES = {"open", "print", "input"}
 
 # Slow to import: only inside the function that needs them.
-LAZY = {"matplotlib", "scapy"}
+LAZY = {"matplotlib", "scapy", "openstack", "keystoneauth1"}
 
 # A name, and what to use instead. Dotted names are matched as written.
 BANNED = {

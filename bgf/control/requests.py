@@ -122,12 +122,13 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
     raw = entries.pop("sdp", b"")
     sdp = _sdp(raw) if verb in (Verb.OFFER, Verb.ANSWER) else None
     wishes = Wishes(entries)
+    call_id, via_branch = wishes.leg(call_id, via_branch)
     media = sdp.media if sdp is not None else ()
     if wishes.host:
         media = tuple(_moved(line, wishes.host) for line in media)
     if sdp is not None:
         wishes.check_transport(media)
-        if LOOP_PROTECT in wishes.flags:
+        if LOOP_PROTECT in wishes.flags and not wishes.by_leg:  # each leg has its own rewriting
             wishes.flags += [f"{LOOP_MARK}{group}" for group in sdp.loop_marks]
     return Request(
         cookie,

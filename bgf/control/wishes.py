@@ -17,6 +17,8 @@ from bgf.model import Address
 
 FLAGS_MAX = 64
 """Flags of one command, all lists together."""
+LEG_MARK = ";"
+"""Between a Call-ID and the leg of it, in the name of a call."""
 WARNING_WORDS_MAX = 8
 """Words that a warning names before it says `and more`."""
 
@@ -33,6 +35,7 @@ class Wishes:
         self.load_limit = False
         self.host = ""
         self.transport = ""
+        self.by_leg = False
         self._source = ""
         self._unknown: list[str] = []
         self._declined: list[str] = []
@@ -80,6 +83,8 @@ class Wishes:
     def _word(self, word: str) -> None:
         if word in words.CARRIED:
             self._flag(word)
+        elif word == words.LEG_PER_BRANCH:
+            self.by_leg = True
         elif word == words.RECORD_CALL:
             self._flag(f"{word}=on")
         elif word in words.NEUTRAL:
@@ -142,6 +147,15 @@ class Wishes:
         except Malformed as error:
             self._remarks.append(f"{key}: {error.reason}")
             return ""
+
+    def leg(self, call_id: str, via_branch: str) -> tuple[str, str]:
+        """What the call and its branch are named here. A leg has a name that no SIP element gives
+        (RFC 3261 section 25.1: no semicolon in a Call-ID), and a branch no more."""
+        if self.by_leg and via_branch and call_id:
+            return f"{call_id}{LEG_MARK}{via_branch}", ""
+        if self.by_leg:
+            self._remarks.append(f"{words.LEG_PER_BRANCH} without via-branch: one leg for all")
+        return call_id, via_branch
 
     def check_transport(self, media: tuple[MediaLine, ...]) -> None:
         """Say where the asked transport is not what the SDP has: the gateway translates none."""

@@ -23,6 +23,9 @@ CARRIED = frozenset(
 )
 """Bare words of `flags` that the machine gets as they are. `asymmetric`, `symmetric` and
 `strict-source` say who may send (`bgf.session_flows`)."""
+LEG_PER_BRANCH = "leg-per-branch"
+"""A bare word of ours: the Call-ID may come here more than once at a time, and `via-branch` says
+which of its legs a command is about. For the codec alone."""
 NEUTRAL = frozenset(
     (
         "trust-address",

@@ -18,6 +18,9 @@ from bgf.admin import AdminClient, Json
 from bgf.errors import BgfError, ConfigError, EnvironmentProblem
 from bgf.lab.plan import DEFAULT_RUN_DIR
 
+NODE_FILE: Final = Path("/etc/bgf/node.toml")
+"""Where the Debian package expects the file of the machine's own node."""
+
 PROCESSES: Final = ("state", "gateway", "failover")
 
 NODES_MAX: Final = 64
@@ -57,7 +60,7 @@ class Answer:
 def find_nodes(
     configs: Sequence[Path], run_dirs: Sequence[Path], only: Sequence[str] = ()
 ) -> list[Node]:
-    """The nodes named, or those of the lab when none is.
+    """The nodes named; when none is, those of the lab, or else this machine's own node.
 
     Raises ConfigError for a bad file or an unknown id in `only`, EnvironmentProblem when there
     is no node to be found.
@@ -68,6 +71,9 @@ def find_nodes(
         nodes.append(Node(node.id, node.run_dir))
     for directory in run_dirs if configs or run_dirs else (DEFAULT_RUN_DIR,):
         nodes += _nodes_under(directory)
+    if not (nodes or configs or run_dirs) and NODE_FILE.exists():
+        node = config.load(NODE_FILE).node
+        nodes.append(Node(node.id, node.run_dir))
     if not nodes:
         looked = ", ".join(map(str, run_dirs or (DEFAULT_RUN_DIR,)))
         raise EnvironmentProblem(

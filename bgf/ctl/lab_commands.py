@@ -102,7 +102,7 @@ def _writable(_ctx: click.Context, _option: click.Parameter, path: Path | None) 
     return path
 
 
-def _file(name: str, what: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+def file_option(name: str, what: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
     return click.option(
         name,
         name.strip("-") + "_path",
@@ -132,8 +132,8 @@ def _file(name: str, what: str) -> Callable[[Callable[..., int]], Callable[..., 
 @click.option("--seed", type=int, default=1, show_default=True, help="Draws the moments of death.")
 @click.option("--quick", is_flag=True, help="Fewer calls and flows, the same rows.")
 @click.option("--keep", is_flag=True, help="Leave the last run's lab standing.")
-@_file("--json", "the report")
-@_file("--plot", "a picture (PNG) of every flow's silence in the worst run")
+@file_option("--json", "the report")
+@file_option("--plot", "a picture (PNG) of every flow's silence in the worst run")
 def power_off(
     *,
     group: str,

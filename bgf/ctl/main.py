@@ -29,11 +29,13 @@ from bgf.ctl.cli import (
     show,
     warn,
 )
+from bgf.ctl.drill_commands import add_faults, chaos, drills
 from bgf.ctl.failover_commands import drain, ready, switchover, undrain, why
 from bgf.ctl.lab_commands import drill, lab, rtpload
 from bgf.ctl.media_commands import capture, relatch
 from bgf.ctl.ng_command import ng
 from bgf.ctl.nodes_option import on_nodes
+from bgf.ctl.openstack_commands import openstack
 from bgf.ctl.session_commands import gateways, sessions
 from bgf.ctl.state_commands import state
 from bgf.errors import BgfError, EnvironmentProblem, Malformed, Misuse
@@ -182,8 +184,11 @@ def trace(
 
 
 _FAILOVER = (switchover, drain, undrain, ready, why)
-for _command in (sessions, capture, relatch, ng, state, lab, drill, rtpload, *_FAILOVER):
+_DRILLS = (drill, drills, chaos)
+_ELSEWHERE = (lab, rtpload, openstack)
+for _command in (sessions, capture, relatch, ng, state, *_ELSEWHERE, *_DRILLS, *_FAILOVER):
     bgfctl.add_command(_command)
+add_faults(drill)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def on_nodes(command: Callable[..., int]) -> Callable[..., int]:
         type=click.Path(path_type=Path),
         metavar="DIR",
         help="A node's run directory, or one that holds several; repeatable. "
-        "Without either option: the lab's nodes.",
+        "Without either option: the lab's nodes, or else that of /etc/bgf/node.toml.",
     )
     @click.option("--node", "only", multiple=True, metavar="ID", help="Only this node; repeatable.")
     @functools.wraps(command)

@@ -71,8 +71,10 @@ def session_sdp(media: Address) -> str:
     return "\r\n".join((*lines, ""))
 
 
-def _offer(call_id: str, caller: Address) -> dict[str, Encodable]:
+def offer_request(call_id: str, caller: Address, *, again: bool = False) -> dict[str, Encodable]:
+    """`again`: inside the call, as a re-INVITE is."""
     return {
+        **({"to-tag": TAG_CALLEE} if again else {}),
         "command": "offer",
         "call-id": call_id,
         "from-tag": TAG_CALLER,
@@ -85,7 +87,7 @@ def _offer(call_id: str, caller: Address) -> dict[str, Encodable]:
     }
 
 
-def _answer(call_id: str, callee: Address) -> dict[str, Encodable]:
+def answer_request(call_id: str, callee: Address) -> dict[str, Encodable]:
     return {
         "command": "answer",
         "call-id": call_id,
@@ -98,7 +100,7 @@ def _answer(call_id: str, callee: Address) -> dict[str, Encodable]:
     }
 
 
-def _delete(call_id: str) -> dict[str, Encodable]:
+def delete_request(call_id: str) -> dict[str, Encodable]:
     return {"command": "delete", "call-id": call_id, "from-tag": TAG_CALLER, "to-tag": TAG_CALLEE}
 
 
@@ -113,22 +115,22 @@ def _address(what: str, reply: dict[str, TextValue] | None) -> Address:
 
 
 def open_sessions(
-    client: NgClient, count: int, prefix: str, progress: Callable[[int], None]
+    client: NgClient, count: int, prefix: str, progress: Callable[[int], None], first: int = 0
 ) -> list[LoadSession]:
-    """Offer and answer `count` sessions; `progress` is told how many are open.
+    """Offer and answer `count` sessions, numbered from `first`; `progress` hears how many are open.
 
     Raises LoadError on the first refusal.
     """
     opened: list[LoadSession] = []
-    for batch in _batches(range(count)):
+    for batch in _batches(range(first, first + count)):
         ids = [f"{prefix}-{number}" for number in batch]
         pairs = [peers(number) for number in batch]
         offers = client.call_many(
-            [_offer(i, caller) for i, (caller, _) in zip(ids, pairs, strict=True)], WINDOW
+            [offer_request(i, caller) for i, (caller, _) in zip(ids, pairs, strict=True)], WINDOW
         )
         cores = [_address(f"offer of {i}", reply) for i, reply in zip(ids, offers, strict=True)]
         answers = client.call_many(
-            [_answer(i, callee) for i, (_, callee) in zip(ids, pairs, strict=True)], WINDOW
+            [answer_request(i, callee) for i, (_, callee) in zip(ids, pairs, strict=True)], WINDOW
         )
         for at, number in enumerate(batch):
             opened.append(
@@ -148,7 +150,7 @@ def close_sessions(client: NgClient, sessions: Sequence[LoadSession]) -> list[st
     """Delete every session; returns one line for each that was not known or not answered."""
     problems: list[str] = []
     for batch in _batches(sessions):
-        replies = client.call_many([_delete(s.call_id) for s in batch], WINDOW)
+        replies = client.call_many([delete_request(s.call_id) for s in batch], WINDOW)
         for session, reply in zip(batch, replies, strict=True):
             if reply is None:
                 problems.append(f"delete of {session.call_id}: no answer from the gateway")

@@ -305,14 +305,18 @@ class SipPeers:
             found += [f"{path.stem}: {line.strip()[:200]}" for line in lines[1:2]]
         return found
 
+    def end_calls(self) -> None:
+        """End SIPp, whatever it is doing; Kamailio stays."""
+        agents = [*self._callers, *([self._callee] if self._callee else [])]
+        self._processes.stop([agent.process for agent in agents])
+        self._callers, self._callee = [], None
+
     def stop(self) -> None:
         """End SIPp and Kamailio, whatever they are doing."""
-        agents = [*self._callers, *([self._callee] if self._callee else [])]
-        targets = [agent.process for agent in agents]
+        self.end_calls()
         if self._proxy:
-            targets.append(self._proxy)
-        self._processes.stop(targets)
-        self._callers, self._callee, self._proxy = [], None, None
+            self._processes.stop([self._proxy])
+        self._proxy = None
 
     def _wait_for(self, process: Process, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_MS / 1000

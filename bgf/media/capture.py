@@ -1,17 +1,18 @@
 """Frames that the packet path copies up, by flow, while somebody captures.
 
 Knows: the perf event rings and struct bgf_captured. Which pinholes are copied, `xdp` marks; it is
-told when the capture ends. Never waits.
+told when others are wanted and when the capture ends. Never waits.
 """
 
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from bgf.media import _xdp, layout
 from bgf.media.datapath import Captured
 from bgf.media.netlink import Wire
+from bgf.model import FlowKey
 
 RING_PAGES = 64
 """Of each CPU: 256 KiB, some thousand small frames between two looks."""
@@ -21,9 +22,14 @@ class PacketCapture:
     """The `Capture` of the kernel's packet path. `name_of` names the interface of a wire."""
 
     def __init__(
-        self, map_fd: int, name_of: Callable[[Wire], str], on_close: Callable[[], None]
+        self,
+        map_fd: int,
+        name_of: Callable[[Wire], str],
+        mark: Callable[[Iterable[FlowKey], int], None],
+        on_close: Callable[[], None],
     ) -> None:
         self._name_of = name_of
+        self._mark = mark
         self._on_close = on_close
         self._rings: object | None = _xdp.capture_rings(map_fd, _xdp.possible_cpus(), RING_PAGES)
         self._poll = select.epoll()
@@ -51,6 +57,11 @@ class PacketCapture:
             length,
             record[at : at + kept],
         )
+
+    def want(self, keys: Iterable[FlowKey], snap_bytes: int) -> None:
+        """See Capture."""
+        if self._rings is not None:
+            self._mark(keys, snap_bytes)
 
     def fileno(self) -> int:
         return self._poll.fileno()

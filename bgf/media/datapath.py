@@ -201,6 +201,11 @@ class Capture(Protocol):
 
     def __iter__(self) -> Iterator[Captured]: ...
 
+    def want(self, keys: Iterable[FlowKey], snap_bytes: int) -> None:
+        """From now on copy these flows, those of them that exist; nothing of a flow that stays is
+        lost. Raises DatapathError.
+        """
+
     def fileno(self) -> int:
         """Readable when there are frames."""
 

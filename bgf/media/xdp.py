@@ -55,6 +55,11 @@ def _kernel(doing: str) -> Iterator[None]:
         raise DatapathError(f"{doing}: {error.strerror or error}") from error
 
 
+def _check_snap(snap_bytes: int) -> None:
+    if not 0 < snap_bytes <= SNAP_BYTES_MAX:
+        raise DatapathError(f"{snap_bytes} bytes of each frame: use 1 to {SNAP_BYTES_MAX}")
+
+
 def _now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
@@ -239,17 +244,15 @@ class XdpDatapath:
         """See Datapath."""
         if self._capture is not None:
             raise DatapathError("another capture is running: end it first")
-        if not 0 < snap_bytes <= SNAP_BYTES_MAX:
-            raise DatapathError(f"{snap_bytes} bytes of each frame: use 1 to {SNAP_BYTES_MAX}")
+        _check_snap(snap_bytes)
         with _kernel("capturing"):
-            self._write_config(snap_bytes)
             self._capture = PacketCapture(
-                self._maps.fds["captured"], self._realms.name_of, self._end_capture
+                self._maps.fds["captured"],
+                self._realms.name_of,
+                self._capture_these,
+                self._end_capture,
             )
-            self._captured.update(key for key in keys if self._table.slot_of(key) is not None)
-            for slot in self._table.slots_of(list(self._captured)):
-                self._table.odd[slot] = 1
-            self._mark(self._captured, True)
+        self._capture_these(keys, snap_bytes)
         return self._capture
 
     def differences(self, flows: Iterable[Flow]) -> dict[FlowKey, Difference]:
@@ -534,6 +537,20 @@ class XdpDatapath:
 
     def _mark(self, keys: Iterable[FlowKey], captured: bool) -> None:
         self._table.change(keys, lambda _, raw: layout.with_capture(raw, captured))
+
+    def _capture_these(self, keys: Iterable[FlowKey], snap_bytes: int) -> None:
+        """Mark what is wanted and was not, unmark what was and is not; the rest is not touched."""
+        _check_snap(snap_bytes)
+        wanted = {key for key in keys if self._table.slot_of(key) is not None}
+        new, gone = wanted - self._captured, self._captured - wanted
+        with _kernel("capturing"):
+            self._write_config(snap_bytes)
+            for slot in self._table.slots_of(list(new)):
+                self._table.odd[slot] = 1
+            self._captured |= new
+            self._mark(new, True)
+            self._captured -= gone
+            self._mark(gone, False)
 
     def _end_capture(self) -> None:
         with _kernel("ending a capture"):

@@ -72,6 +72,7 @@ class Copying:
         self._seen: dict[str, tuple[Gateway, int]] = {}
         self._files: dict[tuple[str, str], Recording] = {}
         self._pinholes: dict[FlowKey, _Copied] = {}
+        self._known: dict[tuple[str, str], tuple[Session, dict[FlowKey, _Copied]]] = {}
         self._again_ns = 0
         self.tally: Counter[str] = Counter()
 
@@ -169,6 +170,7 @@ class Copying:
             self._take(self._view)  # what was caught until now belongs where it was caught for
         pinholes: dict[FlowKey, _Copied] = {}
         wanted: set[tuple[str, str]] = set()
+        known, self._known = self._known, {}
         self._seen = {}
         for group, served in self._served.items():
             if served.driver is None:
@@ -182,10 +184,11 @@ class Copying:
                 recording = self._file_of(group, session)
                 if recording is not None:
                     wanted.add((group, call_id))
-                for flow in machine.expected_flows(call_id):
-                    forwarded = self._forwarding is not None and _forwarded(session, flow)
-                    if recording is not None or forwarded:
-                        pinholes[flow.key] = _Copied(flow, recording, forwarded)
+                before = known.get((group, call_id))
+                if before is None or before[0] is not session:
+                    before = session, self._copied_of(machine, session, recording)
+                self._known[group, call_id] = before
+                pinholes |= before[1]
             # A pause keeps the file; anything else that is not recorded closes it.
             wanted |= {
                 key
@@ -203,20 +206,36 @@ class Copying:
             self._view.close()
             self._view = None
 
+    def _copied_of(
+        self, machine: Gateway, session: Session, recording: Recording | None
+    ) -> dict[FlowKey, _Copied]:
+        found = {}
+        for flow in machine.expected_flows(session.call_id):
+            forwarded = self._forwarding is not None and _forwarded(session, flow)
+            if recording is not None or forwarded:
+                found[flow.key] = _Copied(flow, recording, forwarded)
+        return found
+
     def _file_of(self, group: str, session: Session) -> Recording | None:
         if self._recordings is None or session.orders.recording is not Order.ON:
             return None
         key = group, session.call_id
         if key not in self._files:
             self._files[key] = self._recordings.begin(group, session.call_id)
-            log.info("group %s: call %s is recorded: %s", *key, self._files[key].path.name)
+            log.info(
+                "group %s: call %s is recorded: %s", *key, self._files[key].path.name,
+                extra={"group": key[0], "call": key[1], "reason": "recorded"},
+            )  # fmt: skip
         return self._files[key]
 
     def _end(self, key: tuple[str, str]) -> None:
         recording = self._files.pop(key)
         if self._recordings is not None:
             self._recordings.end(recording)
-        log.info("group %s: call %s: recording ended, %d frames", *key, recording.frames)
+        log.info(
+            "group %s: call %s: recording ended, %d frames", *key, recording.frames,
+            extra={"group": key[0], "call": key[1], "reason": "recording-ended"},
+        )  # fmt: skip
 
     def _take(self, view: View) -> None:
         wall_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - now_ns()

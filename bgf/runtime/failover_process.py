@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from bgf.admin import AdminClient, AdminServer
 from bgf.config import NodeConfig
@@ -114,7 +115,26 @@ class Gravedigger:
 def _log_event(event: TimelineEvent) -> None:
     level = logging.WARNING if event["event"] in WARNED else logging.INFO
     where = f" {event['group']} epoch {event['epoch']}" if event["group"] else ""
-    log.log(level, "%s%s: %s", event["event"], where, event["sentence"])
+    about = {
+        "group": event["group"],
+        "epoch": event["epoch"] or None,
+        "reason": event["reason"] or event["event"],
+        "peer": event["node"],
+    }
+    log.log(level, "%s%s: %s", event["event"], where, event["sentence"], extra=about)
+
+
+def _sentence(said: dict[str, Any]) -> str:
+    """How it goes, for systemd, from the manager's status."""
+    owned = sorted(group for group, held in said["groups"].items() if held["epoch"])
+    parts = [
+        "drained" if said["drained"] else f"serves {', '.join(owned) or 'no group'}",
+        f"hears {', '.join(sorted(said['hears'])) or 'nobody'}",
+    ]
+    if not said["lease_left_ms"]:
+        parts.append("has no lease")
+    parts += said["unready"] or [f"{what}: {text}" for what, text in said["trouble"].items()]
+    return "; ".join(parts)
 
 
 async def run(node: NodeConfig) -> None:
@@ -178,7 +198,8 @@ async def run(node: NodeConfig) -> None:
                 [
                     asyncio.create_task(manager.run(stop)),
                     asyncio.create_task(every(SAVE_MS, history.save)),
-                ]
+                ],
+                lambda: _sentence(manager.status()),
             )
     finally:
         stop.set()

@@ -165,6 +165,12 @@ class GatewayProcess:
             NewCalls(known, self.load.overload, control.lag_max_ms),
         )
 
+    def sentence(self) -> str:
+        """How it goes, for systemd."""
+        active = [group for group, served in self.served.items() if served.driver is not None]
+        said = f"active for {', '.join(active) or 'no group'}, {self.datapath.installed} pinholes"
+        return said if self.ready else f"does not follow the change feed; {said}"
+
     def close(self) -> None:
         """Sockets close; programs, maps and links stay: media goes on."""
         for served in self.served.values():
@@ -221,14 +227,20 @@ class GatewayProcess:
         try:
             while True:
                 if not await self.takeover.prepare(group.id, epoch):
-                    log.warning("group %s: epoch %d is over already", group.id, epoch)
+                    log.warning(
+                        "group %s: epoch %d is over already", group.id, epoch,
+                        extra=_about(group.id, epoch, "over"),
+                    )  # fmt: skip
                     served.lost_epoch = epoch
                     return
                 try:
                     self._activate(served, epoch, began_ns)
                     break
                 except (BgfError, StateStoreError) as error:
-                    log.warning("group %s epoch %d: tried again: %s", group.id, epoch, error)
+                    log.warning(
+                        "group %s epoch %d: tried again: %s", group.id, epoch, error,
+                        extra=_about(group.id, epoch, "tried-again"),
+                    )  # fmt: skip
                     await asyncio.sleep(RESTORE_RETRY_MS / 1000)
         except Exception:
             log.exception("group %s epoch %d: the takeover is begun anew", group.id, epoch)
@@ -264,6 +276,7 @@ class GatewayProcess:
         )
         machine = Gateway(group, self.node.control.default_realms, self.limits, self.node.policies)
         driver = Driver(machine, Recorder(Mode(self.node.control.journal)), hands)
+        driver.heard_ms_ago = self.reports.heard_ms_ago
         found = self.feed.found(group.id, journal.marked())
         driver.take_over(found, call_ns(), list(self.rests[group.id]))
         self.feed.hush(group.id)
@@ -273,6 +286,7 @@ class GatewayProcess:
         log.info(
             "group %s epoch %d: active here, %d port pairs in use, ready after %.1f ms",
             group.id, epoch, driver.gateway.usage().pairs_used, served.ready_in_ms,
+            extra=_about(group.id, epoch, "active"),
         )  # fmt: skip
         task = asyncio.create_task(restore_all(served, driver, began_ns))
         self.tasks.add(task)
@@ -288,16 +302,19 @@ class GatewayProcess:
             log.warning(
                 "group %s epoch %d: %s; reads its state anew",
                 served.group.id, served.epoch, *served.driver.failures[-1:],
+                extra=_about(served.group.id, served.epoch, "in-doubt"),
             )  # fmt: skip
         elif self.unserved_ns:
             log.warning(
                 "group %s: no longer active here at epoch %d: this node's state server does not"
                 " serve", served.group.id, served.epoch,
+                extra=_about(served.group.id, served.epoch, "state-not-serving"),
             )  # fmt: skip
         else:
             log.warning(
                 "group %s: no longer active here at epoch %d; %s owns it at epoch %d",
                 served.group.id, served.epoch, owner.node or "nobody", owner.epoch,
+                extra=_about(served.group.id, served.epoch, "owned-elsewhere"),
             )  # fmt: skip
         served.driver, served.epoch, served.pending = None, 0, 0
         if served.server is not None:
@@ -419,11 +436,14 @@ class GatewayProcess:
         answer: list[bytes] = []
         served.asked = (incoming, answer)
         self.measures.before(driver.gateway, incoming.request)
+        copied = driver.gateway.copied_version
         try:
             command = incoming.request.command(call_ns(), int(time.time()))
             outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
         finally:
             served.asked = None
+        if driver.gateway.copied_version != copied:
+            self.copying.follow()  # before the reply: what it lets begin is copied from its start
         served.outcomes[outcome.value] += 1
         if outcome in (Outcome.FENCED, Outcome.FAILED):
             log.error("group %s: %s", served.group.id, driver.failures[-1:])
@@ -484,6 +504,11 @@ class _Replier:
         measures.after(request, incoming.host, reply)
 
 
+def _about(group: str, epoch: int, reason: str) -> dict[str, object]:
+    """Fields of a line in the journal."""
+    return {"group": group, "epoch": epoch, "reason": reason}
+
+
 def _group_of(change: Any) -> str:
     return str(change.flow.group if hasattr(change, "flow") else change.group)
 
@@ -533,7 +558,8 @@ async def run(node: NodeConfig) -> None:
                     asyncio.create_task(every(DELIVER_MS, process.ice.deliver)),
                     asyncio.create_task(every(COPY_MS, process.copying.follow)),
                     asyncio.create_task(every(LOOK_MS, process.look)),
-                ]
+                ],
+                process.sentence,
             )
     finally:
         loop.remove_reader(wake)

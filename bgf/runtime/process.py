@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import gc
 import logging
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from bgf.errors import EnvironmentProblem
+from bgf.runtime.journald import JournalHandler, is_collected
+from bgf.runtime.supervised import Sentence, Supervisor, supervise
 
 log = logging.getLogger("bgf")
 T = TypeVar("T")
@@ -48,10 +51,19 @@ def call_ns() -> int:
 
 
 def set_up_logging(process: str, node: str) -> None:
-    """One line per event on standard error; journald or the lab's log file takes it from there."""
+    """One line per event: with its fields to the journal where systemd started us, else plain to
+    standard error. A watchdog's SIGABRT leaves the place where we stood."""
+    faulthandler.enable()
+    level = os.environ.get("BGF_LOG", "INFO").upper()
+    if is_collected(os.environ):
+        with contextlib.suppress(OSError):
+            logging.basicConfig(
+                handlers=[JournalHandler(process, node)], level=level, format="%(message)s"
+            )
+            return
     logging.basicConfig(
         stream=sys.stderr,
-        level=os.environ.get("BGF_LOG", "INFO").upper(),
+        level=level,
         format=f"%(asctime)s.%(msecs)03d {node} {process} %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
     )
@@ -106,8 +118,15 @@ async def every(interval_ms: float, work: Callable[[], Awaitable[None] | None]) 
         await asyncio.sleep(interval_ms / 1000)
 
 
-async def until_signalled(tasks: list[asyncio.Task[None]]) -> None:
-    """Return on SIGTERM or SIGINT, or raise what a background task died of."""
+async def until_signalled(
+    tasks: list[asyncio.Task[None]], sentence: Sentence | None = None
+) -> None:
+    """Return on SIGTERM or SIGINT, or raise what a background task died of.
+
+    Who calls this is ready: systemd is told so, and from then on that we live, and `sentence`.
+    """
+    supervisor = Supervisor(os.environ)
+    tasks = [*tasks, asyncio.create_task(supervise(supervisor, sentence))]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -119,6 +138,7 @@ async def until_signalled(tasks: list[asyncio.Task[None]]) -> None:
             if task is not stopper:
                 task.result()
     finally:
+        supervisor.stopping()
         for task in (stopper, *tasks):
             task.cancel()
         await asyncio.gather(stopper, *tasks, return_exceptions=True)

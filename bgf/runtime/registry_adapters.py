@@ -44,6 +44,15 @@ class StoreRegistry:
                 members[node] = self._of_here(self._decode(data), raw.seen_ns.get(node, 0))
         return View(members, {group: Ownership(*owner) for group, owner in raw.owners.items()})
 
+    def record(self, node: str) -> Member | None:
+        data = self._reach(lambda: self._views.record(node))
+        if data is None:
+            return None
+        try:
+            return self._of_here(self._decode(data), now_ns())
+        except msgspec.MsgspecError:
+            return None
+
     def publish(self, member: Member) -> None:
         self._reach(lambda: self._views.publish(member.node, _encode(self._of_all(member))))
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bgf.errors import DatapathError
 from bgf.events import Abandoned, Learned, Notify, Silent
 from bgf.hands import Driver, Outcome
 from bgf.media.datapath import Datapath, MediaSilent, PeerLearned
-from bgf.model import FlowKey
+from bgf.model import Flow, FlowKey
 from bgf.runtime.process import call_ns, now_ns
 from bgf.runtime.served import Served
 from bgf.runtime.silence import Hanging, Silence
@@ -115,6 +115,13 @@ class MediaReports:
                 self._silence_of(served, driver).note(call_id, report, now_ns())
             waiting.popleft()
 
+    def heard_ms_ago(self, flows: Sequence[Flow]) -> int | None:
+        """How long ago the latest packet passed any of these, None for never. Raises
+        DatapathError."""
+        counters = self._datapath.counters([flow.key for flow in flows])
+        last_ns = max((one.last_seen_ns for one in counters), default=0)
+        return max(0, now_ns() - last_ns) // NS_PER_MS if last_ns else None
+
     # -- hanging calls ---------------------------------------------------------------------
 
     def look(self) -> None:
@@ -150,6 +157,7 @@ class MediaReports:
             log.warning(
                 "group %s: call %s ended here: no media for %d s",
                 served.group.id, one.call_id, silent_ms // 1_000,
+                extra={"group": served.group.id, "call": one.call_id, "reason": "no-media"},
             )  # fmt: skip
 
     def _silence_of(self, served: Served, driver: Driver) -> Silence:
@@ -175,4 +183,5 @@ class LogNotices:
         log.info(
             "group %s: call %s: media of stream %d at %s %s",
             self._group, notice.call_id, notice.stream, notice.key, what,
+            extra={"group": self._group, "call": notice.call_id, "reason": f"media-{what}"},
         )  # fmt: skip

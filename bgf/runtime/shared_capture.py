@@ -1,8 +1,8 @@
 """The packet path's one capture, for everybody who wants frames: an operator, recordings, copies.
 
 Knows: whose pinholes are wanted, which frames are whose. Must not know what is done with them. The
-packet path has one capture, with a set of pinholes that cannot grow: when somebody wants more, it
-is begun anew, at most every REOPEN_MS. What was captured until then is handed out first.
+packet path has one capture; its set of pinholes is changed while it runs, so that somebody who
+wants more costs the others no frame.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import msgspec
 
 from bgf.media.datapath import Capture, Captured, Datapath
 from bgf.model import FlowKey
-from bgf.runtime.process import now_ns
 
-REOPEN_MS: Final = 50
 PUMPED_MAX: Final = 8_192
 """Frames taken in one go."""
 WAITING_MAX: Final = 16_384
@@ -40,9 +38,10 @@ class View:
         while self._frames:
             yield self._frames.popleft()
 
-    def want(self, keys: Iterable[FlowKey]) -> None:
-        """From now on, these pinholes' frames."""
+    def want(self, keys: Iterable[FlowKey], snap_bytes: int = 0) -> None:
+        """From now on, these pinholes' frames; 0: as much of each as before."""
         self.keys = frozenset(keys)
+        self.snap_bytes = snap_bytes or self.snap_bytes
         self._owner.changed()
 
     def take(self, one: Captured) -> None:
@@ -68,11 +67,8 @@ class SharedCapture:
         self._datapath = datapath
         self._views: list[View] = []
         self._capture: Capture | None = None
-        self._held: frozenset[FlowKey] = frozenset()  # what the running capture was begun for
-        self._snap_bytes = 0
         self._lost = 0
         self._dirty = False
-        self._opened_ns = 0
 
     def capture(self, keys: Iterable[FlowKey], snap_bytes: int = 256) -> View:
         """A taker of these pinholes' frames, until it is closed. Raises DatapathError."""
@@ -100,9 +96,9 @@ class SharedCapture:
                 self._end()
 
     def pump(self) -> None:
-        """Hand out what there is; begin anew when more is wanted. Raises DatapathError."""
+        """Hand out what there is, have copied what is wanted. Raises DatapathError."""
         self._drain()
-        if self._dirty and now_ns() - self._opened_ns >= REOPEN_MS * 1_000_000:
+        if self._dirty:
             self._agree()
 
     def close(self) -> None:
@@ -110,23 +106,19 @@ class SharedCapture:
         self._end()
 
     def _agree(self) -> None:
-        self._dirty = False
         wanted = frozenset().union(*(view.keys for view in self._views))
         snap_bytes = max((view.snap_bytes for view in self._views), default=0)
-        # A pinhole that nobody wants, or that is gone, must be marked anew should it come back.
-        self._held &= wanted
-        if wanted <= self._held and snap_bytes <= self._snap_bytes:
-            return
-        self._end()
-        if wanted:
-            self._opened_ns = now_ns()
+        if not wanted:
+            self._end()
+        elif self._capture is None:
             self._capture = self._datapath.capture(wanted, snap_bytes)
-            self._held, self._snap_bytes = wanted, snap_bytes
+        else:
+            self._capture.want(wanted, snap_bytes)
+        self._dirty = False
 
     def _end(self) -> None:
         self._drain()
-        capture, self._capture = self._capture, None
-        self._held, self._snap_bytes, self._lost = frozenset(), 0, 0
+        capture, self._capture, self._lost = self._capture, None, 0
         if capture is not None:
             capture.close()
 

@@ -59,14 +59,14 @@ class Embedded:
     def __init__(self, node: NodeConfig, store: statestore.Store) -> None:
         self._node = node
         self._store = store
-        self._keeper = False
+        self.keeper = False
 
     def keep_house(self) -> None:
-        if not self._keeper:
-            self._keeper = self._store.try_keeper()
-            if self._keeper:
+        if not self.keeper:
+            self.keeper = self._store.try_keeper()
+            if self.keeper:
                 log.info("keeper of %s", self._node.state.address)
-        if self._keeper:
+        if self.keeper:
             self._store.housekeep(now_ns())
 
     def why_not_ready(self) -> str:
@@ -74,7 +74,7 @@ class Embedded:
 
     def facts(self, walk: bool) -> dict[str, Any]:
         stats = dict(self._store.stats())
-        return {"mode": "embedded", "keeper": self._keeper, "stats": stats}
+        return {"mode": "embedded", "keeper": self.keeper, "stats": stats}
 
     def reading(self) -> metrics.Reading:
         return metrics.Reading(self._store.stats(), labels={"node": self._node.node.id})
@@ -274,7 +274,10 @@ async def _run_embedded(node: NodeConfig) -> None:
         process = StateProcess(node, embedded)
         async with AdminServer(node.node.socket("state"), process.handlers()):
             log.info("ready: %s", node.state.address)
-            await until_signalled([asyncio.create_task(every(HOUSEKEEP_MS, embedded.keep_house))])
+            await until_signalled(
+                [asyncio.create_task(every(HOUSEKEEP_MS, embedded.keep_house))],
+                lambda: f"embedded, {'keeps house' if embedded.keeper else 'another keeps house'}",
+            )
 
 
 async def _run_clustered(node: NodeConfig, cluster: StateCluster) -> None:
@@ -294,7 +297,7 @@ async def _run_clustered(node: NodeConfig, cluster: StateCluster) -> None:
             with _exporter(cluster, keeper):
                 async with AdminServer(node.node.socket("state"), process.handlers()):
                     server.start()
-                    await until_signalled([])
+                    await until_signalled([], lambda: server.why_not_ready() or "serves")
                     leave = True
                     # Still answering: the others' copies and the operator's questions go on.
                     await asyncio.to_thread(server.stop, True, LEAVE_MS)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import statestore
-from bgf.runtime.registry_adapters import StoreRegistry
+from bgf.runtime.registry_adapters import ClusterRegistry, StoreRegistry
 from failover.registry import (
     Member,
     MemoryRegistry,
@@ -30,6 +30,7 @@ from statestore.views import EmbeddedViews, RawView, Views
 from tests.fakes.etcd_cluster import EtcdCluster, eventually
 
 SIZE_BYTES = 4 << 20
+STALE_MS = 300.0
 
 
 PATIENT = EtcdOptions(timeout_ms=20_000, attempt_ms=5_000)
@@ -308,3 +309,41 @@ def test_without_etcd_there_is_no_view_and_a_reason(directory: Path) -> None:
         with pytest.raises(statestore.Unavailable, match=r"127\.0\.0\.1:1 .*refused"):
             call()
     registry.close()
+
+
+def test_the_own_record_is_asked_of_the_registry(registry: Registry) -> None:
+    assert registry.record("n1") is None
+    registry.publish(Member("n1", 1, 100, drained=True))
+    registry.publish(Member("n2", 1, 100))
+    found = registry.record("n1")
+    assert found is not None and found.drained
+    assert registry.record("n3") is None
+
+
+def test_who_has_written_nothing_yet_becomes_current_by_asking(
+    connect: Callable[[], Views],
+) -> None:
+    """A failover process that waited for its packet path while others renewed: nothing of its own
+    proves how current its view is, and without a current view it would never write."""
+    other = StoreRegistry(connect())
+    late_views = connect()
+    late = ClusterRegistry(late_views, STALE_MS)
+    count = 0
+
+    def refused() -> bool:
+        nonlocal count
+        count += 1
+        other.publish(Member("n2", 1, count))  # the stream is never silent
+        try:
+            late.view()
+        except RegistryUnavailable:
+            return True
+        return False
+
+    eventually(refused, "the view is too old to act on")
+
+    def asked() -> bool:
+        late.record("n1")
+        return not refused()
+
+    eventually(asked, "it is current again")

@@ -163,7 +163,8 @@ class FakeDatapath:
     def capture(self, keys: Iterable[FlowKey], snap_bytes: int = 256) -> FakeCapture:
         if self._capture is not None and not self._capture.closed:
             raise DatapathError("another capture is running: end it first")
-        self._capture = FakeCapture(set(keys) & set(self.model.flows), snap_bytes)
+        self._capture = FakeCapture(lambda: set(self.model.flows))
+        self._capture.want(keys, snap_bytes)
         return self._capture
 
     # ---- what a test does with it ---------------------------------------------------------------
@@ -211,12 +212,17 @@ class FakeDatapath:
 class FakeCapture:
     """The `Capture` of the fake."""
 
-    def __init__(self, keys: set[FlowKey], snap_bytes: int) -> None:
-        self.keys = keys
+    def __init__(self, existing: Callable[[], set[FlowKey]]) -> None:
+        self.keys: set[FlowKey] = set()
         self.lost = 0
         self.closed = False
-        self._snap_bytes = snap_bytes
+        self._existing = existing
+        self._snap_bytes = 0
         self._frames: deque[Captured] = deque()
+
+    def want(self, keys: Iterable[FlowKey], snap_bytes: int) -> None:
+        self.keys = set(keys) & self._existing()
+        self._snap_bytes = snap_bytes
 
     def add(self, now_ns: int, key: FlowKey, leaving: bool, interface: str, frame: bytes) -> None:
         if not self.closed:

@@ -75,6 +75,9 @@ class TurnEnded:
 Happening = Claimed | Armed | TurnEnded
 
 
+CATCH_UP_MS = 20
+
+
 class WorldRegistry:
     """The shared registry as one node reaches it."""
 
@@ -85,9 +88,15 @@ class WorldRegistry:
 
     def view(self) -> View:
         self._reach()
+        if self._node.stopped_until_ns <= self._world.now_ns < self._node.stale_until_ns:
+            raise RegistryUnavailable("what is known is older than the pause")
         view = self._shared.view()
         self._node.last_owners = dict(view.owners)
         return view
+
+    def record(self, node: str) -> Member | None:
+        self._reach()
+        return self._shared.record(node)
 
     def publish(self, member: Member) -> None:
         self._reach()
@@ -207,6 +216,7 @@ class Node:
     health: dict[str, str] = field(default_factory=dict)
     stopped_until_ns: int = 0
     frozen_until_ns: int = 0
+    stale_until_ns: int = 0
     lease_ns: int = 0
     last_owners: dict[str, Ownership] = field(default_factory=dict)
     life: int = 0
@@ -331,8 +341,10 @@ class World:
         self.start(name)
 
     def stop_agent(self, name: str, for_ms: int) -> None:
-        """SIGSTOP, then SIGCONT: its packet path goes on answering."""
+        """SIGSTOP, then SIGCONT: its packet path goes on answering. What it knows of the registry
+        is as old as the pause for a moment, while it can write there at once."""
         self.nodes[name].stopped_until_ns = self.now_ns + for_ms * MS
+        self.nodes[name].stale_until_ns = self.nodes[name].stopped_until_ns + CATCH_UP_MS * MS
 
     def freeze(self, name: str, for_ms: int) -> None:
         """The whole machine stands still, its reflector too."""

@@ -79,6 +79,8 @@ class GatewayModel:
         if command.cookie in self.cookies or reply.result is not Result.OK:
             return
         self.cookies.add(command.cookie)
+        if command.verb not in (Verb.OFFER, Verb.DELETE):
+            assert command.call_id in self.calls, "done for a call that is over"
         if command.verb is Verb.OFFER:
             self._offer(command, reply)
         elif command.verb is Verb.ANSWER:

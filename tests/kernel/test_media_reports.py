@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import select
+import threading
 import time
 from collections.abc import Iterator
 
@@ -14,6 +17,7 @@ from bgf.media import frames
 from bgf.media.datapath import Captured, MediaSilent, Outcome, PeerLearned
 from bgf.media.xdp import SNAP_BYTES_MAX, XdpDatapath
 from bgf.model import Address, FlowKey, Latch, Rtp
+from bgf.runtime.shared_capture import SharedCapture
 from tests.fakes.packet_call import rtp
 from tests.fakes.packet_lab import (
     CALLEE4,
@@ -208,6 +212,39 @@ def test_a_capture_is_cut_and_outlives_a_change_of_its_flow(
             callee.recv(300)
             found = list(capture)
         assert [(len(f.frame), f.length) for f in found] == [(50, 242), (50, 242)]
+
+
+def test_nothing_is_lost_where_more_is_wanted(lab: PacketLab, datapath: XdpDatapath) -> None:
+    """One call is recorded while another taker comes, wants more, wants less, and goes."""
+    other = flow("10.10.0.101:30002", "10.20.0.101:31002", f"{CALLEE4}:5000")
+    datapath.install([UP, DOWN, other])
+    shared = SharedCapture(datapath)
+    count = 200  # all of them fit into a ring: nothing depends on who is quick
+    with lab.udp("ue", UE4) as user, lab.udp("callee", CALLEE4, 5_000) as callee:
+
+        def talk() -> None:
+            for number in range(count):
+                user.sendto(rtp(number), ("10.10.0.101", 30_000))
+                callee.recv(100)
+                time.sleep(0.0002)
+
+        view = shared.capture([UP.key])
+        talking = threading.Thread(target=talk)
+        talking.start()
+        changes = itertools.count(1)
+        while talking.is_alive():
+            view.want([UP.key, DOWN.key])
+            with contextlib.closing(shared.capture([other.key], 300)) as another:
+                another.want([other.key, DOWN.key])
+                shared.pump()
+            view.want([UP.key])
+            shared.pump()
+            next(changes)
+        talking.join()
+        found = [seen(frame) for frame in view if frame.leaving]
+        view.close()
+    assert next(changes) > 5
+    assert sorted(found) == sorted(rtp(number) for number in range(count)) and view.lost == 0
 
 
 def test_captures_are_one_at_a_time_and_leave_nothing(

@@ -17,6 +17,8 @@ from bgf.hands import Outcome
 from bgf.model import Component
 from bgf.session import REPLY_KEPT_MS, State
 from tests.fakes.calls import NS_PER_MS
+from tests.fakes.flows import Pinholes
+from tests.fakes.gateway_rig import Control, Node
 from tests.fakes.ng_requests import ANSWER, DELETE, OFFER, control, established, frame, ports, sdp
 
 # Frames
@@ -87,17 +89,53 @@ def test_a_cookie_with_another_description_is_told_so() -> None:
 
 
 def test_a_delete_that_is_repeated_does_not_meet_a_call_that_has_begun_since() -> None:
-    """A 407 deletes what was never offered; its repetition comes after the next INVITE."""
+    """A 407 deletes what was never offered; its repetition comes after the next INVITE, which may
+    be another owner's."""
     made = control()
     first = made.send(frame("k1", **DELETE))
-    assert made.ask(cookie="k2", **OFFER)["result"] == "ok"
-    assert made.send(frame("k1", **DELETE)) == first
+    second = Control(Node(made.node.shared, Pinholes()), made.now_ns)
+    assert second.ask(cookie="k2", **OFFER)["result"] == "ok"
+    assert second.send(frame("k1", **DELETE)) == first
+    third = Control(Node(made.node.shared, Pinholes()), made.now_ns)
+    assert third.send(frame("k1", **DELETE)) == first
+    assert third.node.gateway.usage().sessions == 1
+
+
+@pytest.mark.parametrize("late", [ANSWER, DELETE | {"command": "block media"}], ids=str)
+def test_an_error_that_is_asked_for_again_does_not_meet_a_call_that_has_begun_since(
+    late: dict[str, Any],
+) -> None:
+    made = control()
+    first = made.send(frame("k1", **late))
+    assert first is not None and b"5:error" in first
+    second = Control(Node(made.node.shared, Pinholes()), made.now_ns)
+    assert second.ask(cookie="k2", **OFFER)["result"] == "ok"
+    before = second.node.gateway.digest()
+    assert second.send(frame("k1", **late)) == first
+    assert second.node.gateway.digest() == before
+
+
+def test_what_nobody_knows_keeps_no_new_call_out() -> None:
+    """Half of the tombstones are for calls that were; beyond, a reply is kept in memory alone."""
+    made = control(limits=Limits(tombstones_max=8))
+    for number in range(6):
+        made.send(frame(f"s{number}", **DELETE | {"call_id": f"s{number}"}))
+    assert made.node.gateway.usage().tombstones == 4
+    assert len(made.node.shared.journals) == 4 and len(made.node.gateway._strays) == 2
+    assert made.ask(cookie="k", **OFFER | {"call_id": "s5"})["result"] == "ok"
+    assert b"2:ok" in (made.send(frame("s5", **DELETE | {"call_id": "s5"})) or b"")
     assert made.node.gateway.usage().sessions == 1
     made.now_ns += (REPLY_KEPT_MS + 1) * NS_PER_MS
-    assert made.send(frame("k1", **DELETE)) != first
+    made.node.driver.tick(made.now_ns)
+    assert made.node.gateway.usage().tombstones == 0 and made.node.shared.journals.keys() == {"s5"}
+
+
+def test_replies_to_nobodys_commands_are_bounded() -> None:
+    made = control(limits=Limits(tombstones_max=0))
     for number in range(STRAYS_MAX + 1):
         made.send(frame(f"s{number}", **DELETE | {"call_id": f"s{number}"}))
     assert len(made.node.gateway._strays) == STRAYS_MAX
+    assert made.node.gateway.usage().tombstones == 0
 
 
 def test_stored_replies_are_given_up() -> None:
@@ -234,7 +272,6 @@ def test_delete_of_an_unknown_call() -> None:
     assert reply["result"] == "ok" and "not here" in reply["warning"]
     reply = made.ask(**DELETE, flags=["fatal"])
     assert reply["result"] == "error" and "not here" in reply["error-reason"]
-    assert made.node.shared.journals == {}
 
 
 def test_settings_are_remembered() -> None:

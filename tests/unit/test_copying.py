@@ -36,12 +36,6 @@ OFFER, ANSWER, DELETE = Verb.OFFER, Verb.ANSWER, Verb.DELETE
 RTP = b"\x80\x08" + bytes(10)
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No time between two captures: the tests have no patience."""
-    monkeypatch.setattr(shared_capture, "REOPEN_MS", 0)
-
-
 class Rig:
     """An owner, its packet path, what it copies."""
 

@@ -296,6 +296,17 @@ def test_the_lab_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert client.find_nodes([], []) == [Node("n1", tmp_path / "n1")]
 
 
+def test_without_a_lab_it_is_the_machines_own_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = Path(__file__).parents[2] / "packaging/etc/node.toml"
+    monkeypatch.setattr(client, "DEFAULT_RUN_DIR", tmp_path / "none")
+    monkeypatch.setattr(client, "NODE_FILE", example)
+    assert client.find_nodes([], []) == [Node("n1", Path("/run/bgf"))]
+    with pytest.raises(EnvironmentProblem, match="no node has run in"):
+        client.find_nodes([], [tmp_path / "none"])
+
+
 @pytest.fixture
 def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
     """Run a bgfctl whose only command raises this."""

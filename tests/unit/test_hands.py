@@ -13,12 +13,11 @@ from bgf.hands import (
     ActiveHands,
     Driver,
     Outcome,
-    ReplayHands,
     StandbyHands,
-    rehearse,
 )
 from bgf.journal import Mode, Recorder
 from bgf.model import Address, Flow, RealmAddress
+from bgf.rehearsal import ReplayHands, rehearse
 from bgf.session import Site, State
 from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, POLICIES, REALMS, command, line
 from tests.fakes.flows import Pinholes, Replies
@@ -71,11 +70,22 @@ def test_the_order_of_an_offer_and_an_end() -> None:
     assert rig.fuse.steps == ["forget"]
 
 
-@pytest.mark.parametrize("verb", [Verb.PING, Verb.QUERY, Verb.ANSWER, Verb.DELETE], ids=str)
+@pytest.mark.parametrize("verb", [Verb.PING, Verb.QUERY, Verb.LIST, Verb.STATISTICS], ids=str)
 def test_what_changes_nothing_writes_nothing(verb: Verb) -> None:
     rig = Rig()
     assert rig.driver.handle(command(verb, "x", ALICE), 0) is Outcome.ANSWERED
     assert rig.fuse.steps == ["check", "reply"]
+
+
+@pytest.mark.parametrize("verb", [Verb.ANSWER, Verb.DELETE, Verb.BLOCK_MEDIA], ids=str)
+def test_what_nobody_knows_is_written_down_and_forgotten(verb: Verb) -> None:
+    """Its repetition may come to another owner, when a call has begun under that Call-ID."""
+    rig = Rig()
+    assert rig.driver.handle(command(verb, "x", ALICE), 0) is Outcome.ANSWERED
+    assert rig.fuse.steps == ["check", "mark", "append", "reply"]
+    rig.fuse.steps.clear()
+    assert rig.driver.tick(NS_PER_S + 60_000 * NS_PER_MS) is None
+    assert rig.fuse.steps == ["forget"]
 
 
 def test_a_repeated_cookie_writes_nothing() -> None:

@@ -286,6 +286,16 @@ def replace_control(node: config.NodeConfig, control: Address) -> Group:
     return msgspec.structs.replace(node.groups[0], control=control)
 
 
+def test_a_node_needs_a_few_capabilities_and_no_root() -> None:
+    few = 1 << 12 | 1 << 13 | 1 << 38 | 1 << 39
+    assert preflight.check_node_capabilities(few) is None
+    assert preflight.check_node_capabilities(1 << 12 | 1 << 13 | 1 << 21) is None  # Linux of old
+    assert line(preflight.check_node_capabilities(few & ~(1 << 39 | 1 << 13))) == (
+        "CAP_NET_RAW, CAP_BPF lacking: start it as root or by its systemd unit, not in a "
+        "restricted container"
+    )
+
+
 def test_without_root_only_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "read_uid", lambda: 1000)
     monkeypatch.setattr(preflight, "read_bpf", lambda: errno.EPERM)

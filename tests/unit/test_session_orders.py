@@ -273,7 +273,8 @@ def test_an_unknown_call_is_an_error_for_every_order() -> None:
         call = Call()
         reply = call.do(verb)
         assert reply.result is Result.ERROR and "is not here" in reply.reason
-        assert not call.entries
+        assert call.stands_at(State.DELETED) and not call.flows
+        call.replayed()
 
 
 def test_a_repeated_cookie_is_no_second_order(call: Call) -> None:

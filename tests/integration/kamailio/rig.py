@@ -28,7 +28,7 @@ from bgf.lab.rtpload import Meter
 from bgf.lab.sip import SipPeers, find_program, request, tone, uri
 from bgf.model import Address
 from tests.integration.kamailio import blocks
-from tests.integration.kamailio.scenarios import Hold, Proxy, Scenario
+from tests.integration.kamailio.scenarios import Hold, Proxy, Scenario, Way
 from tests.integration.kamailio.wire import Moment, NgWire, Passed
 
 HERE = Path(__file__).parent
@@ -93,10 +93,18 @@ class Rig:
             self.lab.plan,
             self.lab.processes,
             gateways=hosts,
-            proxy=str(HERE / f"{proxy.value}.cfg"),
+            proxy=str(self._configuration(proxy)),
         )
         peers.start_proxy()
         self._peers, self._running = peers, (proxy, groups)
+
+    def _configuration(self, proxy: Proxy) -> Path:
+        if proxy is not Proxy.LEGS:
+            return HERE / f"{proxy.value}.cfg"
+        first, rest = (HERE / f"{Proxy.PCSCF.value}.cfg").read_text().split("\n", 1)
+        path = self._dir / f"{proxy.value}.cfg"
+        path.write_text(f"{first}\n#!define WITH_LEGS\n{rest}")
+        return path
 
     def stop_proxy(self) -> None:
         if self._peers is not None:
@@ -196,6 +204,7 @@ class Rig:
         }
         plan = self.lab.plan
         near, far = (plan.access, plan.core) if way.originating else (plan.core, plan.access)
+        far = plan.access if way is Way.ON_NET else far
         started: list[Agent] = []
 
         def start(file: str, host: str, namespace: str, *more: str) -> Agent:
@@ -360,9 +369,12 @@ class Rig:
 
     def heal(self) -> None:
         """What was killed comes back as a standby; returns when every node can lose another."""
+        if self.dead:
+            with self._careful():
+                self._heal()
+
+    def _heal(self) -> None:
         lab = self.lab
-        if not self.dead:
-            return
         while self.dead:
             node, power = self.dead[-1]
             if power:
@@ -377,9 +389,8 @@ class Rig:
         for node in self.lab.plan.nodes:
             members = self.lab.nodes.ask(node.id, "failover")["members"]
             for peer in self.lab.plan.nodes:
-                if peer.id != node.id and not (
-                    members[peer.id]["ready"] and members[peer.id]["lease_left_ms"]
-                ):
+                known = members.get(peer.id)  # none yet, after a pause of the registry
+                if peer.id != node.id and not (known and known["ready"] and known["lease_left_ms"]):
                     return False
         return True
 

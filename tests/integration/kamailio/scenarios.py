@@ -19,23 +19,27 @@ TALK_MS = 1_500
 
 
 class Proxy(enum.StrEnum):
-    """Our Kamailio configurations: tests/integration/kamailio/<name>.cfg."""
+    """Our Kamailio configurations: tests/integration/kamailio/<name>.cfg. LEGS is the P-CSCF that
+    tells the legs of a call apart."""
 
     PLAIN = "proxy"
     PCSCF = "pcscf"
+    LEGS = "legs"
 
 
 class Way(enum.StrEnum):
-    """Who calls whom: a UE over IPv6 or IPv4 the core, or the core a UE."""
+    """Who calls whom: a UE over IPv6 or IPv4 the core, the core a UE, or a UE over IPv4 one over
+    IPv6, through the core and back."""
 
     FROM_SIX = "from IPv6"
     FROM_FOUR = "from IPv4"
     TO_SIX = "to IPv6"
     TO_FOUR = "to IPv4"
+    ON_NET = "on net"
 
     @property
     def originating(self) -> bool:
-        return self in (Way.FROM_SIX, Way.FROM_FOUR)
+        return self in (Way.FROM_SIX, Way.FROM_FOUR, Way.ON_NET)
 
     @property
     def ue(self) -> str:
@@ -48,6 +52,8 @@ class Way(enum.StrEnum):
 
     @property
     def callee(self) -> str:
+        if self is Way.ON_NET:
+            return lab_plan.ACCESS_HOST6
         return lab_plan.CORE_HOST4 if self.originating else self.ue
 
     @property
@@ -60,7 +66,7 @@ class Way(enum.StrEnum):
 
     def target(self, proxy: Proxy, callee: str) -> str:
         """The Request-URI of the first INVITE."""
-        if proxy is Proxy.PCSCF:
+        if proxy is not Proxy.PLAIN:
             return f"sip:{callee}@{uri(self.callee)}:{SIP_PORT}"
         if not self.originating:
             callee = "ue6" if self is Way.TO_SIX else "ue4"
@@ -73,6 +79,8 @@ class Way(enum.StrEnum):
         if not self.originating:
             return f"\nRoute: <sip:term@{uri(self.proxy)}:{SIP_PORT};lr>"
         serving = f"<sip:orig@{uri(self.callee)}:{SIP_PORT};lr>"
+        if self is Way.ON_NET:  # what the S-CSCF makes of the callee's Path
+            serving = f"<sip:term@{lab_plan.CSCF_CORE4}:{SIP_PORT};lr>"
         return f"\nRoute: <sip:{uri(self.proxy)}:{SIP_PORT};lr>, {serving}"
 
 
@@ -142,7 +150,19 @@ _FORKED = (Hold("early", heard=(), tell="callee"), TALK)
 """Of two early answers the gateway knows the last; whose media that lets through is not said."""
 
 SCENARIOS = (
-    *(_pair(f"basic {way}", (*ROUND, DELETE), way, "basic") for way in Way),
+    *(
+        _pair(f"basic {way}", (*ROUND, DELETE), way, "basic")
+        for way in Way
+        if way is not Way.ON_NET
+    ),
+    Scenario(
+        "twice through",
+        "basic-caller",
+        (("basic-callee", ""),),
+        (*ROUND, DELETE) * 2,
+        Way.ON_NET,
+        proxies=(Proxy.LEGS,),
+    ),
     _pair("reinvite", (*ROUND * 3, DELETE), Way.FROM_SIX),
     _pair("hold", (*ROUND * 4, DELETE), Way.FROM_FOUR),
     Scenario(

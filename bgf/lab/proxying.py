@@ -1,0 +1,234 @@
+"""A proxy at work while things break: opens, changes, asks for and ends calls, one after the other,
+and keeps a ledger of what it was promised. As patient as Kamailio: same cookie, five tries.
+
+Knows: `ng` requests and replies, the ledger. Must not know what breaks, nor gateways beyond their
+control addresses. One thread per group; none of its calls has media, but for those that it closes.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from bgf.control.client import NgClient, NoAnswer
+from bgf.control.sdp import Sdp
+from bgf.errors import BgfError
+from bgf.lab import namespaces
+from bgf.lab import plan as lab_plan
+from bgf.lab.invariants import Closed
+from bgf.lab.ledger import GONE, Answer, Ledger
+from bgf.lab.ngload import (
+    TAG_CALLER,
+    LoadSession,
+    answer_request,
+    delete_request,
+    offer_request,
+)
+from bgf.lab.plan import CONTROL_PORT, GroupPlan, Plan
+from bgf.model import Address
+
+PAUSE_MS: Final = 60
+FIRST_CALLS: Final = 6
+CALLS_MAX: Final = 400
+PORT_FIRST, PORT_LAST = 44_000, 59_998
+QUERIES_TRIES: Final = 3
+SHED: Final = ("load limit", "Parallel session limit reached")
+WORK: Final = ("open", "move", "move", "query", "delete", "close")
+
+
+class Proxy:
+    """Works on one group, from `start` to `stop`. `sessions` are its calls with media; it ends the
+    first `closing` of them while it works."""
+
+    def __init__(self, plan: Plan, group: GroupPlan, seed: str, ledger: Ledger) -> None:
+        self._group = group
+        self._ledger = ledger
+        self._chance = random.Random(f"{seed} {group.id}")
+        self._name = f"{seed}-{group.id}"
+        self.sessions: Sequence[LoadSession] = ()
+        self.closing = 0
+        self._ports = iter(range(PORT_FIRST, PORT_LAST, 2))
+        self._opened = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.closed: dict[str, tuple[LoadSession, int]] = {}
+        """Calls with media that were ended, and when the answer was read (CLOCK_BOOTTIME, ns)."""
+        self.slowest_ms = 0.0
+        address = Address(group.control_host, CONTROL_PORT)
+        self.client = namespaces.run_in(plan.cscf, lambda: NgClient(address, prefix="proxy"))
+
+    def prepare(self) -> None:
+        """Some calls, in peace. Raises BgfError when one is not answered."""
+        for _ in range(FIRST_CALLS):
+            self._open()
+        if self._ledger.counts[Answer.NONE] or self._ledger.counts[Answer.REFUSED]:
+            raise NoAnswer(f"{self._group.id} does not open calls before anything is broken")
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=f"proxy-{self._group.id}")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns when the request under way has been answered, or given up."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        self.client.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PAUSE_MS / 1000):
+            began = time.monotonic()
+            self._work(self._chance.choice(WORK))
+            self.slowest_ms = max(self.slowest_ms, (time.monotonic() - began) * 1000)
+
+    def _work(self, what: str) -> None:
+        living = self._ledger.living(self._group.id)
+        if what == "close" and self.closing:
+            self.closing -= 1
+            self._close_one(self.sessions[self.closing])
+        elif what == "open" or len(living) < FIRST_CALLS // 2:
+            if self._opened < CALLS_MAX:
+                self._open()
+        elif what == "move":
+            self._describe(self._chance.choice(living), next(self._ports), again=True)
+        elif what == "delete":
+            self._delete(self._chance.choice(living))
+        elif what == "query":
+            self._query(self._chance.choice(living))
+
+    # -- requests ---------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._opened += 1
+        self._describe(f"{self._name}-{self._opened}", next(self._ports), again=False)
+
+    def _describe(self, call_id: str, port: int, *, again: bool) -> None:
+        """Offer and answer, of a new call or, `again`, in one: the caller is at `port` now."""
+        # Alternately over both families, as a call's name has it: it keeps its family.
+        over4 = int(call_id.rpartition("-")[2]) % 2
+        caller = Address(lab_plan.ACCESS_LOAD4 if over4 else lab_plan.ACCESS_LOAD6, port)
+        callee = Address(lab_plan.CORE_LOAD4, port)
+        before = self._ledger.ask(call_id, self._group.id, port)
+        offered = self._call(offer_request(call_id, caller, again=again))
+        told = self._answered(f"offer of {call_id}", offered)
+        local = _media(offered) if told is Answer.OK else ""
+        self._ledger.answer(call_id, before, port, told, local)
+        if told is Answer.OK:
+            self._answered(f"answer of {call_id}", self._call(answer_request(call_id, callee)))
+
+    def _delete(self, call_id: str) -> None:
+        before = self._ledger.ask(call_id, self._group.id, GONE)
+        reply = self._call(delete_request(call_id))
+        self._ledger.answer(
+            call_id, before, GONE, self._answered(f"delete of {call_id}", reply, whole=True)
+        )
+
+    def _close_one(self, session: LoadSession) -> None:
+        self._ledger.counts["asked"] += 1
+        reply = self._call(delete_request(session.call_id))
+        told = self._answered(f"delete of {session.call_id}", reply, whole=True)
+        self._ledger.counts[told.value] += 1
+        if told is Answer.OK:
+            self.closed[session.call_id] = (session, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+    def _query(self, call_id: str) -> None:
+        """Right now it must be what was promised."""
+        self._ledger.counts["asked"] += 1
+        state = self.look(call_id, tries=1)
+        told = Answer.NONE if state is None else Answer.OK
+        self._ledger.counts[told.value] += 1
+        possible = self._ledger.calls[call_id].possible
+        if state is not None and state not in possible:
+            self._ledger.broken.append(
+                f"call {call_id}: asked for in the middle, its caller was at port {state}, "
+                f"{' or '.join(map(str, sorted(possible)))} was promised"
+            )
+
+    def look(self, call_id: str, tries: int = QUERIES_TRIES) -> int | None:
+        """The state of a call as the gateway has it; None when it does not say."""
+        for _ in range(tries):
+            reply = self._call({"command": "query", "call-id": call_id})
+            if reply is not None:
+                return _state(reply)
+        return None
+
+    def end(self, call_id: str) -> str:
+        """Release a call that is there; a line when that does not go as it should."""
+        reply = self._call(delete_request(call_id))
+        if reply is None:
+            return f"call {call_id} cannot be released: no answer"
+        if reply.get("result") != "ok" or reply.get("warning"):
+            why = reply.get("error-reason") or reply.get("warning")
+            return f"call {call_id} cannot be released: {why}"
+        return ""
+
+    def modify(self, session: LoadSession) -> str:
+        """A re-INVITE in a call with media that changes nothing: the same addresses come back."""
+        if reply := self._call(offer_request(session.call_id, session.caller, again=True)):
+            core = _media(reply)
+            if core != str(session.core):
+                why = reply.get("error-reason") or f"{core} was answered, {session.core} before"
+                return f"call {session.call_id} cannot be modified: {why}"
+            reply = self._call(answer_request(session.call_id, session.callee))
+            if reply and _media(reply) == str(session.access):
+                return ""
+        return f"call {session.call_id} cannot be modified: {reply or 'no answer'}"
+
+    def _call(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        try:
+            return self.client.call(request)
+        except (NoAnswer, OSError):
+            return None
+
+    def _answered(
+        self, what: str, reply: Mapping[str, Any] | None, *, whole: bool = False
+    ) -> Answer:
+        """Classify; an error that there is no reason for is a broken promise. `whole`: a warning is
+        one, too."""
+        if reply is None:
+            return Answer.NONE
+        if reply.get("result") == "ok" and not (whole and reply.get("warning")):
+            return Answer.OK
+        why = str(reply.get("error-reason") or reply.get("warning") or reply)
+        if any(word in why for word in SHED):
+            return Answer.REFUSED
+        self._ledger.broken.append(f"{what}: {why[:160]}")
+        return Answer.REFUSED
+
+
+def closed_calls(
+    closed: Mapping[str, tuple[LoadSession, int]], heard: Mapping[str, int]
+) -> list[Closed]:
+    """`heard`: receiver's address -> when it last heard media."""
+    return [
+        Closed(
+            call_id,
+            answered_ns,
+            max(heard.get(str(session.caller), 0), heard.get(str(session.callee), 0)),
+        )
+        for call_id, (session, answered_ns) in closed.items()
+    ]
+
+
+def _media(reply: Mapping[str, Any] | None) -> str:
+    sdp = (reply or {}).get("sdp")
+    try:
+        return str(Sdp(sdp).media[0].rtp) if isinstance(sdp, str) else ""
+    except (BgfError, IndexError):
+        return ""
+
+
+def _state(reply: Mapping[str, Any]) -> int | None:
+    """Where the caller is, by a query's reply."""
+    if reply.get("result") != "ok":
+        return GONE
+    try:
+        media = reply["tags"][TAG_CALLER]["medias"][0]["streams"][0]
+        return int(media["advertised endpoint"]["port"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
