@@ -269,6 +269,8 @@ def _delete(session: Session, command: Command, site: Site) -> tuple[Session, Re
     left, warning = session_orders.delete(session, command)
     after = _tombstone(session, command.now_ns) if left is None else left
     reply = Reply(command.cookie, Result.OK, warning=warning, created_ns=session.created_ns)
+    if command.carried and not warning:
+        reply = msgspec.structs.replace(reply, carried=command.carried, created_s=session.created_s)
     return after, reply
 
 

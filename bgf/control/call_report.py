@@ -76,6 +76,31 @@ def told(
     return body
 
 
+def carried(reply: Reply, counters: Sequence[Counters]) -> tuple[int, ...]:
+    """What `events.Command.carried` has to say of a call with these flows."""
+    sums = {component: [0, 0] for component in Component}
+    for flow, count in zip(reply.flows, counters, strict=True):
+        sums[flow.component][0] += count.packets
+        sums[flow.component][1] += count.bytes
+    return tuple(value for component in Component for value in sums[component])
+
+
+def remembered(created_s: int, carried: Sequence[int]) -> dict[str, Encodable]:
+    """Of a call that another node has ended: its beginning and its sums, all that is left."""
+    return {
+        "created": created_s,
+        "totals": {
+            component.name: {
+                "packets": carried[2 * number],
+                "bytes": carried[2 * number + 1],
+                "errors": 0,
+            }
+            for number, component in enumerate(Component)
+            if len(carried) >= 2 * number + 2
+        },
+    }
+
+
 def _party(
     report: CallReport,
     side: int,

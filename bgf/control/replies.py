@@ -93,6 +93,8 @@ def render(request: Request, reply: Reply, measured: Measured = NOTHING_MEASURED
             body["calls"] = list(reply.calls)
         if reply.report is not None or measured.counters:
             body |= call_report.told(reply, measured.counters, measured.rtp, measured.boot_s)
+        elif reply.carried:
+            body |= call_report.remembered(reply.created_s, reply.carried)
         if measured.statistics is not None:
             body["statistics"] = dict(measured.statistics)
     datagram = frame(request.cookie, request.codec, body)

@@ -76,7 +76,7 @@ class Request(msgspec.Struct, frozen=True):
     load_limit: bool = False
     warnings: tuple[str, ...] = ()
 
-    def command(self, now_ns: int, wall_s: int = 0) -> Command:
+    def command(self, now_ns: int, wall_s: int = 0, carried: tuple[int, ...] = ()) -> Command:
         """The event for the machine, without ports (`msgspec.structs.replace` adds them)."""
         return Command(
             now_ns=now_ns,
@@ -91,6 +91,7 @@ class Request(msgspec.Struct, frozen=True):
             realms=self.realms,
             family=self.family,
             wall_s=wall_s,
+            carried=carried,
         )
 
 
