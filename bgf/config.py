@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bgf.config_control import ControlSection, Listen, dump_control, parse_control, peers_of
 from bgf.config_failover import (
@@ -34,6 +34,7 @@ from bgf.config_media import (
     parse_media,
     parse_policy,
 )
+from bgf.config_monitor import MonitorSection, dump_monitor, parse_monitor
 from bgf.config_recording import (
     NO_RECORDING,
     RecordingSection,
@@ -53,6 +54,7 @@ __all__ = [
     "FailoverTimers",
     "Listen",
     "MediaSection",
+    "MonitorSection",
     "NodeConfig",
     "NodeSection",
     "Peer",
@@ -142,6 +144,7 @@ class NodeConfig:
     control: ControlSection
     failover: FailoverSection
     recording: RecordingSection = NO_RECORDING
+    monitor: MonitorSection | None = None
 
     def group(self, group_id: str) -> Group | None:
         """The group of that id, None when there is none."""
@@ -197,6 +200,11 @@ def parse(text: str, source: str = "configuration") -> NodeConfig:
         # tomllib lets two things through: nesting too deep, integers of thousands of digits.
         what = "nested too deeply" if isinstance(problem, RecursionError) else "number too long"
         raise ConfigError(f"{source}: not usable TOML: {what}") from None
+    return of_data(data, source)
+
+
+def of_data(data: dict[str, Any], source: str) -> NodeConfig:
+    """Check what TOML text has been parsed to. Raises ConfigError."""
     return _node_config(Table(source, "", data))
 
 
@@ -223,7 +231,10 @@ def _directory(table: Table, key: str) -> Path:
 
 
 def _node_config(root: Table) -> NodeConfig:
-    root.only("node", "state", "media", "realms", "groups", "control", "failover", "recording")
+    root.only(
+        *("node", "state", "media", "realms", "groups", "control", "failover", "recording"),
+        "monitor",
+    )
     node = _node(root.table("node"))
     state = parse_state(root.table("state"))
     media = parse_media(root.table("media"))
@@ -245,7 +256,8 @@ def _node_config(root: Table) -> NodeConfig:
             "pinholes_max", media.pinholes_max, f"the groups' port ranges need {needed}"
         )
     recording = parse_recording(root.table("recording", required=False), realms)
-    return NodeConfig(node, state, media, realms, groups, control, failover, recording)
+    monitor = parse_monitor(root.table("monitor")) if "monitor" in root.data else None
+    return NodeConfig(node, state, media, realms, groups, control, failover, recording, monitor)
 
 
 def _node(table: Table) -> NodeSection:
@@ -574,7 +586,7 @@ def dump(config: NodeConfig) -> str:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
-    lines += dump_recording(config.recording)
+    lines += [*dump_recording(config.recording), *dump_monitor(config.monitor)]
     return "\n".join(lines) + "\n"
 
 
