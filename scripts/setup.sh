@@ -32,6 +32,8 @@ python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 python3 -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' ||
   missing+=(python3-dev)
 [ -e /usr/include/linux/bpf.h ] || missing+=(linux-libc-dev libc6-dev)
+# datagrams between state servers are sealed by nettle
+[ -e /usr/include/nettle/gcm.h ] || missing+=(nettle-dev)
 # the benchmark of the state plane measures Redis through its C client
 [ -e /usr/include/hiredis/hiredis.h ] || missing+=(libhiredis-dev)
 # the sanitizers' runtimes come with gcc; libbpf's headers are for rebuilding the packet program alone
