@@ -39,6 +39,7 @@ from bgf.ctl.nodes_option import on_nodes
 from bgf.ctl.openstack_commands import openstack
 from bgf.ctl.session_commands import gateways, sessions
 from bgf.ctl.state_commands import state
+from bgf.ctl.upgrade_command import upgrade
 from bgf.errors import BgfError, EnvironmentProblem, Malformed, Misuse
 from bgf.model import Address
 from bgf.preflight import PreflightFailed
@@ -184,7 +185,7 @@ def trace(
     return OK if any(a.value is not None for a in answers) else FAILED
 
 
-_FAILOVER = (switchover, drain, undrain, ready, why)
+_FAILOVER = (switchover, drain, undrain, ready, why, upgrade)
 _DRILLS = (drill, drills, chaos)
 _ELSEWHERE = (lab, rtpload, openstack)
 for _command in (sessions, capture, relatch, ng, state, *_ELSEWHERE, *_DRILLS, *_FAILOVER):

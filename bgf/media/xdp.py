@@ -291,6 +291,11 @@ class XdpDatapath:
         return self._table.capacity
 
     @property
+    def capacity(self) -> int:
+        """For how many pinholes there is room in all."""
+        return self._table.capacity
+
+    @property
     def installed(self) -> int:
         """How many pinholes there are, without asking the kernel."""
         return len(self._table)

@@ -46,12 +46,13 @@ from bgf.runtime.process import (
     until_signalled,
     wake_socket,
 )
-from bgf.runtime.readiness import Readiness, ReadyMark
+from bgf.runtime.readiness import LACKS_MAX, Readiness, ReadyMark
 from bgf.runtime.reconcile import Found, reconcile
 from bgf.runtime.recorded import RecordedFlows
 from bgf.runtime.registry_adapters import StoreRegistry
 from bgf.runtime.reports import LogNotices, MediaReports
 from bgf.runtime.restoring import RESTORE_RETRY_MS, restore_all
+from bgf.runtime.room import lacks
 from bgf.runtime.served import Served
 from bgf.runtime.shared_capture import SharedCapture
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
@@ -410,6 +411,7 @@ class GatewayProcess:
             sessions,
             self.recorded.count(),
             self.tally["refused"],
+            tuple(lacks(self)[:LACKS_MAX]),
         )
         self.readiness.publish(mark)
 
@@ -522,7 +524,7 @@ async def run(node: NodeConfig) -> None:
     )
     datapath = XdpDatapath(
         node.media.pin_dir,
-        {realm.name: realm.interface for realm in node.media_realms},
+        {realm.name: realm.interface for realm in node.attached_realms},
         node.groups,
         discriminator=node.node.discriminator,
         pinholes_max=node.media.pinholes_max,
