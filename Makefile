@@ -3,12 +3,14 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CODE := bgf statestore failover benchmarks tests setup.py packaging deploy
 
-.PHONY: help setup setup-bench setup-bpf demo test simulate model fuzz verify fix bench bench-failover bench-media soak soak-control chaos bpf-check bpf clean \
+.PHONY: help setup setup-bench setup-bpf demo test page-test simulate model fuzz verify fix bench bench-failover \
+	bench-media soak soak-control chaos bpf-check bpf clean \
 	deb deb-test image image-test
 
 help:
 	@echo 'make demo       set up, run the lab cluster, kill a gateway under 100 real calls, show the outage'
 	@echo 'make test       set up, run all tests, fast ones first'
+	@echo 'make page-test  the status page in a real browser (installs chromium), with pictures in demo/page'
 	@echo 'make simulate   the state plane in 10,000 simulated clusters; failing seeds are printed (FIRST=1 COUNT=10000)'
 	@echo 'make model      the formal model of view change, migration and fencing, checked by spin'
 	@echo 'make fuzz       libFuzzer on every message parser of the state plane, our own fuzzer on control'
@@ -44,6 +46,10 @@ demo: setup
 test: setup
 	@$(PY) -m pytest tests/test_house.py tests/unit tests/contract tests/simulation tests/kernel tests/integration
 
+page-test:
+	@scripts/setup.sh page
+	@$(PY) -m pytest tests/page
+
 FIRST ?= 1
 COUNT ?= 10000
 simulate: setup
@@ -64,6 +70,7 @@ verify: setup
 fix: setup
 	@.venv/bin/ruff check --fix $(CODE)
 	@.venv/bin/ruff format $(CODE)
+	@.venv/bin/bgf config reference > docs/configuration.md
 
 bench: setup-bench
 	@$(PY) -m benchmarks.statestore --quick

@@ -42,6 +42,8 @@ BUSY_PERCENT: Final = 90.0
 SETTLE_S: Final = 1.0
 MOVE_S: Final = 20.0
 OVERHEAD_S: Final = 20.0
+OVERHEAD_STATE_MB: Final = 128
+"""The segment has this size from the beginning; what CONTROL_FLOWS take of it is in the note."""
 CALM: Final = "safe"
 """The timers of parts in which nobody is to die."""
 TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -199,7 +201,7 @@ def overhead(quick: bool, progress: Progress) -> Iterator[Sample]:
     """What a node's processes take while it knows everybody's calls and nothing happens."""
     flows = QUICK_CONTROL_FLOWS if quick else CONTROL_FLOWS
     profile = "safe"
-    cluster = Cluster(Timers.of(profile), progress)
+    cluster = Cluster(Timers.of(profile), progress, state_mb=OVERHEAD_STATE_MB)
     with cluster.up(), cluster.client("g1", "overhead") as client:
         progress(f"opening {flows // 2:,} sessions")
         opened = open_sessions(client, flows // 2, "over", lambda _: None)
@@ -217,6 +219,8 @@ def overhead(quick: bool, progress: Progress) -> Iterator[Sample]:
             "profile": profile,
             "nodes": ACTIVES + 1,
             "sessions": len(opened),
+            "segment_mb": OVERHEAD_STATE_MB,
+            "segment_used_mb": _used_mb(cluster, owner),
             "extra_mb": memory["state"][0] + memory["failover"][0] + _segment_mb(cluster, node),
             "gateway_mb": memory["gateway"][0],
             "extra_cpu": spent["state"] + spent["failover"],
@@ -225,6 +229,11 @@ def overhead(quick: bool, progress: Progress) -> Iterator[Sample]:
             "cpu": spent,
         }
         close_sessions(client, opened)
+
+
+def _used_mb(cluster: Cluster, node: str) -> float:
+    stats = cluster.lab.nodes.ask(node, "state", "state").get("stats", {})
+    return (int(stats.get("total", 0)) - int(stats.get("free", 0))) / (1 << 20)
 
 
 def _segment_mb(cluster: Cluster, node: NodePlan) -> float:

@@ -127,9 +127,16 @@ class Cluster:
     """The lab with room for 20,000 flows in one group. Use `up` once."""
 
     def __init__(
-        self, timers: Timers, progress: Progress, *, seed: int = 1, on_first: Sequence[str] = ()
+        self,
+        timers: Timers,
+        progress: Progress,
+        *,
+        seed: int = 1,
+        on_first: Sequence[str] = (),
+        state_mb: int = STATE_MB,
     ) -> None:
         """The first node is preferred for the groups `on_first` as well."""
+        self._state_mb = state_mb
         self._progress = progress
         self._chance = random.Random(seed)
         self._on_first = frozenset(on_first)
@@ -160,7 +167,7 @@ class Cluster:
             made,
             groups=groups,
             media=dataclasses.replace(made.media, pinholes_max=PINHOLES),
-            state=dataclasses.replace(made.state, size_mb=STATE_MB, cluster=cluster),
+            state=dataclasses.replace(made.state, size_mb=self._state_mb, cluster=cluster),
         )
 
     @contextlib.contextmanager

@@ -201,7 +201,8 @@ def _overhead(report: Report, samples: Sequence[Sample]) -> None:
         "extra_memory", float(sample["extra_mb"]), "MB", goal=MEMORY_GOAL,
         reference=PAPER_MEMORY_MB,
         note="state and failover processes and the state segment of a node that knows "
-        f"{int(sample['sessions']):,} sessions; its gateway process takes "
+        f"{int(sample['sessions']):,} sessions ({sample['segment_used_mb']:.0f} of its "
+        f"{sample['segment_mb']} MB in use); the gateway process takes "
         f"{sample['gateway_mb']:.0f} MB",
     )  # fmt: skip
     report.add(

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bgf.config_control import ControlSection, Listen, dump_control, parse_control, peers_of
 from bgf.config_failover import (
@@ -34,6 +34,7 @@ from bgf.config_media import (
     parse_media,
     parse_policy,
 )
+from bgf.config_monitor import MonitorSection, dump_monitor, parse_monitor
 from bgf.config_recording import (
     NO_RECORDING,
     RecordingSection,
@@ -53,6 +54,7 @@ __all__ = [
     "FailoverTimers",
     "Listen",
     "MediaSection",
+    "MonitorSection",
     "NodeConfig",
     "NodeSection",
     "Peer",
@@ -74,7 +76,7 @@ UNIX_PATH_BYTES_MAX: Final = 107  # sun_path, unix(7), less its terminating NUL
 LONGEST_SOCKET: Final = "failover.sock"
 
 MEDIA_PORT_MIN: Final = 1024
-DISCRIMINATOR_MAX: Final = 0xFFFF_FFFF  # 32 bits, non-zero: RFC 5880 section 4.1
+DISCRIMINATOR_RANGE: Final = (1, 0xFFFF_FFFF)  # 32 bits, non-zero: RFC 5880 section 4.1
 DOMAIN_CHARS_MAX: Final = 63
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
@@ -142,6 +144,7 @@ class NodeConfig:
     control: ControlSection
     failover: FailoverSection
     recording: RecordingSection = NO_RECORDING
+    monitor: MonitorSection | None = None
 
     def group(self, group_id: str) -> Group | None:
         """The group of that id, None when there is none."""
@@ -197,6 +200,11 @@ def parse(text: str, source: str = "configuration") -> NodeConfig:
         # tomllib lets two things through: nesting too deep, integers of thousands of digits.
         what = "nested too deeply" if isinstance(problem, RecursionError) else "number too long"
         raise ConfigError(f"{source}: not usable TOML: {what}") from None
+    return of_data(data, source)
+
+
+def of_data(data: dict[str, Any], source: str) -> NodeConfig:
+    """Check what TOML text has been parsed to. Raises ConfigError."""
     return _node_config(Table(source, "", data))
 
 
@@ -223,7 +231,10 @@ def _directory(table: Table, key: str) -> Path:
 
 
 def _node_config(root: Table) -> NodeConfig:
-    root.only("node", "state", "media", "realms", "groups", "control", "failover", "recording")
+    root.only(
+        *("node", "state", "media", "realms", "groups", "control", "failover", "recording"),
+        "monitor",
+    )
     node = _node(root.table("node"))
     state = parse_state(root.table("state"))
     media = parse_media(root.table("media"))
@@ -245,7 +256,8 @@ def _node_config(root: Table) -> NodeConfig:
             "pinholes_max", media.pinholes_max, f"the groups' port ranges need {needed}"
         )
     recording = parse_recording(root.table("recording", required=False), realms)
-    return NodeConfig(node, state, media, realms, groups, control, failover, recording)
+    monitor = parse_monitor(root.table("monitor")) if "monitor" in root.data else None
+    return NodeConfig(node, state, media, realms, groups, control, failover, recording, monitor)
 
 
 def _node(table: Table) -> NodeSection:
@@ -266,11 +278,9 @@ def _node(table: Table) -> NodeSection:
         )
         for key in ("host", "rack")
     )
-    return NodeSection(_name(table, "id"), _discriminator(table), run_dir, host, rack)
-
-
-def _discriminator(table: Table) -> int:
-    return table.integer("discriminator", (1, DISCRIMINATOR_MAX))
+    return NodeSection(
+        _name(table, "id"), table.integer("discriminator", DISCRIMINATOR_RANGE), run_dir, host, rack
+    )
 
 
 def _one_of(names: Iterable[str]) -> str:
@@ -362,7 +372,7 @@ def _peer(table: Table, realms: Mapping[str, Realm]) -> Peer:
         if host is None:
             paths.fail(realm, value, "must be the peer's own IP address in that realm")
         found[realm] = host
-    return Peer(_name(table, "id"), _discriminator(table), found)
+    return Peer(_name(table, "id"), table.integer("discriminator", DISCRIMINATOR_RANGE), found)
 
 
 def _host(text: str) -> str | None:
@@ -574,7 +584,7 @@ def dump(config: NodeConfig) -> str:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
-    lines += dump_recording(config.recording)
+    lines += [*dump_recording(config.recording), *dump_monitor(config.monitor)]
     return "\n".join(lines) + "\n"
 
 

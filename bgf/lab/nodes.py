@@ -22,6 +22,7 @@ from bgf.lab.plan import (
     CONTROL_PORT,
     CSCF_MGMT4,
     METRICS_PORT,
+    MONITOR_PORT,
     PORTS,
     STATE_PORT,
     GroupPlan,
@@ -147,6 +148,14 @@ def node_config(
                 if peer.id != node.id
             ),
             timers.profile,
+        ),
+        monitor=config.MonitorSection(
+            Address(node.paths["mgmt"], MONITOR_PORT),
+            tuple(
+                Address(peer.paths["mgmt"], MONITOR_PORT)
+                for peer in plan.nodes
+                if peer.id != node.id
+            ),
         ),
     )
 

@@ -19,6 +19,7 @@ from bgf.hands import Driver, Outcome
 from bgf.model import Address, Flow, FlowKey
 from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
+from bgf.runtime.figures import Figures
 from bgf.runtime.process import call_ns, now_ns
 from bgf.runtime.room import lacks, room_of
 from bgf.runtime.rows import flow_row, session_row, tally_rows
@@ -42,11 +43,13 @@ class GatewayAdmin:
 
     def __init__(self, process: GatewayProcess) -> None:
         self._process = process
+        self._figures = Figures(process)
 
     @property
     def handlers(self) -> dict[str, Handler]:
         return {
             "status": self.status,
+            "figures": self._figures.told,
             "sessions": self.sessions,
             "session": self.session,
             "why": self.why,
