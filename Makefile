@@ -3,15 +3,8 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CODE := bgf statestore failover benchmarks tests setup.py packaging deploy
 
-<<<<<<< HEAD
-<<<<<<< HEAD
-.PHONY: help setup setup-bpf demo test page-test simulate model fuzz verify fix bench bench-media soak soak-control bpf-check bpf clean \
-=======
-.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bench-media soak soak-control chaos bpf-check bpf clean \
->>>>>>> main
-=======
-.PHONY: help setup setup-bench setup-bpf demo test simulate model fuzz verify fix bench bench-failover bench-media soak soak-control chaos bpf-check bpf clean \
->>>>>>> main
+.PHONY: help setup setup-bench setup-bpf demo test page-test simulate model fuzz verify fix bench bench-failover \
+	bench-media soak soak-control chaos bpf-check bpf clean \
 	deb deb-test image image-test
 
 help:

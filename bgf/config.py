@@ -77,7 +77,7 @@ UNIX_PATH_BYTES_MAX: Final = 107  # sun_path, unix(7), less its terminating NUL
 LONGEST_SOCKET: Final = "failover.sock"
 
 MEDIA_PORT_MIN: Final = 1024
-DISCRIMINATOR_MAX: Final = 0xFFFF_FFFF  # 32 bits, non-zero: RFC 5880 section 4.1
+DISCRIMINATOR_RANGE: Final = (1, 0xFFFF_FFFF)  # 32 bits, non-zero: RFC 5880 section 4.1
 DOMAIN_CHARS_MAX: Final = 63
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
@@ -281,11 +281,9 @@ def _node(table: Table) -> NodeSection:
         )
         for key in ("host", "rack")
     )
-    return NodeSection(_name(table, "id"), _discriminator(table), run_dir, host, rack)
-
-
-def _discriminator(table: Table) -> int:
-    return table.integer("discriminator", (1, DISCRIMINATOR_MAX))
+    return NodeSection(
+        _name(table, "id"), table.integer("discriminator", DISCRIMINATOR_RANGE), run_dir, host, rack
+    )
 
 
 def _one_of(names: Iterable[str]) -> str:
@@ -377,7 +375,7 @@ def _peer(table: Table, realms: Mapping[str, Realm]) -> Peer:
         if host is None:
             paths.fail(realm, value, "must be the peer's own IP address in that realm")
         found[realm] = host
-    return Peer(_name(table, "id"), _discriminator(table), found)
+    return Peer(_name(table, "id"), table.integer("discriminator", DISCRIMINATOR_RANGE), found)
 
 
 def _host(text: str) -> str | None:

@@ -73,7 +73,7 @@ SECTIONS: Final = (
     Section("node", "Who this node is.", (
         Key("node.id", "text", "Stable name; never reuse one for another machine.", _N),
         Key("node.discriminator", "integer", "S-BFD discriminator (RFC 7880), different on every "
-            "node.", _N, limits=(1, node_config.DISCRIMINATOR_MAX)),
+            "node.", _N, limits=node_config.DISCRIMINATOR_RANGE),
         Key("node.run_dir", "text", "Directory of the admin sockets, locks and histories.", _N),
         Key("node.host", "text", "What this node shares with others that would die with it: the "
             "name of its machine or hypervisor. Of equal standbys, one elsewhere takes over.", _F,
@@ -234,9 +234,11 @@ SECTIONS: Final = (
     Section("failover.peers[]", "Another node.", (
         Key("failover.peers[].id", "text", "Its `node.id`.", _F),
         Key("failover.peers[].discriminator", "integer", "Its `node.discriminator`.", _F,
-            limits=(1, node_config.DISCRIMINATOR_MAX)),
-        Key("failover.peers[].paths", "table", "Its own fixed address in each media realm, to be "
-            'probed: `{ access = "10.10.0.12", core = "10.20.0.12" }`.', _F),
+            limits=node_config.DISCRIMINATOR_RANGE),
+        Key("failover.peers[].paths", "table", "Its own fixed address in each realm probed: "
+            "all media realms, and the management network (`media = false` and an interface of its "
+            "own), so that *node dead*, *link dead* and *management cut* are told apart: "
+            '`{ access = "10.10.0.12", core = "10.20.0.12", mgmt = "10.30.0.12" }`.', _F),
     )),
     Section("recording", "Where calls are recorded, and where media is forwarded to.", (
         Key("recording.directory", "text", "Calls that `start recording` or `record-call=on` asks "

@@ -59,6 +59,7 @@ class Proxy:
         self._thread: threading.Thread | None = None
         self.closed: dict[str, tuple[LoadSession, int]] = {}
         """Calls with media that were ended, and when the answer was read (CLOCK_BOOTTIME, ns)."""
+        self._in_doubt: set[str] = set()
         self.slowest_ms = 0.0
         self._said: deque[str] = deque(maxlen=SAID_MAX)
         address = Address(group.control_host, CONTROL_PORT)
@@ -137,6 +138,8 @@ class Proxy:
         reply = self._call(delete_request(session.call_id))
         told = self._answered(f"delete of {session.call_id}", reply, whole=True)
         self.ledger.counts[told.value] += 1
+        if told is Answer.NONE:
+            self._in_doubt.add(session.call_id)
         if told is Answer.OK:
             self.closed[session.call_id] = (session, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
@@ -162,11 +165,13 @@ class Proxy:
         return None
 
     def end(self, call_id: str) -> str:
-        """Release a call that is there; a line when that does not go as it should."""
+        """Release a call that is there; a line when that does not go as it should. It may be gone
+        already when an earlier release was not answered."""
         reply = self._call(delete_request(call_id))
         if reply is None:
             return f"call {call_id} cannot be released: no answer"
-        if reply.get("result") != "ok" or reply.get("warning"):
+        gone = call_id in self._in_doubt
+        if reply.get("result") != "ok" or (reply.get("warning") and not gone):
             why = reply.get("error-reason") or reply.get("warning")
             return f"call {call_id} cannot be released: {why}"
         return ""

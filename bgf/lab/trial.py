@@ -250,13 +250,14 @@ class Trial:
         self._progress(f"{fault.text} ({who})")
         t0_ns = faults.strike(fault.blows)
         self._last(meters, t0_ns, roles[Role.ACTIVE])
-        owner_after = self._owner_now(faults)
-        self._broken += invariants.moved_as_expected(
-            fault.moves, roles[Role.ACTIVE], owner_after, self._group
-        )
+        owner_after = self._registered_owner()
         self._progress("repairing")
         faults.heal()
         whole_ms, left = wait_whole(lab, fault.whole_ms, self._progress)
+        owner_after = owner_after or self._registered_owner()  # etcd may have been what was broken
+        self._broken += invariants.moved_as_expected(
+            fault.moves, roles[Role.ACTIVE], owner_after, self._group
+        )
         if left:
             self._broken.append(f"not whole {fault.whole_ms // 1000} s after the repair: {left[0]}")
         self._wait_back(meters, t0_ns, BACK_TIMEOUT_MS)
@@ -333,13 +334,6 @@ class Trial:
                 if owned.group == self._group:
                     return owned.node
         return ""
-
-    def _owner_now(self, faults: Faults) -> str:
-        owner = self._registered_owner()
-        if owner:
-            return owner
-        living = [node for node in self._plan.nodes if node.id not in faults.dead]
-        return self._lab.nodes.owners(living).get(self._group, "")
 
     # -- media ------------------------------------------------------------------------------
 
