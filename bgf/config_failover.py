@@ -6,13 +6,12 @@ record says why they are what they are). Must not know what the values are used 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from bgf.toml_table import Table, plain_path, quote
+from bgf.errors import ConfigError
+from bgf.toml_table import Table, quote
 
 PROBE_INTERVAL_MS_RANGE: Final = (5, 10_000)
 DETECT_MULTIPLIER_RANGE: Final = (1, 255)  # 8 bits, RFC 5880 section 4.1
@@ -51,85 +50,6 @@ RANGES: Final = {
 }
 KEYS: Final = ("profile", *RANGES)
 
-DRIVERS: Final = ("none", "nova")
-FENCE_TIMEOUT_S_RANGE: Final = (10, 600)
-WATCHDOG_TIMEOUT_S_RANGE: Final = (5, 600)
-PATH_RULE: Final = "an absolute path of printable characters without '..'"
-_CLOUD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-@dataclass(frozen=True, slots=True)
-class FencingSection:
-    """Who has a dead node switched off. `cloud` is one of `clouds_file`; `cluster` is what the
-    servers' metadata bgf_cluster says. `force_down`: tell Nova that a host that it holds to be
-    dead is fenced, so that its servers may be evacuated (an administrator's right)."""
-
-    driver: str = "none"
-    cloud: str = "bgf"
-    clouds_file: Path = Path("/etc/bgf/clouds.yaml")
-    cluster: str = ""
-    timeout_s: int = 120
-    force_down: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class WatchdogSection:
-    """The device that resets this machine; empty: none."""
-
-    device: str = ""
-    timeout_s: int = 30
-
-
-NO_FENCING: Final = FencingSection()
-NO_WATCHDOG: Final = WatchdogSection()
-
-
-def parse_fencing(table: Table) -> FencingSection:
-    """Raises ConfigError."""
-    table.only("driver", "cloud", "clouds_file", "cluster", "timeout_s", "force_down")
-    names = ", ".join(f"'{name}'" for name in DRIVERS)
-    driver = table.text("driver", DRIVERS.__contains__, f"one of {names}", "none")
-    rule = "1 to 64 letters, digits, '.', '_' or '-'"
-    default = NO_FENCING
-    if driver == "none":
-        return default
-    return FencingSection(
-        driver=driver,
-        cloud=table.text("cloud", _CLOUD.fullmatch, rule, default.cloud),
-        clouds_file=Path(
-            table.text("clouds_file", plain_path, PATH_RULE, str(default.clouds_file))
-        ),
-        cluster=table.text("cluster", _CLOUD.fullmatch, rule),
-        timeout_s=table.integer("timeout_s", FENCE_TIMEOUT_S_RANGE, default.timeout_s),
-        force_down=table.boolean("force_down", False),
-    )
-
-
-def parse_watchdog(table: Table) -> WatchdogSection:
-    """Raises ConfigError."""
-    table.only("device", "timeout_s")
-    default = NO_WATCHDOG
-    return WatchdogSection(
-        table.text("device", lambda v: not v or plain_path(v), PATH_RULE, ""),
-        table.integer("timeout_s", WATCHDOG_TIMEOUT_S_RANGE, default.timeout_s),
-    )
-
-
-def dump_safety(fencing: FencingSection, watchdog: WatchdogSection) -> Iterator[str]:
-    """Tables of `[failover]` that are read back to equal values; only what is used."""
-    if fencing.driver != "none":
-        yield "[failover.fencing]"
-        yield f"driver = {quote(fencing.driver)}"
-        yield f"cloud = {quote(fencing.cloud)}"
-        yield f"clouds_file = {quote(str(fencing.clouds_file))}"
-        yield f"cluster = {quote(fencing.cluster)}"
-        yield f"timeout_s = {fencing.timeout_s}"
-        yield f"force_down = {'true' if fencing.force_down else 'false'}"
-    if watchdog.device:
-        yield "[failover.watchdog]"
-        yield f"device = {quote(watchdog.device)}"
-        yield f"timeout_s = {watchdog.timeout_s}"
-
 
 def parse_timers(table: Table) -> tuple[str, FailoverTimers]:
     """The profile's name and its values, single ones overridden. Raises ConfigError."""
@@ -156,3 +76,31 @@ def dump_timers(profile: str, timers: FailoverTimers) -> Iterator[str]:
     yield f"profile = {quote(profile)}"
     for key in RANGES:
         yield f"{key} = {getattr(timers, key)}"
+
+
+class Attachable(Protocol):
+    """A realm, as far as this is about it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def interface(self) -> str: ...
+    @property
+    def media(self) -> bool: ...
+
+
+def check_attached(source: str, realms: Iterable[Attachable], probed: Iterable[str]) -> None:
+    """One packet program per interface: a realm that is only probed needs one of its own.
+
+    Raises ConfigError.
+    """
+    known = {realm.name: realm for realm in realms}
+    media = {realm.interface: realm.name for realm in known.values() if realm.media}
+    for name in dict.fromkeys(probed):
+        interface = known[name].interface
+        if not known[name].media and interface in media:
+            raise ConfigError(
+                f"{source}: failover.peers: realm '{name}' is probed on interface '{interface}', "
+                f"which carries the media of realm '{media[interface]}': probe that one, or give "
+                f"'{name}' an interface of its own"
+            )

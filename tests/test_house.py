@@ -57,9 +57,17 @@ ROOMS: dict[str, set[str]] = {
     "config_media": {"model", "errors", "toml_table", "policy"},
     "config_failover": {"errors", "toml_table"},
     "config_recording": {"model", "errors", "toml_table"},
+    "config_safety": {"toml_table"},
     "config_control": {"model", "errors", "toml_table"},
     "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"}
-    | {"config_control", "config_recording", "config_failover"},
+    | {"config_control", "config_recording", "config_failover", "config_monitor"}
+    | {"config_safety"},
+    "config_monitor": {"model", "errors", "toml_table"},
+    "toml_places": {"toml_table"},
+    "config_check": {"errors", "config", "toml_places"},
+    "config_schema": {"model", "config", "config_control", "config_failover", "config_media"}
+    | {"config_monitor", "config_recording", "config_safety", "config_state"},
+    "config_reference": {"config_schema"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
@@ -68,11 +76,14 @@ ROOMS: dict[str, set[str]] = {
     "openstack": {"errors"},
     "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"}
     | {"openstack", "control.client", "control.frames", "control.links"},
+    # The page and the figures come from what admin sockets say, as bgfctl reads it.
+    "monitor": {"model", "errors", "admin", "ctl.client"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
     | {"hands", "control", "media", "quality", "totals", "pcap", "explain"}
-    | {"__init__", "config", "admin", "preflight"},
+    | {"__init__", "config", "admin", "preflight", "monitor", "ctl.client"}
+    | {"config_check", "config_reference", "config_safety"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 
@@ -99,6 +110,8 @@ CORES = {
         "failover.flapping",
     ),
     *("failover.strain", "failover.history"),
+    *("bgf.monitor.families", "bgf.monitor.exposition", "bgf.runtime.latency"),
+    *("bgf.toml_places", "bgf.config_reference"),
     *("bgf.openstack.plan", "bgf.openstack.findings", "bgf.openstack.messages"),
     *("statestore.membership", "statestore.member_records", "statestore.places"),
 }

@@ -47,7 +47,7 @@ WARNED = (
 
 
 def failover_config(node: NodeConfig, sources: Mapping[str, str]) -> FailoverConfig:
-    """The node's file as the failover room wants it. `sources`: own address by media realm."""
+    """The node's file as the failover room wants it. `sources`: own address by realm probed."""
     groups = {}
     for group in node.groups:
         moving = [
@@ -71,6 +71,7 @@ def failover_config(node: NodeConfig, sources: Mapping[str, str]) -> FailoverCon
             host=node.node.host,
             rack=node.node.rack,
             profile=node.failover.profile,
+            control_paths=frozenset(path for path in sources if not node.realms[path].media),
             **asdict(node.failover.timers),
         )
     except FailoverConfigError as error:
@@ -172,11 +173,11 @@ async def run(node: NodeConfig) -> None:
         prober = UdpProber(
             sources, {name: peer.paths for name, peer in config.peers.items()}, config.interfaces
         )
-        dog = node.failover.watchdog
+        dog = node.failover.safety.watchdog
         watchdog = LinuxWatchdog(dog.device, dog.timeout_s) if dog.device else None
     except FailoverError as error:
         raise EnvironmentProblem(str(error)) from error
-    fencing = node.failover.fencing
+    fencing = node.failover.safety.fencing
     fencer = NovaFencer(fencing) if fencing.driver == "nova" else None
     manager = Manager(
         config,

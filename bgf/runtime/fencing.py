@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from bgf.config import FencingSection
+from bgf.config_safety import FencingSection
 from failover.fencing import Fenced
 
 START_S: Final = 30.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bgf.config import FencingSection
+from bgf.config_safety import FencingSection
 from bgf.runtime.fencing import NovaFencer
 from failover.adapters import Fencer, NullFencer, NullWatchdog
 from failover.fencing import Fenced
