@@ -27,7 +27,7 @@ export SOURCE_DATE_EPOCH
 cat >"$tree/debian/changelog" <<EOF
 bgf ($version) bookworm; urgency=medium
 
-  * See /usr/share/doc/bgf/changelog.gz.
+  * See /usr/share/doc/bgf/CHANGELOG.md.
 
  -- bgf developers <bgf@localhost>  $(date -R -u -d "@$SOURCE_DATE_EPOCH")
 EOF
