@@ -12,7 +12,7 @@ need mmdebstrap qemu-utils:qemu-img e2fsprogs:mke2fs mtools:mcopy dosfstools:mkf
 deb=${1:-$(echo dist/bgf_*.deb)}
 [ -f "$deb" ] || die "no package $deb: make deb"
 version=$(dpkg-deb -f "$deb" Version)
-image=dist/bgf_${version}_amd64.qcow2
+image=dist/bgf_${version%-*}_amd64.qcow2
 files=deploy/image/files
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
@@ -37,6 +37,7 @@ step "Debian 12 with $(basename "$deb") (mmdebstrap)"
 quietly "$work/log" mmdebstrap --variant=minbase --components=main \
   --include="$(IFS=,; echo "${packages[*]}")" \
   --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
+  --dpkgopt=force-unsafe-io \
   --dpkgopt='path-exclude=/usr/share/locale/*' \
   --dpkgopt='path-exclude=/usr/share/doc/*' \
   --dpkgopt='path-include=/usr/share/doc/*/copyright' \
