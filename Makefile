@@ -3,21 +3,25 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CODE := bgf statestore failover benchmarks tests setup.py packaging deploy
 
-.PHONY: help setup setup-bpf demo test simulate model fuzz verify fix bench bench-media soak soak-control bpf-check bpf clean \
+.PHONY: help setup setup-bench setup-bpf demo test page-test simulate model fuzz verify fix bench bench-failover \
+	bench-media soak soak-control chaos bpf-check bpf clean \
 	deb deb-test image image-test
 
 help:
 	@echo 'make demo       set up, run the lab cluster, kill a gateway under 100 real calls, show the outage'
 	@echo 'make test       set up, run all tests, fast ones first'
+	@echo 'make page-test  the status page in a real browser (installs chromium), with pictures in demo/page'
 	@echo 'make simulate   the state plane in 10,000 simulated clusters; failing seeds are printed (FIRST=1 COUNT=10000)'
 	@echo 'make model      the formal model of view change, migration and fencing, checked by spin'
 	@echo 'make fuzz       libFuzzer on every message parser of the state plane, our own fuzzer on control'
 	@echo 'make verify     style, types, walls; never writes'
 	@echo 'make fix        repair style'
-	@echo 'make bench      the benchmarks, quick forms (RUNS=10 for the ten-run outage figures)'
+	@echo 'make bench      the benchmarks, quick forms'
+	@echo 'make bench-failover  the figures of a failover, 20 runs each, with a picture in demo/; goes on where it stopped'
 	@echo 'make bench-media  the packet path beside its peers, with a picture in demo/ (QUICK=--quick)'
 	@echo 'make soak       the packet path at half capacity, every packet accounted for (MINUTES=10)'
 	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (forty minutes; KILLS= PASSED= SLICE=)'
+	@echo 'make chaos      every fault on a standing lab, with what must hold after each (TIMES=1 SEED=1, fifteen minutes)'
 	@echo 'make bpf-check  rebuild the packet programs with clang and compare with the committed ones'
 	@echo 'make bpf        rebuild the packet programs and write them'
 	@echo 'make deb        the Debian package, dist/bgf_*.deb, and its test in a bare Debian 12 (deb-test)'
@@ -29,6 +33,9 @@ help:
 setup:
 	@scripts/setup.sh
 
+setup-bench:
+	@scripts/setup.sh bench
+
 setup-bpf:
 	@scripts/setup.sh bpf
 
@@ -38,6 +45,10 @@ demo: setup
 
 test: setup
 	@$(PY) -m pytest tests/test_house.py tests/unit tests/contract tests/simulation tests/kernel tests/integration
+
+page-test:
+	@scripts/setup.sh page
+	@$(PY) -m pytest tests/page
 
 FIRST ?= 1
 COUNT ?= 10000
@@ -59,13 +70,17 @@ verify: setup
 fix: setup
 	@.venv/bin/ruff check --fix $(CODE)
 	@.venv/bin/ruff format $(CODE)
+	@.venv/bin/bgf config reference > docs/configuration.md
 
-RUNS ?= 10
-bench: setup
+bench: setup-bench
 	@$(PY) -m benchmarks.statestore --quick
-	@$(PY) -m benchmarks.failover --runs $(RUNS)
+	@$(PY) -m benchmarks.failover --quick
 	@$(PY) -m benchmarks.media --quick
 	@$(PY) -m benchmarks.control --quick
+
+bench-failover: setup-bench
+	@mkdir -p demo
+	@$(PY) -m benchmarks.failover --resume --json demo/failover.json --plot demo/failover.png
 
 QUICK ?=
 bench-media: setup
@@ -84,6 +99,12 @@ SLICE ?=
 soak-control: setup
 	@BGF_KILLS=all $(PY) -m pytest tests/integration/test_kamailio.py tests/integration/test_kamailio_kills.py \
 		$(if $(PASSED),--passed $(PASSED)) $(if $(SLICE),--minutes $(SLICE)) $(KILLS)
+
+TIMES ?= 1
+SEED ?= 1
+chaos: setup
+	@mkdir -p demo
+	@.venv/bin/bgfctl chaos --times $(TIMES) --seed $(SEED) --json demo/chaos.json --logs demo/chaos-logs
 
 bpf-check: setup-bpf
 	@scripts/bpf-build.sh --check

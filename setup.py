@@ -1,4 +1,4 @@
-"""The C11 extensions; everything else is in setup.cfg. Needs gcc and nothing more."""
+"""The C11 extensions; everything else is in setup.cfg. Needs gcc, and nettle's headers."""
 
 from pathlib import Path
 
@@ -16,6 +16,7 @@ def sources(*patterns: str) -> list[str]:
 
 # libdal: what a network function in C links with, and what the Python binding is made of.
 DAL = sources("seg*.c", "link*.c", "crypto.c", "keys.c", "wire.c", "client*.c", "dal*.c")
+CRYPTO = ("nettle",)
 NODE = sources("_node*.c", "node*.c")
 STATE_HEADERS = sources("*.h")
 
@@ -29,12 +30,19 @@ class Build(build_ext):
         return str(super().get_ext_filename(fullname))
 
 
-def extension(name: str, files: list[str], depends: list[str], include: list[str]) -> Extension:
+def extension(
+    name: str,
+    files: list[str],
+    depends: list[str],
+    include: list[str],
+    libraries: tuple[str, ...] = (),
+) -> Extension:
     return Extension(
         name,
         files,
         depends=depends,
         include_dirs=include,
+        libraries=list(libraries),
         define_macros=ABI,
         py_limited_api=True,
         extra_compile_args=FLAGS,
@@ -44,11 +52,15 @@ def extension(name: str, files: list[str], depends: list[str], include: list[str
 setup(
     ext_modules=[
         extension(
-            "statestore._segment", [*sources("_segment*.c"), *DAL], STATE_HEADERS, ["statestore"]
+            "statestore._segment",
+            [*sources("_segment*.c"), *DAL],
+            STATE_HEADERS,
+            ["statestore"],
+            CRYPTO,
         ),
-        extension("statestore.libdal", DAL, STATE_HEADERS, ["statestore"]),
+        extension("statestore.libdal", DAL, STATE_HEADERS, ["statestore"], CRYPTO),
         *(
-            extension("statestore._node", [*NODE, *DAL], STATE_HEADERS, ["statestore"])
+            extension("statestore._node", [*NODE, *DAL], STATE_HEADERS, ["statestore"], CRYPTO)
             for _ in sources("_node.c")
         ),
         extension(
@@ -61,6 +73,12 @@ setup(
                 "bgf/media/bpf/skel_internal.h",
             ],
             ["bgf/media", "bgf/media/bpf"],
+        ),
+        extension(
+            "bgf.control._codec",
+            sorted(map(str, Path("bgf/control").glob("_codec*.c"))),
+            ["bgf/control/_codec.h", "bgf/control/_codec_sdp.h"],
+            ["bgf/control"],
         ),
         extension(
             "bgf.lab._rtpload",

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bgf.config_control import ControlSection, Listen, dump_control, parse_control, peers_of
 from bgf.config_failover import (
@@ -34,6 +34,7 @@ from bgf.config_media import (
     parse_media,
     parse_policy,
 )
+from bgf.config_monitor import MonitorSection, dump_monitor, parse_monitor
 from bgf.config_recording import (
     NO_RECORDING,
     RecordingSection,
@@ -53,6 +54,7 @@ __all__ = [
     "FailoverTimers",
     "Listen",
     "MediaSection",
+    "MonitorSection",
     "NodeConfig",
     "NodeSection",
     "Peer",
@@ -74,7 +76,7 @@ UNIX_PATH_BYTES_MAX: Final = 107  # sun_path, unix(7), less its terminating NUL
 LONGEST_SOCKET: Final = "failover.sock"
 
 MEDIA_PORT_MIN: Final = 1024
-DISCRIMINATOR_MAX: Final = 0xFFFF_FFFF  # 32 bits, non-zero: RFC 5880 section 4.1
+DISCRIMINATOR_RANGE: Final = (1, 0xFFFF_FFFF)  # 32 bits, non-zero: RFC 5880 section 4.1
 DOMAIN_CHARS_MAX: Final = 63
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
@@ -142,6 +144,7 @@ class NodeConfig:
     control: ControlSection
     failover: FailoverSection
     recording: RecordingSection = NO_RECORDING
+    monitor: MonitorSection | None = None
 
     def group(self, group_id: str) -> Group | None:
         """The group of that id, None when there is none."""
@@ -155,6 +158,12 @@ class NodeConfig:
     @property
     def media_realms(self) -> tuple[Realm, ...]:
         return tuple(r for r in self.realms.values() if r.media)
+
+    @property
+    def attached_realms(self) -> tuple[Realm, ...]:
+        """Where the packet program is: media goes through it, and it answers who probes there."""
+        probed = {path for peer in self.failover.peers for path in peer.paths}
+        return tuple(r for r in self.realms.values() if r.media or r.name in probed)
 
 
 def load(path: str | Path) -> NodeConfig:
@@ -191,6 +200,11 @@ def parse(text: str, source: str = "configuration") -> NodeConfig:
         # tomllib lets two things through: nesting too deep, integers of thousands of digits.
         what = "nested too deeply" if isinstance(problem, RecursionError) else "number too long"
         raise ConfigError(f"{source}: not usable TOML: {what}") from None
+    return of_data(data, source)
+
+
+def of_data(data: dict[str, Any], source: str) -> NodeConfig:
+    """Check what TOML text has been parsed to. Raises ConfigError."""
     return _node_config(Table(source, "", data))
 
 
@@ -217,7 +231,10 @@ def _directory(table: Table, key: str) -> Path:
 
 
 def _node_config(root: Table) -> NodeConfig:
-    root.only("node", "state", "media", "realms", "groups", "control", "failover", "recording")
+    root.only(
+        *("node", "state", "media", "realms", "groups", "control", "failover", "recording"),
+        "monitor",
+    )
     node = _node(root.table("node"))
     state = parse_state(root.table("state"))
     media = parse_media(root.table("media"))
@@ -231,6 +248,7 @@ def _node_config(root: Table) -> NodeConfig:
     groups = tuple(_group(table, realms, control, nodes) for table in tables)
     _check_groups(tables, groups)
     _check_paths(root, groups, failover.peers)
+    _check_attached(root, realms, failover.peers)
     needed = sum(group.ports[1] - group.ports[0] + 1 for group in groups)
     if needed > media.pinholes_max:
         # A port of a group has at most one pinhole; a table that holds all can never be full.
@@ -238,7 +256,8 @@ def _node_config(root: Table) -> NodeConfig:
             "pinholes_max", media.pinholes_max, f"the groups' port ranges need {needed}"
         )
     recording = parse_recording(root.table("recording", required=False), realms)
-    return NodeConfig(node, state, media, realms, groups, control, failover, recording)
+    monitor = parse_monitor(root.table("monitor")) if "monitor" in root.data else None
+    return NodeConfig(node, state, media, realms, groups, control, failover, recording, monitor)
 
 
 def _node(table: Table) -> NodeSection:
@@ -259,11 +278,9 @@ def _node(table: Table) -> NodeSection:
         )
         for key in ("host", "rack")
     )
-    return NodeSection(_name(table, "id"), _discriminator(table), run_dir, host, rack)
-
-
-def _discriminator(table: Table) -> int:
-    return table.integer("discriminator", (1, DISCRIMINATOR_MAX))
+    return NodeSection(
+        _name(table, "id"), table.integer("discriminator", DISCRIMINATOR_RANGE), run_dir, host, rack
+    )
 
 
 def _one_of(names: Iterable[str]) -> str:
@@ -346,18 +363,16 @@ def _peer(table: Table, realms: Mapping[str, Realm]) -> Peer:
         )
     found: dict[str, str] = {}
     for realm, value in paths.data.items():
-        # The reflector is the packet program: a realm without it would never answer.
-        if realm not in realms or not realms[realm].media:
-            media = [r.name for r in realms.values() if r.media]
+        if realm not in realms:
             raise ConfigError(
-                f"{table.source}: {paths.at(bare(realm))}: not a realm that carries media; "
-                f"must be {_one_of(media)}"
+                f"{table.source}: {paths.at(bare(realm))}: not a realm of this file; "
+                f"must be {_one_of(list(realms))}"
             )
         host = _host(value) if isinstance(value, str) else None
         if host is None:
             paths.fail(realm, value, "must be the peer's own IP address in that realm")
         found[realm] = host
-    return Peer(_name(table, "id"), _discriminator(table), found)
+    return Peer(_name(table, "id"), table.integer("discriminator", DISCRIMINATOR_RANGE), found)
 
 
 def _host(text: str) -> str | None:
@@ -500,6 +515,19 @@ def _check_groups(tables: list[Table], groups: tuple[Group, ...]) -> None:
             holders[host] = group.id
 
 
+def _check_attached(root: Table, realms: Mapping[str, Realm], peers: tuple[Peer, ...]) -> None:
+    """One packet program per interface: a realm that is only probed needs one of its own."""
+    media = {realm.interface: realm.name for realm in realms.values() if realm.media}
+    for name in dict.fromkeys(path for peer in peers for path in peer.paths):
+        realm = realms[name]
+        if not realm.media and realm.interface in media:
+            raise ConfigError(
+                f"{root.source}: failover.peers: realm '{name}' is probed on interface "
+                f"'{realm.interface}', which carries the media of realm '{media[realm.interface]}'"
+                f": probe that one, or give '{name}' an interface of its own"
+            )
+
+
 def _check_paths(root: Table, groups: tuple[Group, ...], peers: tuple[Peer, ...]) -> None:
     """A probed address is its node's own: one that moves would answer for the wrong node."""
     moving = {a.host: g.id for g in groups for a in g.addresses}
@@ -556,7 +584,7 @@ def dump(config: NodeConfig) -> str:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
-    lines += dump_recording(config.recording)
+    lines += [*dump_recording(config.recording), *dump_monitor(config.monitor)]
     return "\n".join(lines) + "\n"
 
 

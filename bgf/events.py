@@ -77,7 +77,8 @@ class Command(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="comma
     `ports` are even RTP ports drawn for this command, RTCP on port + 1; one entry per port pair
     that `Gateway.demand` asked for, in its order. `wall_s` is the time in Unix seconds: what a
     peer is told of times, on whichever node. `entropy` is there when the command may need ICE
-    credentials, which come out of it (`bgf.session_ice`).
+    credentials, which come out of it (`bgf.session_ice`). `carried` comes with a delete: what the
+    call's pinholes had forwarded, (RTP packets, bytes, RTCP packets, bytes); empty: not known.
     """
 
     now_ns: int
@@ -94,6 +95,7 @@ class Command(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="comma
     ports: tuple[int, ...] = ()
     wall_s: int = 0
     entropy: bytes = b""
+    carried: tuple[int, ...] = ()
 
 
 class Expired(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="expired"):
@@ -213,7 +215,8 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reply")
 
     `flows` and `report` are filled for `query`: whose counters the reply must carry, and of what;
     `calls` for `list`. `loop_mark` is to stand in the SDP, so that this group knows it should it
-    come here again (`loop-protect`).
+    come here again (`loop-protect`). `carried` is that of the delete that it answers, with the
+    call's beginning in `created_s`: who asks again may ask another node, which has no counters.
     """
 
     cookie: str
@@ -226,6 +229,8 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="reply")
     report: CallReport | None = None
     calls: tuple[str, ...] = ()
     loop_mark: str = ""
+    carried: tuple[int, ...] = ()
+    created_s: int = 0
 
 
 class PutFlow(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="put"):

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 
 from bgf.config import NodeConfig
 from bgf.errors import EnvironmentProblem
-from bgf.model import Address
+from bgf.model import Address, Group
 
 KERNEL_FLOOR: Final = (5, 15)
 LOAD_KERNEL_FLOOR: Final = (5, 18)  # live frames of BPF_PROG_TEST_RUN
@@ -50,6 +50,7 @@ LOAD_CAPABILITIES: Final = {38: "CAP_PERFMON"}
 """Parts of CAP_SYS_ADMIN. Whoever loads the packet program needs the second: without it the kernel
 guards each of its array accesses against speculation, or refuses it."""
 
+TCP_LISTEN: Final = "0A"  # proc_net_tcp(5): the state of a listener
 IP_FREEBIND: Final = 15  # linux/in.h, valid for IPv6 sockets too; Python has no name for it
 
 # bpf(2): number of the system call by machine, and linux/bpf.h
@@ -74,8 +75,9 @@ class PreflightFailed(EnvironmentProblem):
         self.problems = tuple(problems)
 
 
-class UdpSocket(NamedTuple):
-    """A bound UDP socket of this network namespace. `inode` leads to the process."""
+class BoundSocket(NamedTuple):
+    """A bound UDP or listening TCP socket of this network namespace. `inode` leads to the
+    process."""
 
     host: str
     port: int
@@ -200,19 +202,22 @@ def check_packages(
     )
 
 
-def check_port(what: str, address: Address, number: int, owner: str = "") -> Problem | None:
+def check_port(
+    what: str, address: Address, number: int, owner: str = "", protocol: str = "udp"
+) -> Problem | None:
     """`number` is the errno of binding to `address`, 0 when it is free; `owner` has it now."""
     if number == 0:
         return None
     if number == errno.EADDRINUSE:
         by = f" by {owner}" if owner else ""
-        line = f"{what} {address}/udp is taken{by}: stop it or choose another port"
+        line = f"{what} {address}/{protocol} is taken{by}: stop it or choose another port"
     else:
-        line = f"{what} {address}/udp cannot be bound: {os.strerror(number)}: correct the address"
+        why = os.strerror(number)
+        line = f"{what} {address}/{protocol} cannot be bound: {why}: correct the address"
     return Problem("port", line)
 
 
-def find_socket(address: Address, bound: Iterable[UdpSocket]) -> UdpSocket | None:
+def find_socket(address: Address, bound: Iterable[BoundSocket]) -> BoundSocket | None:
     """The socket that keeps `address` from being bound: its own, or one on every address."""
     everywhere = ("::",) if ":" in address.host else ("0.0.0.0", "::")
     return next(
@@ -245,21 +250,21 @@ def check_address(
     )
 
 
-def parse_udp(text: str) -> list[UdpSocket]:
-    """Bound sockets from the text of /proc/net/udp or udp6.
+def parse_sockets(text: str, state: str = "") -> list[BoundSocket]:
+    """Sockets from the text of /proc/net/udp, udp6, tcp or tcp6; with `state`, those in it.
 
     Each 32-bit word of an address stands there as this machine's integer of its bytes.
     """
     found = []
     for line in text.splitlines()[1:]:
         fields = line.split()
-        if len(fields) < 10:
+        if len(fields) < 10 or (state and fields[3] != state):
             continue
         with contextlib.suppress(ValueError):
             printed, port = fields[1].split(":")
             words = [int(printed[i : i + 8], 16) for i in range(0, len(printed), 8)]
             host = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
-            found.append(UdpSocket(str(host), int(port, 16), int(fields[9])))
+            found.append(BoundSocket(str(host), int(port, 16), int(fields[9])))
     return found
 
 
@@ -310,15 +315,22 @@ def has_binary(name: str) -> bool:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{BINARY_PATH}") is not None
 
 
-def read_udp() -> list[UdpSocket]:
-    return [s for name in ("udp", "udp6") for s in parse_udp(_text(Path("/proc/net", name)))]
+def read_sockets(protocol: str = "udp") -> list[BoundSocket]:
+    """Those of `udp` that are bound, those of `tcp` that listen."""
+    texts = [_text(Path("/proc/net", name)) for name in (protocol, f"{protocol}6")]
+    return [
+        s for text in texts for s in parse_sockets(text, TCP_LISTEN if protocol == "tcp" else "")
+    ]
 
 
-def read_bind(address: Address) -> int:
-    """The errno of binding a UDP socket to `address`, whether or not it is on an interface."""
+def read_bind(address: Address, protocol: str = "udp") -> int:
+    """The errno of binding a socket to `address`, whether or not it is on an interface."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as trial:
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(family, kind | socket.SOCK_CLOEXEC) as trial:
         try:
+            if protocol == "tcp":  # what is left of old connections keeps nobody out
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
             trial.bind((address.host, address.port))
         except OSError as problem:
@@ -326,9 +338,9 @@ def read_bind(address: Address) -> int:
     return 0
 
 
-def read_owner(address: Address) -> str:
+def read_owner(address: Address, protocol: str = "udp") -> str:
     """Who keeps `address` from being bound, as `name (pid N)`; empty when it cannot be told."""
-    bound = find_socket(address, read_udp())
+    bound = find_socket(address, read_sockets(protocol))
     return _process_of(bound.inode) if bound is not None else ""
 
 
@@ -402,11 +414,8 @@ def node(config: NodeConfig, *, binds_control: bool = False) -> list[Problem]:
     interfaces, addresses = read_interfaces(), read_addresses()
     found += [check_interface(r.name, r.interface, interfaces) for r in config.realms.values()]
     for group in config.groups:
-        number = read_bind(group.control) if binds_control else 0
-        owner = read_owner(group.control) if number else ""
-        found.append(
-            check_port(f"group '{group.id}': control address", group.control, number, owner)
-        )
+        if binds_control:
+            found += _control_ports(config, group)
         moving = [(group.control_realm, group.control.host)]
         moving += [(a.realm, a.host) for a in group.addresses]
         found += [
@@ -414,6 +423,22 @@ def node(config: NodeConfig, *, binds_control: bool = False) -> list[Problem]:
             for realm, host in moving
         ]
     return [p for p in found if p is not None]
+
+
+def _control_ports(config: NodeConfig, group: Group) -> list[Problem | None]:
+    """UDP on the group's port, TCP and HTTP (with WebSocket) on those of `control.listen`."""
+    listen, host = config.control.listen, group.control.host
+    wanted = [("control address", group.control, "udp")] if listen.udp else []
+    if listen.tcp:
+        wanted.append(("control.listen.tcp", Address(host, listen.tcp), "tcp"))
+    if listen.http:
+        wanted.append(("control.listen.http", Address(host, listen.http), "tcp"))
+    found = []
+    for what, address, protocol in wanted:
+        number = read_bind(address, protocol)
+        owner = read_owner(address, protocol) if number else ""
+        found.append(check_port(f"group '{group.id}': {what}", address, number, owner, protocol))
+    return found
 
 
 def require(problems: Sequence[Problem]) -> None:

@@ -53,9 +53,10 @@ class PeerConfig:
 class FailoverConfig:
     """One node. Raises FailoverConfigError naming the value that cannot be used.
 
-    `sources` maps each media path (realm) to this node's own address there, `interfaces` to the
+    `sources` maps each path (realm) to this node's own address there, `interfaces` to the
     interface (optional: without it the node cannot see its own link go down). `host` and `rack`
-    are its failure domains, `profile` the name of the timers that it began with.
+    are its failure domains, `control_paths` those of its paths that carry no media, `profile` the
+    name of the timers that it began with.
     """
 
     node: str
@@ -73,6 +74,7 @@ class FailoverConfig:
     host: str = ""
     rack: str = ""
     profile: str = ""
+    control_paths: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         _between("probe_interval_ms", self.probe_interval_ms, 1, 60_000)

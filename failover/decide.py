@@ -76,7 +76,8 @@ class Rule(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What does not change while running. `groups` maps a group to its preferred node."""
+    """What does not change while running. `groups` maps a group to its preferred node; `paths`
+    carry media, `control_paths` do not."""
 
     groups: Mapping[str, str]
     paths: tuple[str, ...]
@@ -84,6 +85,7 @@ class Policy:
     unowned_grace_ns: int
     patience_ns: int
     offer_ns: int = 2_000_000_000
+    control_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,13 @@ def decide(me: str, policy: Policy, view: View | None, local: Local, now_ns: int
     if view is None:
         return _plan_blind(me, policy, local)
     trust_leases = now_ns - local.watching_since_ns >= policy.lease_ns
-    evidence = Evidence(view, policy.paths, now_ns, trust_leases=trust_leases)
+    evidence = Evidence(
+        view,
+        policy.paths,
+        now_ns,
+        trust_leases=trust_leases,
+        control_paths=policy.control_paths,
+    )
     return _Decision(me, policy, evidence, local).plan()
 
 

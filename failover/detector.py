@@ -11,6 +11,8 @@ The rules:
     section IV: distrust yourself first)
   - a session that recovered FLAPS_FREE times within FLAP_WINDOW_NS gets twice the timeout, then
     four times, up to 2 ** FLAP_DOUBLINGS_MAX (flap damping as routers do it for BFD)
+  - on a path that carries no media (management) everything takes CONTROL_FACTOR times as long:
+    nobody takes over for its sake, it only tells what is wrong
   - a peer that has not answered SLOW_AFTER_PROBES probes is asked once a second (RFC 5880
     section 6.8.3 asks for at least that interval while a session is not up)
 """
@@ -18,7 +20,7 @@ The rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -30,6 +32,7 @@ SLOW_AFTER_PROBES: Final = 50
 FLAPS_FREE: Final = 3
 FLAP_WINDOW_NS: Final = 15_000_000_000
 FLAP_DOUBLINGS_MAX: Final = 3
+CONTROL_FACTOR: Final = 5
 LATENESS_FREE_PARTS: Final = 4  # up to a quarter of an interval late is normal timer jitter
 EVENTS_MAX: Final = 256
 
@@ -44,7 +47,7 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A node to watch: its reflector's discriminator, and the media paths to it."""
+    """A node to watch: its reflector's discriminator, and the paths to it."""
 
     discriminator: int
     paths: tuple[str, ...]
@@ -86,6 +89,7 @@ class _Session:
     path: str
     probe_up: bytes
     probe_down: bytes
+    interval_ns: int
     send_ns: int
     heard_ns: int = 0
     heard_observed_ns: int = 0  # the same moment on the clock that stands still when we are late
@@ -96,7 +100,10 @@ class _Session:
 
 
 class Detector:
-    """Probes `peers`; says who is silent. All times are ns of one clock that counts suspend."""
+    """Probes `peers`; says who is silent. All times are ns of one clock that counts suspend.
+
+    `control_paths` are those that carry no media.
+    """
 
     def __init__(
         self,
@@ -105,6 +112,8 @@ class Detector:
         interval_ns: int,
         multiplier: int,
         now_ns: int,
+        *,
+        control_paths: Collection[str] = (),
     ) -> None:
         if not 0 < interval_ns // 1000 <= INTERVAL_MAX_US:
             raise FailoverConfigError(f"probe interval {interval_ns} ns: must be 1 us..4294 s")
@@ -112,7 +121,7 @@ class Detector:
             raise FailoverConfigError(f"detect multiplier {multiplier}: must be 1..255")
         self._mine = discriminator
         self._interval_ns = interval_ns
-        self._timeout_ns = interval_ns * multiplier
+        self._multiplier = multiplier
         self._by_discriminator: dict[int, str] = {}
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._events: deque[Suspicion] = deque(maxlen=EVENTS_MAX)
@@ -123,18 +132,19 @@ class Detector:
         for name, peer in peers.items():
             self._claim_discriminator(peer.discriminator, name)
             for path in peer.paths:
+                own_ns = interval_ns * (CONTROL_FACTOR if path in control_paths else 1)
                 up, down = (
                     ControlPacket(
                         my_discriminator=discriminator,
                         your_discriminator=peer.discriminator,
                         state=state,
                         multiplier=multiplier,
-                        desired_min_tx_us=interval_ns // 1000,
+                        desired_min_tx_us=min(own_ns // 1000, INTERVAL_MAX_US),
                         demand=True,
                     ).encode()
                     for state in (State.UP, State.DOWN)
                 )
-                self._sessions[name, path] = _Session(name, path, up, down, now_ns)
+                self._sessions[name, path] = _Session(name, path, up, down, own_ns, now_ns)
 
     def receive(self, datagram: bytes, path: str, now_ns: int) -> bool:
         """An answer arrived on `path`. False when it was not one; it is counted, never raised."""
@@ -160,7 +170,7 @@ class Detector:
         session.heard_observed_ns = now_ns - self.tally.late_ns
         session.unanswered = 0
         session.ever_heard = True
-        session.send_ns = min(session.send_ns, now_ns + self._interval_ns)
+        session.send_ns = min(session.send_ns, now_ns + session.interval_ns)
         if session.silent:
             session.silent = False
             session.recoveries.append(now_ns)
@@ -246,12 +256,12 @@ class Detector:
     def _timeout_of(self, session: _Session, now_ns: int) -> int:
         recent = sum(1 for at_ns in session.recoveries if now_ns - at_ns < FLAP_WINDOW_NS)
         doublings = min(max(recent - FLAPS_FREE + 1, 0), FLAP_DOUBLINGS_MAX)
-        return self._timeout_ns << doublings
+        return (session.interval_ns * self._multiplier) << doublings
 
     def _pause_of(self, session: _Session) -> int:
         if session.unanswered > SLOW_AFTER_PROBES:
-            return max(self._interval_ns, SLOW_INTERVAL_NS)
-        return self._interval_ns
+            return max(session.interval_ns, SLOW_INTERVAL_NS)
+        return session.interval_ns
 
     def _report(self, peer: str, since_ns: int) -> None:
         silent = tuple(

@@ -11,6 +11,8 @@ it, clocks. The rules:
   a node is dead             when any of its media paths is dead, or its lease has run out while
                              this node watched the registry for a whole lease (its pinholes closed
                              themselves at the same moment).
+  a control path             carries no media: whoever is silent there alone is not dead; it tells
+                             the reasons apart (`reasons`).
 """
 
 from __future__ import annotations
@@ -43,13 +45,21 @@ class Death:
 
 
 class Evidence:
-    """Questions about one view at one moment. `paths` are the media paths that are probed."""
+    """Questions about one view at one moment. `paths` are the media paths that are probed,
+    `control_paths` the others."""
 
     def __init__(
-        self, view: View, paths: Sequence[str], now_ns: int, *, trust_leases: bool
+        self,
+        view: View,
+        paths: Sequence[str],
+        now_ns: int,
+        *,
+        trust_leases: bool,
+        control_paths: Sequence[str] = (),
     ) -> None:
         self.view = view
         self.paths = tuple(paths)
+        self.control_paths = tuple(control_paths)
         self.now_ns = now_ns
         self.trust_leases = trust_leases
         self.live: dict[str, Member] = {
@@ -104,6 +114,18 @@ class Evidence:
     def heard_by_any(self, node: str, path: str) -> bool:
         """Does any member with a fresh lease hear it there?"""
         return any(self.hears(name, node, path) for name in self.live)
+
+    def control(self, node: str) -> bool | None:
+        """Is it heard on the control paths? None: it is not probed there, nobody can say, or only
+        some hear it."""
+        if any(self.accused_by_all(node, path) for path in self.control_paths):
+            return False
+        judged = [path for path in self.control_paths if self.witnesses(node, path)]
+        if judged and all(
+            self.hears(name, node, path) for path in judged for name in self.witnesses(node, path)
+        ):
+            return True
+        return None
 
     def deaf(self, node: str) -> bool:
         """It once heard somebody on some path, and hears nobody there now."""

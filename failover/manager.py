@@ -85,7 +85,8 @@ class Manager:
         self._interval_ns = config.probe_interval_ms * MS
         self._policy = Policy(
             groups={name: group.preferred for name, group in config.groups.items()},
-            paths=tuple(sorted(config.sources)),
+            paths=tuple(sorted(config.sources.keys() - config.control_paths)),
+            control_paths=tuple(sorted(config.control_paths)),
             lease_ns=config.lease_ms * MS,
             unowned_grace_ns=config.unowned_grace_ms * MS,
             patience_ns=config.patience_ms * MS,
@@ -99,6 +100,7 @@ class Manager:
             self._interval_ns,
             config.detect_multiplier,
             now_ns,
+            control_paths=config.control_paths,
         )
         self._lease = Lease(self._policy.lease_ns)
         self._strain = Strain(self._policy.lease_ns)

@@ -1,14 +1,18 @@
 """What is wrong with a node, as far as what is observed can tell. Pure; decides nothing.
 
-Knows: one view's evidence, and whom the state plane still hears over the management network. Must
+Knows: one view's evidence, who answers on the management network (the control path) and whom the
+state plane still hears there. Must
 not know: groups, what follows from a condition (`decide` does not ask).
 
   what is observed                                               what it is
   its own word: a link without carrier                           link dead
   silent on some paths, heard on others                          link dead
   silent on all paths, has renewed its lease since               link dead (all of them)
+  silent on all paths, the management network too                node dead, or it stands still
   silent on all paths, two renewals missing or lease over        node dead, or it stands still
   silent on all paths, too early to say                          silent
+  heard, silent on the management network                        management cut
+  heard there too, lease over                                    process dead (failover)
   heard, lease over, the state plane hears its host              process dead (failover)
   heard, lease over, the state plane does not hear its host   management cut, or both processes
   heard, lease over, nobody can say                              process dead or management cut
@@ -94,6 +98,10 @@ def _condition(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Cond
         )
     if silent and not heard:
         return _silent(evidence, seen, lease_ns, node)
+    if heard and not silent and evidence.control(node) is False:
+        kept = "renews its lease still" if live else "does not renew its lease"
+        text = f"{node} answers on {listed(heard)} and not on {listed(evidence.control_paths)}"
+        return Condition(State.MANAGEMENT_CUT, f"{text}, and {kept}: its management network is cut")
     if live and silent:
         text = f"{node} is silent on {listed(silent)} and heard on {listed(heard)}"
         return Condition(State.LINK_DEAD, text)
@@ -119,8 +127,12 @@ def _silent(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Conditi
     renewed_ns = member.lease_deadline_ns - lease_ns
     overdue_ns = lease_ns * RENEWALS_MISSED // RENEWALS_PER_LEASE
     if node in evidence.live and renewed_ns > seen.silent_since.get(node, evidence.now_ns):
-        text = f"{node} is silent on every path but renews its lease: all its links are dead"
+        which = "media links" if evidence.control(node) else "links"
+        text = f"{node} is silent on every path but renews its lease: all its {which} are dead"
         return Condition(State.LINK_DEAD, text)
+    if evidence.control(node) is False:
+        text = f"{node} is silent on every path, {listed(evidence.control_paths)} too: dead, or it"
+        return Condition(State.NODE_DEAD, f"{text} stands still")
     if node not in evidence.live or evidence.now_ns - renewed_ns > overdue_ns:
         text = f"{node} is silent on every path and does not renew its lease: dead, or it stands"
         return Condition(State.NODE_DEAD, f"{text} still")
@@ -131,6 +143,13 @@ def _silent(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Conditi
 def _unrenewed(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Condition:
     """Its packet path answers, its failover process does not renew."""
     base = f"{node} answers probes but does not renew its lease"
+    if evidence.control(node):
+        where = listed(evidence.control_paths)
+        return Condition(
+            State.PROCESS_DEAD,
+            f"{base}, though it answers on {where} too: its failover process is dead or stopped,"
+            " or its way to the registry is cut",
+        )
     control = seen.control.get(node)
     over_ns = evidence.now_ns - evidence.view.members[node].lease_deadline_ns
     if control is None or (control and over_ns < lease_ns * CONTROL_LEASES):

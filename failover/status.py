@@ -48,6 +48,7 @@ def status(
         "strain": own.strain,
         "health": dict(own.health),
         "profile": config.profile,
+        "lease_ms": config.lease_ms,
         "lease_left_ms": max(0, lease.deadline_ns - now_ns) // MS,
         "registry": trouble.get("registry", "ok"),
         "trouble": dict(trouble),

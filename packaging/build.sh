@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 need debhelper:dh dh-python:dh_python3 patchelf pkg-config dpkg-dev:dpkg-buildpackage \
   fakeroot lintian gcc make python3-pip:pip3
 need_file /usr/include/python3.11/Python.h python3-dev
+need_file /usr/include/nettle/gcm.h nettle-dev
 need_python setuptools python3-setuptools
 
 work=$(mktemp -d /var/tmp/bgf-deb.XXXXXX)

@@ -87,8 +87,9 @@ for target in "${targets[@]}"; do
     inputs=$directory/$target
     log=$directory/$target.log
     mkdir -p "$inputs" "$directory/crashes"
-    # Its own clock and dice, and tables small enough for a member per input.
+    # The link seals for real. The member has its own clock and dice, and tables small enough for a member per input.
     extra=()
+    [ "$target" != link_raw ] || extra=(-lnettle)
     [ "$target" != node ] || extra=(-DNODE_MANY=512u -Dclock_gettime=fuzz_clock -Dgetrandom=fuzz_random -lpthread)
     sanitize=()
     [ "$seconds" != replay ] || sanitize=(-fsanitize=address,undefined)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Idempotent set-up: Debian packages that are missing, the virtual environment, the C extensions.
-# Says what it does; does nothing when nothing has changed. Usage: scripts/setup.sh [bpf]
+# Says what it does; does nothing when nothing has changed. Usage: scripts/setup.sh [bench|bpf|page]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,8 +14,11 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 3; }
 declare -A need=(
   [gcc]=gcc [make]=make [ip]=iproute2 [ethtool]=ethtool [nsenter]=util-linux
   [kamailio]=kamailio [sipp]=sip-tester [etcd]=etcd-server [setpriv]=util-linux
-  [nft]=nftables [redis-server]=redis-server [spin]=spin [rtpengine]=rtpengine-daemon
+  [nft]=nftables [promtool]=prometheus [redis-server]=redis-server [spin]=spin
+  [rtpengine]=rtpengine-daemon
 )
+[ "${1:-}" = page ] && need+=([chromium]=chromium)
+[ "${1:-}" = bench ] && need+=([keepalived]=keepalived)
 [ "${1:-}" = bpf ] && need+=([clang-14]=clang-14 [llvm-strip-14]=llvm-14 [bpftool]=bpftool)
 
 missing=()
@@ -29,6 +32,8 @@ python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 python3 -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))' ||
   missing+=(python3-dev)
 [ -e /usr/include/linux/bpf.h ] || missing+=(linux-libc-dev libc6-dev)
+# datagrams between state servers are sealed by nettle
+[ -e /usr/include/nettle/gcm.h ] || missing+=(nettle-dev)
 # the benchmark of the state plane measures Redis through its C client
 [ -e /usr/include/hiredis/hiredis.h ] || missing+=(libhiredis-dev)
 # the sanitizers' runtimes come with gcc; libbpf's headers are for rebuilding the packet program alone

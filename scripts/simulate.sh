@@ -18,7 +18,7 @@ gcc -std=c11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -Istatestore -I$here \
   $(find statestore -name 'seg*.c' -o -name 'link*.c' -o -name 'node*.c' ! -name node_loop.c -o -name 'client*.c') \
   statestore/wire.c statestore/crypto.c \
   $here/dal_sim.c $here/sim_*.c $here/check_*.c $here/wgl.c \
-  -Wl,--wrap=clock_gettime,--wrap=getrandom,--wrap=wire_decode -ldl -o $binary
+  -Wl,--wrap=clock_gettime,--wrap=getrandom,--wrap=wire_decode -lnettle -o $binary
 
 logs=$(mktemp -d -p /dev/shm dal-simulate.XXXXXX 2>/dev/null || mktemp -d)
 pids=()

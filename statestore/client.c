@@ -121,7 +121,9 @@ void client_finish(client *c, uint32_t n, dal_status status, const char *why)
     o->state = DONE;
     o->result.status = status;
     c->id[n] = 0;
-    if (why != o->result.why) {
+    if (why[0] == '\0') {
+        o->result.why[0] = '\0';
+    } else if (why != o->result.why) {
         snprintf(o->result.why, sizeof o->result.why, "%s", why);
     }
     c->stats.in_doubt += status == DAL_IN_DOUBT;

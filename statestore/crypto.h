@@ -1,9 +1,8 @@
-/* AES-256-GCM and HKDF-SHA256 from OpenSSL 3, found at run time.
+/* AES-256-GCM and HKDF-SHA256 (RFC 5869).
  *
- * Knows: libcrypto.so.3. Must not know: datagrams, sessions, where keys come from.
+ * Knows: who implements them (nettle). Must not know: datagrams, sessions, where keys come from.
  *
- * The library is opened with dlopen, so that building needs no development package, and what never
- * talks to the network never loads it. A context holds its key; a call sets only the nonce.
+ * A context holds its key; a call sets only the nonce.
  */
 #ifndef STATESTORE_CRYPTO_H
 #define STATESTORE_CRYPTO_H
@@ -18,25 +17,22 @@
 
 typedef struct crypto_gcm crypto_gcm;
 
-/* Once per process, from any thread. False: *why has one line. */
-bool crypto_load(char *why, size_t why_len);
-
 /* A context for one direction; NULL: no memory. */
 crypto_gcm *crypto_sealer(const uint8_t key[CRYPTO_KEY_BYTES]);
 crypto_gcm *crypto_opener(const uint8_t key[CRYPTO_KEY_BYTES]);
 void crypto_free(crypto_gcm *g);
 
 /* out: len bytes, then the tag. */
-bool crypto_seal(crypto_gcm *g, const uint8_t nonce[CRYPTO_NONCE_BYTES], const void *clear,
+void crypto_seal(crypto_gcm *g, const uint8_t nonce[CRYPTO_NONCE_BYTES], const void *clear,
                  size_t clear_len, const void *in, size_t len, uint8_t *out);
 /* in: len bytes, then the tag. False: not authentic, `out` is then garbage. */
 bool crypto_open(crypto_gcm *g, const uint8_t nonce[CRYPTO_NONCE_BYTES], const void *clear,
                  size_t clear_len, const uint8_t *in, size_t len, void *out);
 
-/* RFC 5869. Expand gives one block. */
-bool crypto_extract(const void *salt, size_t salt_len, const uint8_t key[CRYPTO_KEY_BYTES],
+/* Expand gives one block. */
+void crypto_extract(const void *salt, size_t salt_len, const uint8_t key[CRYPTO_KEY_BYTES],
                     uint8_t out[CRYPTO_KEY_BYTES]);
-bool crypto_expand(const uint8_t extracted[CRYPTO_KEY_BYTES], const void *info, size_t info_len,
+void crypto_expand(const uint8_t extracted[CRYPTO_KEY_BYTES], const void *info, size_t info_len,
                    uint8_t out[CRYPTO_KEY_BYTES]);
 
 /* Overwrite what must not stay in memory. */

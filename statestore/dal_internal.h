@@ -22,6 +22,7 @@
 #define DAL_SOCKET_BYTES (4 << 20)
 #define DAL_BATCH_DATAGRAMS 16u
 #define DAL_FLUSH_MAX 4096u   /* datagrams sent in one go, before we look for answers */
+#define DAL_LOOKS 16u         /* at an empty socket, spinning, before the clock and other threads */
 
 /* One answer to SCAN or POLL that is handed out key by key. */
 struct batch {

@@ -248,20 +248,21 @@ static void flush(dal *d)
         uint32_t n = 0;
         link_addr a;
         size_t len;
-        while (n < DAL_BATCH_DATAGRAMS && client_next(d->c, &a, bytes[n], &len)) {
+        if (!client_next(d->c, &a, bytes[0], &len)) {
+            return;
+        }
+        do {
             m[n].msg_hdr = (struct msghdr){.msg_name = &to[n],
                                            .msg_namelen = to_socket(d, &a, &to[n]),
                                            .msg_iov = &part[n],
                                            .msg_iovlen = 1};
             part[n] = (struct iovec){bytes[n], len};
             n++;
-        }
-        if (n == 0) {
-            return;
-        }
+        } while (n < DAL_BATCH_DATAGRAMS && client_next(d->c, &a, bytes[n], &len));
         int fd = d->fd;
         if (n == 1) {
-            (void)sendmsg(fd, &m[0].msg_hdr, MSG_NOSIGNAL);
+            (void)sendto(fd, bytes[0], part[0].iov_len, MSG_NOSIGNAL, &to[0].any,
+                         m[0].msg_hdr.msg_namelen);
         } else {
             for (uint32_t at = 0; at < n;) {
                 int done = sendmmsg(fd, m + at, n - at, MSG_NOSIGNAL);
@@ -301,10 +302,14 @@ void dal_drive(dal *d, bool wait)
     if (d->fd >= 0) {
         flush(d);
     }
-    for (uint32_t n = 0; d->fd >= 0 && n < DAL_FLUSH_MAX && receive(d); n++) {
-        came = true;
-        if (wait && d->busy) {
-            break; /* look at once whether that was it */
+    if (wait && d->busy) {
+        /* One, to look at once whether that was it; the clock is looked at now and then. */
+        for (uint32_t looks = 0; d->fd >= 0 && !came && looks < DAL_LOOKS; looks++) {
+            came = receive(d);
+        }
+    } else {
+        for (uint32_t n = 0; d->fd >= 0 && n < DAL_FLUSH_MAX && receive(d); n++) {
+            came = true;
         }
     }
     if (came || !wait || d->c == NULL) {

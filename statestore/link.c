@@ -17,9 +17,6 @@
 
 struct link *link_new(const link_keys *keys, uint64_t session, char *why, size_t why_len)
 {
-    if (!crypto_load(why, why_len)) {
-        return NULL;
-    }
     if (session == 0 || keys->count == 0 || keys->count > LINK_KEYS_MAX) {
         snprintf(why, why_len, "a link needs a session that is not 0 and 1 to %u keys",
                  LINK_KEYS_MAX);

@@ -66,7 +66,7 @@ struct link; /* no typedef: unistd.h has a function of that name */
 typedef void (*link_deliver)(void *context, const link_addr *from, uint64_t session,
                              const void *message, size_t len);
 
-/* `session` random and never used before with these keys. NULL: no memory, or no libcrypto (*why). */
+/* `session` random and never used before with these keys. NULL: no memory (*why). */
 struct link *link_new(const link_keys *keys, uint64_t session, char *why, size_t why_len);
 void link_free(struct link *l);
 uint64_t link_session(const struct link *l);

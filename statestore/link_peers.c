@@ -96,9 +96,7 @@ bool link_peer_index(struct link *l, struct peer *p, unsigned which)
     index_remove(l, p, which);
     do {
         link_put(number, ++l->indices, 8);
-        if (!crypto_expand(l->index_secret, number, sizeof number, drawn)) {
-            return false;
-        }
+        crypto_expand(l->index_secret, number, sizeof number, drawn);
         index = (uint32_t)link_get(drawn, 4);
     } while (index == 0 || link_by_index(l, index) != NULL);
     index_insert(l, p, which, index);

@@ -13,13 +13,13 @@ static const char SALT[] = "bgf dal link 1";
 static const char INFO_SEAL[8] = "session";
 static const char INFO_INDEX[8] = "index";
 
-static bool derive(const struct key_slot *k, const char info[8], uint64_t session,
+static void derive(const struct key_slot *k, const char info[8], uint64_t session,
                    uint8_t out[CRYPTO_KEY_BYTES])
 {
     uint8_t text[16];
     memcpy(text, info, 8);
     link_put(text + 8, session, 8);
-    return crypto_expand(k->extracted, text, sizeof text, out);
+    crypto_expand(k->extracted, text, sizeof text, out);
 }
 
 /* All or nothing: on failure the old keys stay. */
@@ -30,30 +30,24 @@ bool link_keys_set(struct link *l, const link_keys *keys)
     if (keys->count == 0 || keys->count > LINK_KEYS_MAX) {
         return false;
     }
-    bool good = true;
     for (uint32_t i = 0; i < keys->count; i++) {
         slot[i].id = keys->key[i].id;
-        good = good && crypto_extract(SALT, sizeof SALT - 1, keys->key[i].bytes, slot[i].extracted);
+        crypto_extract(SALT, sizeof SALT - 1, keys->key[i].bytes, slot[i].extracted);
     }
-    crypto_gcm *seal = NULL;
-    if (good && derive(&slot[0], INFO_SEAL, l->session, secret)) {
-        seal = crypto_sealer(secret);
-    }
-    if (seal != NULL && l->seal == NULL) {
-        good = derive(&slot[0], INFO_INDEX, l->session, l->index_secret);
-    }
-    if (seal != NULL && good) {
+    derive(&slot[0], INFO_SEAL, l->session, secret);
+    crypto_gcm *seal = crypto_sealer(secret);
+    if (seal != NULL) {
+        if (l->seal == NULL) {
+            derive(&slot[0], INFO_INDEX, l->session, l->index_secret);
+        }
         crypto_free(l->seal);
         l->seal = seal;
         l->keys = keys->count;
         memcpy(l->key, slot, sizeof slot);
-    } else {
-        crypto_free(seal);
-        good = false;
     }
     crypto_wipe(secret, sizeof secret);
     crypto_wipe(slot, sizeof slot);
-    return good;
+    return seal != NULL;
 }
 
 uint32_t link_key_slot(const struct link *l, uint8_t id)
@@ -68,10 +62,8 @@ uint32_t link_key_slot(const struct link *l, uint8_t id)
 crypto_gcm *link_opener(const struct link *l, uint64_t session, uint32_t slot)
 {
     uint8_t secret[CRYPTO_KEY_BYTES];
-    crypto_gcm *g = NULL;
-    if (derive(&l->key[slot], INFO_SEAL, session, secret)) {
-        g = crypto_opener(secret);
-    }
+    derive(&l->key[slot], INFO_SEAL, session, secret);
+    crypto_gcm *g = crypto_opener(secret);
     crypto_wipe(secret, sizeof secret);
     return g;
 }
@@ -86,9 +78,8 @@ static size_t seal(struct link *l, uint8_t kind, size_t header, const void *in, 
     out[3] = 0;
     link_put(out + header - 8, ++l->counter, 8);
     memcpy(nonce + 4, out + header - 8, 8);
-    return crypto_seal(l->seal, nonce, out, header, in, len, out + header)
-               ? header + len + CRYPTO_TAG_BYTES
-               : 0;
+    crypto_seal(l->seal, nonce, out, header, in, len, out + header);
+    return header + len + CRYPTO_TAG_BYTES;
 }
 
 size_t link_seal_data(struct link *l, uint32_t index, const void *in, size_t len, uint8_t *out)

@@ -72,7 +72,7 @@ NODE_GAUGES: Final = {
     "requests": ("dal_requests_waiting", "Requests of clients not yet answered."),
     "sessions": ("dal_sessions", "Clients known."),
     "inboxes": ("dal_inboxes", "Inboxes known."),
-    "repairs_wanted": ("dal_repairs_wanted", "Items with fewer copies than wanted."),
+    "repairing": ("dal_repairing", "1: missing copies are looked for and made."),
 }
 PHASES: Final = ("outside", "joining", "changing", "active")
 

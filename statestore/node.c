@@ -510,6 +510,7 @@ void node_stats_read(node *n, bool walk, node_stats *out)
     out->dirty = n->dirty_count;
     out->flight = n->flight_by_item.used;
     out->moving = n->move_by_item.used;
+    out->repairing = n->walk_repair;
     out->sessions = n->sessions;
     out->inboxes = 0;
     for (uint32_t i = 0; i < n->inboxes; i++) {

@@ -58,7 +58,7 @@ typedef struct {
     uint8_t self, leader;
     uint64_t epoch, applied, committed, last;
     uint64_t items, masters, replicas, stubs; /* walked when asked */
-    uint64_t proposals, requests, dirty, flight, moving, repairs_wanted, inboxes, sessions;
+    uint64_t proposals, requests, dirty, flight, moving, repairing, inboxes, sessions;
     uint64_t lost, promoted, promote_ns, thawed, moves, moves_failed, repaired, evictions_wanted;
     uint64_t stale, later, misses, in_doubt, refused, copies, copies_applied, notes, overruns, expired;
     uint64_t requests_by_type[32], replies_by_status[128];

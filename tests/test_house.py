@@ -59,19 +59,29 @@ ROOMS: dict[str, set[str]] = {
     "config_recording": {"model", "errors", "toml_table"},
     "config_control": {"model", "errors", "toml_table"},
     "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"}
-    | {"config_control", "config_recording", "config_failover"},
+    | {"config_control", "config_recording", "config_failover", "config_monitor"},
+    "config_monitor": {"model", "errors", "toml_table"},
+    "toml_places": {"toml_table"},
+    "config_check": {"errors", "config", "toml_places"},
+    "config_schema": {"model", "config", "config_control", "config_failover", "config_media"}
+    | {"config_monitor", "config_recording", "config_state"},
+    "config_reference": {"config_schema"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
     "lab": {"model", "errors", "config", "admin", "preflight", "media._xdp"}
     | {"__init__", "control.client", "control.bencode", "control.sdp"},
+    "openstack": {"errors"},
     "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"}
-    | {"control.client", "control.frames", "control.links"},
+    | {"openstack", "control.client", "control.frames", "control.links"},
+    # The page and the figures come from what admin sockets say, as bgfctl reads it.
+    "monitor": {"model", "errors", "admin", "ctl.client"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
     | {"hands", "control", "media", "quality", "totals", "pcap", "explain"}
-    | {"__init__", "config", "admin", "preflight"},
+    | {"__init__", "config", "admin", "preflight", "monitor", "ctl.client"}
+    | {"config_check", "config_reference"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 
@@ -92,6 +102,9 @@ CORES = {
     *("failover.registry", "failover.sbfd", "failover.frames", "failover.actions"),
     *("failover.evidence", "failover.placement", "failover.reasons", "failover.flapping"),
     *("failover.strain", "failover.history"),
+    *("bgf.monitor.families", "bgf.monitor.exposition", "bgf.runtime.latency"),
+    *("bgf.toml_places", "bgf.config_reference"),
+    *("bgf.openstack.plan", "bgf.openstack.findings", "bgf.openstack.messages"),
     *("statestore.membership", "statestore.member_records", "statestore.places"),
 }
 NOT_IN_CORES = {
@@ -102,7 +115,7 @@ NOT_IN_CORES = {
 CALLS_NOT_IN_CORES = {"open", "print", "input"}
 
 # Slow to import: only inside the function that needs them.
-LAZY = {"matplotlib", "scapy"}
+LAZY = {"matplotlib", "scapy", "openstack", "keystoneauth1"}
 
 # A name, and what to use instead. Dotted names are matched as written.
 BANNED = {

@@ -81,18 +81,24 @@ def render(request: Request, reply: Reply, measured: Measured = NOTHING_MEASURED
         if warning:
             body["warning"] = warning
         if reply.media and request.sdp is not None:
-            body["sdp"] = request.sdp.rewrite(
+            made = request.sdp.rewritten(
                 reply.media,
                 replace_origin="replace=origin" in request.flags,
                 rtcp_attribute="no-rtcp-attribute" not in request.flags,
                 loop_mark=reply.loop_mark,
             )
+            if request.codec is Codec.BENCODE:
+                body["sdp"] = made
+            else:
+                body["sdp"] = made.decode("utf-8", "surrogateescape")
         elif request.sdp is not None and LOOP_PROTECT in request.flags:
             body["sdp"] = request.sdp.text  # it has been here before: not touched again
         if request.verb is Verb.LIST:
             body["calls"] = list(reply.calls)
         if reply.report is not None or measured.counters:
             body |= call_report.told(reply, measured.counters, measured.rtp, measured.boot_s)
+        elif reply.carried:
+            body |= call_report.remembered(reply.created_s, reply.carried)
         if measured.statistics is not None:
             body["statistics"] = dict(measured.statistics)
     datagram = frame(request.cookie, request.codec, body)

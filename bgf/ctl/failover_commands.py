@@ -109,8 +109,9 @@ def undrain(node: str, nodes: list[client.Node], as_json: bool) -> int:
 def ready(node: str | None, nodes: list[client.Node], as_json: bool) -> int:
     """Could NODE (or each node) take a group over now? Everything that speaks against it.
 
-    Asked are its own word, the links, the addresses, and whether it knows and holds the same
-    pinholes as each group's owner. Exits with 1 when a node could not.
+    Asked are its own word, the links, the addresses, whether it knows and holds the same pinholes
+    as each group's owner, and whether it has room for them: pinholes, memory, the state segment,
+    its control sockets. Exits with 1 when a node could not.
     """
     if node:
         _known(nodes, node)

@@ -63,6 +63,10 @@ def readiness(failovers: Sequence[Answer], gateways: Sequence[Answer], only: Seq
                 "ready": not why,
                 "carries": carries,
                 "pinholes": pinholes,
+                "pinholes_max": number(table((mine or {}).get("room")).get("pinholes_max")),
+                "memory_mb": number(table((mine or {}).get("room")).get("memory_bytes")) >> 20,
+                "memory_max_mb": number(table((mine or {}).get("room")).get("memory_max_bytes"))
+                >> 20,
                 "why": why,
             }
         )

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import click
 
+from bgf import config
 from bgf.ctl import render
 from bgf.ctl.cli import FAILED, OK, Commands, as_json, console, examples, show
 from bgf.ctl.progress import Steps
@@ -38,13 +39,21 @@ def lab() -> None:
     """The N+1 cluster in network namespaces on this machine. Needs root."""
 
 
-@lab.command(epilog=examples("bgfctl lab up", "bgfctl lab up --json"))
+with_profile = click.option(
+    "--profile", type=click.Choice(sorted(config.PROFILES)), default="lab", show_default=True,
+    help="The failover timers of the nodes, by name (docs/operations.md has their figures).",
+)  # fmt: skip
+
+
+@lab.command(epilog=examples("bgfctl lab up", "bgfctl lab up --profile safe --json"))
+@with_profile
 @as_json
-def up(as_json: bool) -> int:
+def up(profile: str, as_json: bool) -> int:
     """Bring the lab up and wait until every process is ready. What stands already is kept."""
     from bgf.lab.lab import Lab, interruptible  # noqa: PLC0415
+    from bgf.lab.nodes import Timers  # noqa: PLC0415
 
-    it = Lab()
+    it = Lab(timers=Timers.of(profile))
     with Steps() as steps, interruptible():
         it.up(steps)
     found = it.status()
@@ -118,10 +127,12 @@ def file_option(name: str, what: str) -> Callable[[Callable[..., int]], Callable
     epilog=examples(
         "bgfctl drill power-off",
         "bgfctl drill power-off --group g2 --calls 100 --flows 2000 --runs 10",
+        "bgfctl drill power-off --profile safe --runs 10",
         "bgfctl drill power-off --quick --json report.json --plot outage.png",
     ),
 )
 @click.option("--group", default="g1", show_default=True, help="The group that loses its node.")
+@with_profile
 @click.option(
     "--calls", type=int, help=f"SIP calls over all groups.  [{CALLS}; quick {QUICK_CALLS}]"
 )
@@ -137,6 +148,7 @@ def file_option(name: str, what: str) -> Callable[[Callable[..., int]], Callable
 def power_off(
     *,
     group: str,
+    profile: str,
     calls: int | None,
     flows: int | None,
     quick: bool,
@@ -149,9 +161,11 @@ def power_off(
     up. Needs root. Exits with 1 when a goal is missed.
     """
     from bgf.lab.drill import DrillOptions, run_drill  # noqa: PLC0415
+    from bgf.lab.nodes import Timers  # noqa: PLC0415
 
     options = DrillOptions(
         group=group,
+        timers=Timers.of(profile),
         calls=calls if calls is not None else QUICK_CALLS if quick else CALLS,
         flows=flows if flows is not None else QUICK_FLOWS if quick else FLOWS,
         **more,

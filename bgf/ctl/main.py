@@ -34,9 +34,12 @@ from bgf.ctl.failover_commands import drain, ready, switchover, undrain, why
 from bgf.ctl.lab_commands import drill, lab, rtpload
 from bgf.ctl.media_commands import capture, relatch
 from bgf.ctl.ng_command import ng
+from bgf.ctl.node_drill import on_node
 from bgf.ctl.nodes_option import on_nodes
+from bgf.ctl.openstack_commands import openstack
 from bgf.ctl.session_commands import gateways, sessions
 from bgf.ctl.state_commands import state
+from bgf.ctl.upgrade_command import upgrade
 from bgf.errors import BgfError, EnvironmentProblem, Malformed, Misuse
 from bgf.model import Address
 from bgf.preflight import PreflightFailed
@@ -182,11 +185,13 @@ def trace(
     return OK if any(a.value is not None for a in answers) else FAILED
 
 
-_FAILOVER = (switchover, drain, undrain, ready, why)
+_FAILOVER = (switchover, drain, undrain, ready, why, upgrade)
 _DRILLS = (drill, drills, chaos)
-for _command in (sessions, capture, relatch, ng, state, lab, *_DRILLS, rtpload, *_FAILOVER):
+_ELSEWHERE = (lab, rtpload, openstack)
+for _command in (sessions, capture, relatch, ng, state, *_ELSEWHERE, *_DRILLS, *_FAILOVER):
     bgfctl.add_command(_command)
 add_faults(drill)
+drill.add_command(on_node)
 
 
 if __name__ == "__main__":

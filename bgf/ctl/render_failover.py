@@ -16,7 +16,9 @@ from bgf.ctl.render import BAD, GOOD, ODD, QUIET, cell, duration, grid
 def readiness(found: Json) -> Group:
     """A row per node, and below it what speaks against it."""
     nodes = grid(
-        "Could take over", ("node", "ready", "carries", "pinholes held"), ("pinholes held",)
+        "Could take over",
+        ("node", "ready", "carries", "pinholes held", "room for", "MB used", "MB allowed"),
+        ("pinholes held", "room for", "MB used", "MB allowed"),
     )
     lines: list[Text] = []
     for node in rows(found.get("nodes")):
@@ -26,7 +28,10 @@ def readiness(found: Json) -> Group:
             cell(name, "bold"),
             cell("yes", GOOD) if ready else cell("no", BAD),
             cell(" ".join(map(text, carries)) if isinstance(carries, list) and carries else "-"),
-            cell(number(node.get("pinholes"))),
+            *(
+                cell(number(node.get(key)) or "-")
+                for key in ("pinholes", "pinholes_max", "memory_mb", "memory_max_mb")
+            ),
         )
         why = node.get("why")
         lines += [cell(f"{name}: {text(line)}", ODD) for line in (why or [])]
@@ -97,3 +102,10 @@ def drained(found: Json) -> Group:
         cell(f"{node} is drained and still carries {carried}", BAD),
         cell(text(found.get("sentence")), ODD),
     )
+
+
+def upgraded(found: Json) -> Text:
+    """A whole cluster, done."""
+    done = found.get("done")
+    names = ", ".join(map(text, done)) if isinstance(done, list) else ""
+    return cell(f"upgraded, in this order: {names or 'nobody'}", GOOD)

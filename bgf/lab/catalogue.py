@@ -150,7 +150,7 @@ def _processes() -> list[Fault]:
                         pause_ms,
                         moves=Moves.NEVER if still else Moves.MAY,
                         held=still,
-                        short=(process, role, pause_ms) == ("failover", Role.ACTIVE, 2_000),
+                        short=(process, role, pause_ms) == ("failover", Role.ACTIVE, 10_000),
                     )
                 )
     return found

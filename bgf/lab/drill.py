@@ -120,8 +120,9 @@ def run_drill(options: DrillOptions, progress: Progress) -> Report:
         report_module.plot(worst, options.plot_path)
         plotted = str(options.plot_path)
     report = Report(
-        tuple(results), options.seed, report_module.machine(), report_module.commit(), plotted
-    )
+        tuple(results), options.seed, report_module.machine(), report_module.commit(), plotted,
+        options.timers.profile,
+    )  # fmt: skip
     if options.json_path is not None:
         report.write(options.json_path)
     return report

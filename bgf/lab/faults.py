@@ -202,7 +202,8 @@ class Faults:
         self._wait_ready(node, names)
 
     def _wait_ready(self, node: NodePlan, names: Sequence[str]) -> None:
-        self._lab.nodes.wait_ready(self._progress, [node], names)
+        for name in names:  # all of them at once would mean that this node serves every group
+            self._lab.nodes.wait_ready(self._progress, [node], (name,))
 
     def _halt_at(self, node_id: str, word: str) -> None:
         """`word` is a step of the watched group's takeover, or what the gateway process says."""

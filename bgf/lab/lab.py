@@ -18,7 +18,7 @@ from typing import Any
 
 from bgf import preflight
 from bgf.errors import BgfError, EnvironmentProblem
-from bgf.lab.nodes import KINDS, SESSIONS_MAX, Nodes, Timers
+from bgf.lab.nodes import KINDS, SESSIONS_MAX, Adjust, Nodes, Timers
 from bgf.lab.plan import DEFAULT_PREFIX, DEFAULT_RUN_DIR, make_plan
 from bgf.lab.processes import Processes
 from bgf.lab.registry import Registry
@@ -54,6 +54,7 @@ class Lab:
         standbys: int = 1,
         timers: Timers | None = None,
         sessions_max: int = SESSIONS_MAX,
+        adjust: Adjust = lambda made: made,
     ) -> None:
         self.plan = make_plan(
             actives=actives, standbys=standbys, prefix=prefix, run_dir=Path(run_dir)
@@ -61,7 +62,7 @@ class Lab:
         self.topology = Topology(self.plan)
         self.processes = Processes(self.plan.run_dir)
         self.registry = Registry(self.plan, self.processes)
-        self.nodes = Nodes(self.plan, self.processes, timers, sessions_max)
+        self.nodes = Nodes(self.plan, self.processes, timers, sessions_max, adjust)
         self.sip = SipPeers(self.plan, self.processes)
         self._lock = _Holding()
 

@@ -22,6 +22,7 @@ from bgf.lab.plan import (
     CONTROL_PORT,
     CSCF_MGMT4,
     METRICS_PORT,
+    MONITOR_PORT,
     PORTS,
     STATE_PORT,
     GroupPlan,
@@ -33,7 +34,7 @@ from bgf.model import Address, Group, RealmAddress
 
 KINDS = ("state", "gateway", "failover")
 WATCHED = ("state", "gateway")
-MEDIA_PATHS = ("access", "core")
+PATHS = ("access", "core", "mgmt")
 READY_TIMEOUT_MS = 60_000
 POLL_MS = 50
 ADMIN_TIMEOUT_S = 5.0
@@ -43,6 +44,7 @@ SESSIONS_MAX = 20_000
 LAG_MAX_MS = 5_000
 """A small machine that stalls under a whole lab is no reason to refuse calls."""
 Progress = Callable[[str], None]
+Adjust = Callable[[config.NodeConfig], config.NodeConfig]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def _group(plan: GroupPlan) -> Group:
 def node_config(
     plan: Plan, node: NodePlan, timers: Timers | None = None, sessions_max: int = SESSIONS_MAX
 ) -> config.NodeConfig:
-    """The configuration of one node of the plan. Every node probes all others on both networks."""
+    """The configuration of one node of the plan. Every node probes all others on every network."""
     timers = timers or Timers()
     return config.NodeConfig(
         node=config.NodeSection(node.id, node.number, plan.run_dir / node.id),
@@ -140,12 +142,20 @@ def node_config(
                 config.Peer(
                     peer.id,
                     peer.number,
-                    {"access": peer.paths["access"], "core": peer.paths["core"]},
+                    {path: peer.paths[path] for path in PATHS},
                 )
                 for peer in plan.nodes
                 if peer.id != node.id
             ),
             timers.profile,
+        ),
+        monitor=config.MonitorSection(
+            Address(node.paths["mgmt"], MONITOR_PORT),
+            tuple(
+                Address(peer.paths["mgmt"], MONITOR_PORT)
+                for peer in plan.nodes
+                if peer.id != node.id
+            ),
         ),
     )
 
@@ -164,11 +174,14 @@ class Nodes:
         processes: Processes,
         timers: Timers | None = None,
         sessions_max: int = SESSIONS_MAX,
+        adjust: Adjust = lambda made: made,
     ) -> None:
+        """`adjust` has the last word about every node's configuration."""
         self._plan = plan
         self._processes = processes
         self._timers = timers or Timers()
         self._sessions_max = sessions_max
+        self._adjust = adjust
 
     def config_file(self, node: NodePlan) -> Path:
         return self._plan.run_dir / "etc" / f"{node.id}.toml"
@@ -179,7 +192,7 @@ class Nodes:
             path = self.config_file(node)
             path.parent.mkdir(parents=True, exist_ok=True)
             made = node_config(self._plan, node, self._timers, self._sessions_max)
-            path.write_text(config.dump(made))
+            path.write_text(config.dump(self._adjust(made)))
             # A node never has two of a kind: one that lives already is kept.
             running = {process.name for process in self._processes.running(node.id)}
             for kind in kinds:
@@ -231,7 +244,7 @@ class Nodes:
                 if held.get("steps", {}).get("announced")
             }
             for peer in nodes:
-                missing = set(MEDIA_PATHS) - set(status.get("hears", {}).get(peer.id, ()))
+                missing = set(PATHS) - set(status.get("hears", {}).get(peer.id, ()))
                 if peer.id != node.id and missing:
                     waiting.append(f"{node.id} does not hear {peer.id} on {min(missing)}")
         waiting += [f"nobody serves {g.id}" for g in self._plan.groups if g.id not in served]

@@ -7,9 +7,11 @@ control addresses. One thread per group; none of its calls has media, but for th
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -33,6 +35,7 @@ from bgf.model import Address
 PAUSE_MS: Final = 60
 FIRST_CALLS: Final = 6
 CALLS_MAX: Final = 400
+SAID_MAX: Final = 20_000
 PORT_FIRST, PORT_LAST = 44_000, 59_998
 QUERIES_TRIES: Final = 3
 SHED: Final = ("load limit", "Parallel session limit reached")
@@ -43,9 +46,9 @@ class Proxy:
     """Works on one group, from `start` to `stop`. `sessions` are its calls with media; it ends the
     first `closing` of them while it works."""
 
-    def __init__(self, plan: Plan, group: GroupPlan, seed: str, ledger: Ledger) -> None:
+    def __init__(self, plan: Plan, group: GroupPlan, seed: str) -> None:
         self._group = group
-        self._ledger = ledger
+        self.ledger = Ledger()
         self._chance = random.Random(f"{seed} {group.id}")
         self._name = f"{seed}-{group.id}"
         self.sessions: Sequence[LoadSession] = ()
@@ -56,7 +59,9 @@ class Proxy:
         self._thread: threading.Thread | None = None
         self.closed: dict[str, tuple[LoadSession, int]] = {}
         """Calls with media that were ended, and when the answer was read (CLOCK_BOOTTIME, ns)."""
+        self._in_doubt: set[str] = set()
         self.slowest_ms = 0.0
+        self._said: deque[str] = deque(maxlen=SAID_MAX)
         address = Address(group.control_host, CONTROL_PORT)
         self.client = namespaces.run_in(plan.cscf, lambda: NgClient(address, prefix="proxy"))
 
@@ -64,7 +69,7 @@ class Proxy:
         """Some calls, in peace. Raises BgfError when one is not answered."""
         for _ in range(FIRST_CALLS):
             self._open()
-        if self._ledger.counts[Answer.NONE] or self._ledger.counts[Answer.REFUSED]:
+        if self.ledger.counts[Answer.NONE] or self.ledger.counts[Answer.REFUSED]:
             raise NoAnswer(f"{self._group.id} does not open calls before anything is broken")
 
     def start(self) -> None:
@@ -87,7 +92,7 @@ class Proxy:
             self.slowest_ms = max(self.slowest_ms, (time.monotonic() - began) * 1000)
 
     def _work(self, what: str) -> None:
-        living = self._ledger.living(self._group.id)
+        living = self.ledger.living(self._group.id)
         if what == "close" and self.closing:
             self.closing -= 1
             self._close_one(self.sessions[self.closing])
@@ -113,38 +118,40 @@ class Proxy:
         over4 = int(call_id.rpartition("-")[2]) % 2
         caller = Address(lab_plan.ACCESS_LOAD4 if over4 else lab_plan.ACCESS_LOAD6, port)
         callee = Address(lab_plan.CORE_LOAD4, port)
-        before = self._ledger.ask(call_id, self._group.id, port)
+        before = self.ledger.ask(call_id, self._group.id, port)
         offered = self._call(offer_request(call_id, caller, again=again))
         told = self._answered(f"offer of {call_id}", offered)
         local = _media(offered) if told is Answer.OK else ""
-        self._ledger.answer(call_id, before, port, told, local)
+        self.ledger.answer(call_id, before, port, told, local)
         if told is Answer.OK:
             self._answered(f"answer of {call_id}", self._call(answer_request(call_id, callee)))
 
     def _delete(self, call_id: str) -> None:
-        before = self._ledger.ask(call_id, self._group.id, GONE)
+        before = self.ledger.ask(call_id, self._group.id, GONE)
         reply = self._call(delete_request(call_id))
-        self._ledger.answer(
+        self.ledger.answer(
             call_id, before, GONE, self._answered(f"delete of {call_id}", reply, whole=True)
         )
 
     def _close_one(self, session: LoadSession) -> None:
-        self._ledger.counts["asked"] += 1
+        self.ledger.counts["asked"] += 1
         reply = self._call(delete_request(session.call_id))
         told = self._answered(f"delete of {session.call_id}", reply, whole=True)
-        self._ledger.counts[told.value] += 1
+        self.ledger.counts[told.value] += 1
+        if told is Answer.NONE:
+            self._in_doubt.add(session.call_id)
         if told is Answer.OK:
             self.closed[session.call_id] = (session, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
     def _query(self, call_id: str) -> None:
         """Right now it must be what was promised."""
-        self._ledger.counts["asked"] += 1
+        self.ledger.counts["asked"] += 1
         state = self.look(call_id, tries=1)
         told = Answer.NONE if state is None else Answer.OK
-        self._ledger.counts[told.value] += 1
-        possible = self._ledger.calls[call_id].possible
+        self.ledger.counts[told.value] += 1
+        possible = self.ledger.calls[call_id].possible
         if state is not None and state not in possible:
-            self._ledger.broken.append(
+            self.ledger.broken.append(
                 f"call {call_id}: asked for in the middle, its caller was at port {state}, "
                 f"{' or '.join(map(str, sorted(possible)))} was promised"
             )
@@ -158,11 +165,13 @@ class Proxy:
         return None
 
     def end(self, call_id: str) -> str:
-        """Release a call that is there; a line when that does not go as it should."""
+        """Release a call that is there; a line when that does not go as it should. It may be gone
+        already when an earlier release was not answered."""
         reply = self._call(delete_request(call_id))
         if reply is None:
             return f"call {call_id} cannot be released: no answer"
-        if reply.get("result") != "ok" or reply.get("warning"):
+        gone = call_id in self._in_doubt
+        if reply.get("result") != "ok" or (reply.get("warning") and not gone):
             why = reply.get("error-reason") or reply.get("warning")
             return f"call {call_id} cannot be released: {why}"
         return ""
@@ -179,11 +188,22 @@ class Proxy:
                 return ""
         return f"call {session.call_id} cannot be modified: {reply or 'no answer'}"
 
+    def story(self, call_id: str) -> list[str]:
+        """What was asked of a call, when (ms of CLOCK_BOOTTIME), and what was answered."""
+        return [line for line in self._said if f" {call_id}: " in line]
+
     def _call(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        try:
-            return self.client.call(request)
-        except (NoAnswer, OSError):
-            return None
+        began_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        reply = None
+        with contextlib.suppress(NoAnswer, OSError):
+            reply = self.client.call(request)
+        now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        short = {
+            k: v for k, v in (reply or {}).items() if k in ("result", "warning", "error-reason")
+        }
+        what = f"{request['command']} {request['call-id']}"
+        self._said.append(f"{began_ms} to {now_ms} {what}: {short or 'nothing'}")
+        return reply
 
     def _answered(
         self, what: str, reply: Mapping[str, Any] | None, *, whole: bool = False
@@ -197,7 +217,7 @@ class Proxy:
         why = str(reply.get("error-reason") or reply.get("warning") or reply)
         if any(word in why for word in SHED):
             return Answer.REFUSED
-        self._ledger.broken.append(f"{what}: {why[:160]}")
+        self.ledger.broken.append(f"{what}: {why[:160]}")
         return Answer.REFUSED
 
 

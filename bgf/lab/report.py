@@ -27,7 +27,9 @@ PROBLEMS_SHOWN_MAX = 5
 RUN_COLUMNS_MAX = 3
 PLOT_DPI = 110
 PAPER_OUTAGE_MS = 1_600.0
-GOAL_MEAN, GOAL_MAX, GOAL_ZERO = "<= 300", "<= 500", "== 0"
+GOAL_ZERO = "== 0"
+GOALS = {"lab": ("<= 300", "<= 500"), "fast": ("<= 400", "<= 600"), "safe": ("<= 600", "<= 900")}
+"""Outage in the mean and at most, in ms, by the profile of the failover timers."""
 OPERATORS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 STEP_NAMES = {
     "detected": "peers no longer hear the node",
@@ -107,6 +109,7 @@ class Report:
     machine: Mapping[str, Any] = field(default_factory=dict)
     commit: str = ""
     plot: str = ""
+    profile: str = "lab"
 
     @property
     def outage(self) -> Spread:
@@ -126,9 +129,10 @@ class Report:
 
     def rows(self) -> list[dict[str, Any]]:
         outage = self.outage
+        mean, most = GOALS[self.profile]
         return [
-            row("media outage, mean", outage.mean, "ms", GOAL_MEAN, PAPER_OUTAGE_MS),
-            row("media outage, max", outage.max, "ms", GOAL_MAX, PAPER_OUTAGE_MS),
+            row("media outage, mean", outage.mean, "ms", mean, PAPER_OUTAGE_MS),
+            row("media outage, max", outage.max, "ms", most, PAPER_OUTAGE_MS),
             row("flows that stayed silent", self.total("silent"), "flows", GOAL_ZERO, None),
             row("dropped calls", self.total("calls_dropped"), "calls", GOAL_ZERO, None),
             row("pinholes left", self.total("pinholes_left"), "pinholes", GOAL_ZERO, None),
@@ -155,6 +159,7 @@ class Report:
             "machine": dict(self.machine),
             "commit": self.commit,
             "seed": self.seed,
+            "profile": self.profile,
             "calls": {
                 "started": self.total("calls_started"),
                 "completed": self.total("calls_completed"),

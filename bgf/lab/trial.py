@@ -11,8 +11,10 @@ expected of it (`catalogue`), what is wrong (`invariants`, `ledger`).
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,7 +25,7 @@ from bgf.lab import plan as lab_plan
 from bgf.lab.catalogue import Fault, Moves, Role, Verb
 from bgf.lab.faults import Faults
 from bgf.lab.lab import Lab
-from bgf.lab.ledger import GONE, Answer, Ledger, lost
+from bgf.lab.ledger import GONE, Answer, lost
 from bgf.lab.measure import GENERATED, TO_ACCESS, TO_CORE, FlowOutage, Spread
 from bgf.lab.ngload import LoadSession, open_sessions
 from bgf.lab.proxying import Proxy, closed_calls
@@ -117,7 +119,6 @@ class Trial:
         self._group = lab.plan.groups[0].id
         self._chance = random.Random(f"{seed} {fault.name}")
         self._name = f"{fault.name.replace('-', '')}{time.clock_gettime_ns(time.CLOCK_BOOTTIME):x}"
-        self._ledger = Ledger()
         self._broken: list[str] = []
         self._kept: list[LoadSession] = []
         self._sip = SipPeers(lab.plan, lab.processes)
@@ -163,7 +164,7 @@ class Trial:
         proxies, sessions = [], []
         per_group = self._scale.flows // 2 + CLOSING
         for at, group in enumerate(self._plan.groups):
-            proxy = Proxy(self._plan, group, self._name, self._ledger)
+            proxy = Proxy(self._plan, group, self._name)
             stack.callback(proxy.close)
             opened = open_sessions(
                 proxy.client, per_group, f"{self._name}{group.id}", _silent, at * per_group
@@ -249,13 +250,14 @@ class Trial:
         self._progress(f"{fault.text} ({who})")
         t0_ns = faults.strike(fault.blows)
         self._last(meters, t0_ns, roles[Role.ACTIVE])
-        owner_after = self._owner_now(faults)
-        self._broken += invariants.moved_as_expected(
-            fault.moves, roles[Role.ACTIVE], owner_after, self._group
-        )
+        owner_after = self._registered_owner()
         self._progress("repairing")
         faults.heal()
         whole_ms, left = wait_whole(lab, fault.whole_ms, self._progress)
+        owner_after = owner_after or self._registered_owner()  # etcd may have been what was broken
+        self._broken += invariants.moved_as_expected(
+            fault.moves, roles[Role.ACTIVE], owner_after, self._group
+        )
         if left:
             self._broken.append(f"not whole {fault.whole_ms // 1000} s after the repair: {left[0]}")
         self._wait_back(meters, t0_ns, BACK_TIMEOUT_MS)
@@ -283,7 +285,7 @@ class Trial:
             for one in invariants.said(node, _read_from(file, size))
         ]
         self._broken += invariants.one_owner(history, said)
-        counts = self._ledger.counts
+        counts = sum((proxy.ledger.counts for proxy in proxies), Counter[str]())
         steps = measure.timeline(events, t0_ns, self._group)
         back = [f.end_ms for f in flows if f.end_ms is not None and f.end_ms > 0]
         moved = owner_after != roles[Role.ACTIVE]
@@ -332,13 +334,6 @@ class Trial:
                 if owned.group == self._group:
                     return owned.node
         return ""
-
-    def _owner_now(self, faults: Faults) -> str:
-        owner = self._registered_owner()
-        if owner:
-            return owner
-        living = [node for node in self._plan.nodes if node.id not in faults.dead]
-        return self._lab.nodes.owners(living).get(self._group, "")
 
     # -- media ------------------------------------------------------------------------------
 
@@ -400,21 +395,34 @@ class Trial:
         """Every call is as it was promised, and can be changed; then all end. SIP calls started and
         completed."""
         self._progress("asking for every call")
-        by_group = dict(zip((g.id for g in self._plan.groups), proxies, strict=True))
-        seen = {
-            call_id: by_group[call.group].look(call_id)
-            for call_id, call in self._ledger.calls.items()
-        }
-        self._broken += lost(self._ledger, seen)
+        left: list[tuple[Proxy, str]] = []
         for proxy in proxies:
+            seen = {call_id: proxy.look(call_id) for call_id in proxy.ledger.calls}
+            if wrong := lost(proxy.ledger, seen):
+                self._broken += wrong
+                for call_id in seen:
+                    if any(call_id in line for line in wrong):
+                        self._explain(proxy, call_id)
+            left += [(proxy, call) for call, state in seen.items() if state not in (None, GONE)]
             problems = [line for line in map(proxy.modify, proxy.sessions[CLOSING:]) if line]
             self._broken += problems[:BROKEN_MAX]
         started, completed = self._hang_up()
-        for call_id, state in seen.items():
-            if state not in (None, GONE):
-                line = by_group[self._ledger.calls[call_id].group].end(call_id)
-                self._broken += [line] if line else []
+        for proxy, call_id in left:
+            if line := proxy.end(call_id):
+                self._broken.append(line)
+                self._explain(proxy, call_id)
         return started, completed
+
+    def _explain(self, proxy: Proxy, call_id: str) -> None:
+        """What the proxy asked of a call that is not as it should be, and what the nodes know of
+        it, into `calls.log` beside their logs."""
+        lines = [f"== {call_id}", *proxy.story(call_id)]
+        for node in self._plan.nodes:
+            with contextlib.suppress(BgfError):
+                said = self._lab.nodes.ask(node.id, "gateway", "why", call_id=call_id)
+                lines.append(f"{node.id}: {json.dumps(said)}")
+        with (self._lab.processes.log_dir / "calls.log").open("a") as file:
+            file.write("\n".join(lines) + "\n")
 
     def _hang_up(self) -> tuple[int, int]:
         if not self._scale.calls:

@@ -42,7 +42,7 @@ WARNED = ("failed", "conflict", "condition", "warning", "given-up", "withdrawn")
 
 
 def failover_config(node: NodeConfig, sources: Mapping[str, str]) -> FailoverConfig:
-    """The node's file as the failover room wants it. `sources`: own address by media realm."""
+    """The node's file as the failover room wants it. `sources`: own address by realm probed."""
     groups = {}
     for group in node.groups:
         moving = [
@@ -66,6 +66,7 @@ def failover_config(node: NodeConfig, sources: Mapping[str, str]) -> FailoverCon
             host=node.node.host,
             rack=node.node.rack,
             profile=node.failover.profile,
+            control_paths=frozenset(path for path in sources if not node.realms[path].media),
             **asdict(node.failover.timers),
         )
     except FailoverConfigError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bgf.admin import Handler
@@ -18,7 +19,9 @@ from bgf.hands import Driver, Outcome
 from bgf.model import Address, Flow, FlowKey
 from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
+from bgf.runtime.figures import Figures
 from bgf.runtime.process import call_ns, now_ns
+from bgf.runtime.room import lacks, room_of
 from bgf.runtime.rows import flow_row, session_row, tally_rows
 from bgf.runtime.served import Served
 from bgf.session import Session, State
@@ -40,11 +43,13 @@ class GatewayAdmin:
 
     def __init__(self, process: GatewayProcess) -> None:
         self._process = process
+        self._figures = Figures(process)
 
     @property
     def handlers(self) -> dict[str, Handler]:
         return {
             "status": self.status,
+            "figures": self._figures.told,
             "sessions": self.sessions,
             "session": self.session,
             "why": self.why,
@@ -75,7 +80,12 @@ class GatewayAdmin:
             }
 
         groups = {group: await asyncio.to_thread(row, flows) for group, flows in known.items()}
-        return {"groups": groups, "missing": process.feed.missing}
+        return {
+            "groups": groups,
+            "missing": process.feed.missing,
+            "room": asdict(room_of(process)),
+            "lacks": lacks(process),
+        }
 
     def status(self, _request: dict[str, Any]) -> dict[str, Any]:
         process, datapath = self._process, self._process.datapath

@@ -23,7 +23,7 @@ from bgf.control.access import Access
 from bgf.control.newcalls import NewCalls
 from bgf.control.server import Handler, Incoming, NgServer, Ports
 from bgf.errors import BgfError, DatapathError, EnvironmentProblem
-from bgf.events import DropFlow, PutFlow, Reply, Result
+from bgf.events import DropFlow, PutFlow, Reply, Result, Verb
 from bgf.gateway import ENTROPY_BITS, Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Mode, Recorder
@@ -46,12 +46,13 @@ from bgf.runtime.process import (
     until_signalled,
     wake_socket,
 )
-from bgf.runtime.readiness import Readiness, ReadyMark
+from bgf.runtime.readiness import LACKS_MAX, Readiness, ReadyMark
 from bgf.runtime.reconcile import Found, reconcile
 from bgf.runtime.recorded import RecordedFlows
 from bgf.runtime.registry_adapters import StoreRegistry
 from bgf.runtime.reports import LogNotices, MediaReports
 from bgf.runtime.restoring import RESTORE_RETRY_MS, restore_all
+from bgf.runtime.room import lacks
 from bgf.runtime.served import Served
 from bgf.runtime.shared_capture import SharedCapture
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
@@ -410,6 +411,7 @@ class GatewayProcess:
             sessions,
             self.recorded.count(),
             self.tally["refused"],
+            tuple(lacks(self)[:LACKS_MAX]),
         )
         self.readiness.publish(mark)
 
@@ -432,14 +434,16 @@ class GatewayProcess:
     def _answer(self, served: Served, driver: Driver, incoming: Incoming) -> bytes | None:
         """Raises PeerError."""
         request = self.copying.admit(driver.gateway, incoming.request)
-        incoming = incoming._replace(request=request)
+        if request is not incoming.request:
+            incoming = incoming._replace(request=request)
         answer: list[bytes] = []
         served.asked = (incoming, answer)
-        self.measures.before(driver.gateway, incoming.request)
+        self.measures.before(driver.gateway, request)
         copied = driver.gateway.copied_version
         try:
-            command = incoming.request.command(call_ns(), int(time.time()))
-            outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
+            command = request.command(call_ns(), int(time.time()), self.measures.carried)
+            draws = request.verb is Verb.OFFER or request.verb is Verb.ANSWER
+            outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS) if draws else 0)
         finally:
             served.asked = None
         if driver.gateway.copied_version != copied:
@@ -522,7 +526,7 @@ async def run(node: NodeConfig) -> None:
     )
     datapath = XdpDatapath(
         node.media.pin_dir,
-        {realm.name: realm.interface for realm in node.media_realms},
+        {realm.name: realm.interface for realm in node.attached_realms},
         node.groups,
         discriminator=node.node.discriminator,
         pinholes_max=node.media.pinholes_max,

@@ -1,8 +1,9 @@
-"""`bgf state|gateway|failover --config FILE`: the processes of a node, one command each."""
+"""`bgf state|gateway|failover|monitor --config FILE`: the processes of a node, one command each."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import click
 
 from bgf import __version__, config, preflight
-from bgf.errors import BgfError, ConfigError, EnvironmentProblem
+from bgf.ctl.client import find_nodes
+from bgf.errors import BgfError, ConfigError, EnvironmentProblem, Misuse, PeerError
+from bgf.model import Address
 from bgf.runtime.process import only_one, set_up_logging
 
 EXIT_FAILED, EXIT_USAGE, EXIT_ENVIRONMENT = 1, 2, 3
@@ -82,6 +85,93 @@ def gateway(config_file: Path) -> None:
         gateway_process.run,
         lambda node: preflight.node(node, binds_control=True),
     )
+
+
+@main.group("config")
+def config_group() -> None:
+    """Check a node's file, and what may stand in it."""
+
+
+@config_group.command("check", epilog="Example: bgf config check /etc/bgf/node.toml")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def config_check(files: tuple[Path, ...]) -> None:
+    """What is wrong with each of FILES, one line each: FILE:LINE:COLUMN: what.
+
+    Exits with 2 when there is anything.
+    """
+    from bgf.config_check import check
+
+    bad = 0
+    for file in files:
+        try:
+            lines = [str(finding) for finding in check(file)]
+        except ConfigError as error:
+            lines = [str(error)]
+        bad += len(lines)
+        for line in lines:
+            print(line)
+        if not lines:
+            print(f"{file}: well")
+    sys.exit(EXIT_USAGE if bad else 0)
+
+
+@config_group.command("schema", epilog="Example: bgf config schema > node.schema.json")
+def config_schema() -> None:
+    """The JSON Schema of the file, for editors."""
+    from bgf.config_reference import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@config_group.command("reference", epilog="Example: bgf config reference > configuration.md")
+def config_reference() -> None:
+    """The reference of the file, as Markdown."""
+    from bgf.config_reference import markdown
+
+    print(markdown(), end="")
+
+
+@main.command(
+    epilog="Examples: bgf monitor --config /etc/bgf/node.toml; for a lab: "
+    "bgf monitor --run-dir /run/bgf-lab --listen 127.0.0.1:9401"
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="The node's TOML file, with a [monitor] section.",
+)
+@click.option(
+    "--run-dir",
+    "run_dir",
+    type=click.Path(path_type=Path),
+    help="Instead: show the nodes whose run directories are in DIR, as a lab's are.",
+)
+@click.option("--listen", default="127.0.0.1:9401", show_default=True, help="With --run-dir.")
+@click.option("--drills", type=click.Path(path_type=Path), help="With --run-dir: drill reports.")
+def monitor(
+    config_file: Path | None, run_dir: Path | None, listen: str, drills: Path | None
+) -> None:
+    """Show this node on the management address: /metrics for Prometheus, / for people.
+
+    Reads the admin sockets of the other three processes and changes nothing.
+    """
+    from bgf.runtime import monitor_process
+
+    if config_file is not None and run_dir is None:
+        _run("monitor", config_file, monitor_process.run, lambda node: [])
+        return
+    if run_dir is None or config_file is not None:
+        raise click.UsageError("give --config FILE, or --run-dir DIR for a lab")
+    try:
+        nodes = find_nodes([], [run_dir])
+        section = config.MonitorSection(Address.parse(listen), drills=drills)
+        set_up_logging("monitor", "lab")
+        asyncio.run(monitor_process.watch(section, nodes))
+    except Misuse as error:
+        _die("monitor", error, EXIT_ENVIRONMENT)
+    except PeerError as error:
+        _die("monitor", error, EXIT_USAGE)
 
 
 @main.command()

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from bgf.control import statistics
+from bgf.control import call_report, statistics
 from bgf.control.bencode import Encodable
 from bgf.control.ng import Measured, Request
 from bgf.control.statistics import Calls, ControlCounts, Ports, Scores, Traffic
@@ -22,6 +22,7 @@ from bgf.gateway import Gateway
 from bgf.media.datapath import PASSED, Datapath, Outcome
 from bgf.model import Component, FlowKey
 from bgf.quality import mos
+from bgf.runtime.latency import Latencies
 from bgf.runtime.process import now_ns
 from bgf.runtime.served import Served
 from bgf.totals import Totals
@@ -53,6 +54,7 @@ class Measures:
         self._asked: Gateway | None = None
         self._deletes: dict[tuple[str, str], tuple[Reply, Measured]] = {}
         self._control = ControlCounts()
+        self.latency = Latencies()
         self._past = Totals()
         self._machines: dict[str, Gateway] = {}
         self._bytes = 0
@@ -73,11 +75,20 @@ class Measures:
             except DatapathError:
                 self._ending = None
 
+    @property
+    def carried(self) -> tuple[int, ...]:
+        """Of the call that the command may end; empty where there is none."""
+        if self._ending is None:
+            return ()
+        known, measured = self._ending
+        return call_report.carried(known, measured.counters)
+
     def after(self, request: Request, client: str, reply: Reply) -> None:
         """Count a command that was answered, and by whom it was asked."""
         failed = reply.result not in (Result.OK, Result.PONG)
         spent_s = (now_ns() - self._asked_ns) / NS_PER_S
         self._control.count(client, request.verb, spent_s, failed=failed)
+        self.latency.observe(request.verb.value, spent_s)
         if failed and request.verb is Verb.OFFER:
             self._refused += 1
         self._ending = None
@@ -106,7 +117,7 @@ class Measures:
 
     def _counted(self, reply: Reply) -> Measured:
         keys = [flow.key for flow in reply.flows]
-        return Measured(self._datapath.counters(keys), self._datapath.rtp(keys), _boot_s())
+        return Measured(*self._datapath.measured(keys), _boot_s())
 
     # -- the node --------------------------------------------------------------------------
 
@@ -119,43 +130,48 @@ class Measures:
         return kept[1] | {"controlstatistics": self._control.told()}
 
     def _look(self, now: int) -> dict[str, Encodable]:
-        totals, live, refused = Totals(), 0, self._refused
+        calls = self.calls()
         ports: list[Ports] = []
         for served in self._served.values():
             machine = served.driver.gateway if served.driver is not None else None
-            self._keep_past(served.group.id, machine)
-            used = 0
-            if machine is not None:
-                usage = machine.usage()
-                live += usage.sessions
-                used = 2 * usage.pairs_used
-                totals.add(machine.totals)
+            used = 0 if machine is None else 2 * machine.usage().pairs_used
             first, last = served.group.ports
             ports += [
                 Ports(f"{served.group.id}/{one.realm}", one.host, first, last, used)
                 for one in served.group.addresses
             ]
-        totals.add(self._past)
         streams, scores, traffic = self._heard(now)
         return statistics.told(
             uptime_s=(now - self._began_ns) / NS_PER_S,
-            calls=Calls(
-                live,
-                self._elsewhere(),
-                totals.begun,
-                refused,
-                totals.ended,
-                totals.unanswered,
-                totals.abandoned,
-                totals.duration_s,
-                totals.duration2_s,
-                totals.deviation_s,
-            ),
+            calls=calls,
             traffic=traffic,
             scores=scores,
             control=self._control,
             ports=ports,
             streams=streams,
+        )
+
+    def calls(self) -> Calls:
+        """Of this node since its gateway process began. Cheap."""
+        totals, live = Totals(), 0
+        for served in self._served.values():
+            machine = served.driver.gateway if served.driver is not None else None
+            self._keep_past(served.group.id, machine)
+            if machine is not None:
+                live += machine.usage().sessions
+                totals.add(machine.totals)
+        totals.add(self._past)
+        return Calls(
+            live,
+            self._elsewhere(),
+            totals.begun,
+            self._refused,
+            totals.ended,
+            totals.unanswered,
+            totals.abandoned,
+            totals.duration_s,
+            totals.duration2_s,
+            totals.deviation_s,
         )
 
     def _keep_past(self, group: str, machine: Gateway | None) -> None:

@@ -14,7 +14,8 @@ import msgspec
 VALID_MS: Final = 1_500
 LACKING_MS: Final = 1_000  # pinholes on their way are no lack
 LOOK_MS: Final = 10
-BYTES_MAX: Final = 256
+BYTES_MAX: Final = 4_096
+LACKS_MAX: Final = 16
 NS_PER_MS: Final = 1_000_000
 
 _encode = msgspec.json.Encoder().encode
@@ -24,7 +25,8 @@ class ReadyMark(msgspec.Struct, frozen=True):
     """`at_ns` is CLOCK_BOOTTIME: when the process last followed the feed.
 
     `recorded` is how many pinholes the state plane has, `pinholes` how many the packet path
-    holds, `refused` how many the packet path would not take.
+    holds, `refused` how many the packet path would not take. `lacks` says for what there would be
+    no room here, LACKS_MAX sentences at most.
     """
 
     at_ns: int
@@ -32,6 +34,7 @@ class ReadyMark(msgspec.Struct, frozen=True):
     sessions: int
     recorded: int = 0
     refused: int = 0
+    lacks: tuple[str, ...] = ()
 
 
 _decode = msgspec.json.Decoder(ReadyMark).decode
@@ -67,8 +70,8 @@ class Readiness:
             return ["its gateway process does not follow the change feed, or is dead"]
         lacking = now_ns - self._full_ns >= LACKING_MS * NS_PER_MS
         if mark.pinholes < mark.recorded and lacking:
-            return ["its packet path lacks recorded pinholes"]
-        return []
+            return ["its packet path lacks recorded pinholes", *mark.lacks]
+        return list(mark.lacks)
 
     def _look(self, now_ns: int) -> ReadyMark | None:
         """The mark, read again when the last look is LOOK_MS old."""

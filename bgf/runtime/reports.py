@@ -148,6 +148,13 @@ class MediaReports:
         except DatapathError:
             return []
 
+    def hanging_about(self, served: Served, exact_max: int) -> int:
+        """How many calls hang; where over `exact_max` have a silent stream, how many those are."""
+        known = self._silence.get(served.group.id)
+        if served.driver is None or known is None or known[0] is not served.driver:
+            return 0
+        return len(known[1]) if len(known[1]) > exact_max else len(self.hanging(served))
+
     def _close(self, served: Served, driver: Driver, one: Hanging) -> None:
         now = now_ns()
         silent_ms = (now - one.since_ns) // NS_PER_MS

@@ -45,9 +45,9 @@ quietly "$work/log" mmdebstrap --variant=minbase --components=main \
   --dpkgopt='path-exclude=/usr/share/man/*' \
   --dpkgopt='path-include=/usr/share/man/man*/bgf*' \
   --essential-hook='echo grub-pc grub-pc/install_devices_empty boolean true | chroot "$1" debconf-set-selections' \
-  --customize-hook="mkdir \$1/root/packages; copy-in $work/packages/bgf.deb /root/packages" \
-  --customize-hook='chroot "$1" apt-get install -y --no-install-recommends /root/packages/bgf.deb' \
-  --customize-hook='rm -r "$1/root/packages"' \
+  --customize-hook="copy-in $work/packages/bgf.deb /tmp" \
+  --customize-hook='chroot "$1" apt-get install -y --no-install-recommends /tmp/bgf.deb' \
+  --customize-hook='rm "$1/tmp/bgf.deb"' \
   --customize-hook="tar -C $files -cf - --owner=0 --group=0 . | tar -C \$1 --no-overwrite-dir -xf -" \
   --customize-hook="$(cat deploy/image/customize.sh)" \
   bookworm "$work/root.tar"

@@ -39,6 +39,7 @@ class Stage:
 
     groups: dict[str, str] = field(default_factory=dict)
     paths: tuple[str, ...] = ()
+    control_paths: tuple[str, ...] = ()
     timers: dict[str, int] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
     owners: dict[str, Ownership] = field(default_factory=dict)
@@ -66,6 +67,8 @@ class Stage:
                 self.groups = dict(_pair(item) for item in rest)
             case "paths":
                 self.paths = tuple(rest)
+            case "control-paths":
+                self.control_paths = tuple(rest)
             case "timers":
                 self.timers = {k: int(v) for k, v in (_pair(item) for item in rest)}
             case "at":
@@ -117,6 +120,7 @@ class Stage:
             lease_ns=self.timers["lease"] * MS,
             unowned_grace_ns=self.timers["grace"] * MS,
             patience_ns=self.timers["patience"] * MS,
+            control_paths=self.control_paths,
         )
         local = Local(
             self.held,

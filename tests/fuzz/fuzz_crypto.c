@@ -18,12 +18,6 @@ static uint64_t hash(uint64_t h, const void *at, size_t len)
     return h;
 }
 
-bool crypto_load(char *why, size_t why_len)
-{
-    (void)why, (void)why_len;
-    return true;
-}
-
 crypto_gcm *crypto_sealer(const uint8_t key[CRYPTO_KEY_BYTES])
 {
     crypto_gcm *g = malloc(sizeof *g);
@@ -51,12 +45,11 @@ static void tag_of(const crypto_gcm *g, const uint8_t *nonce, const void *clear,
     memcpy(tag, &h, sizeof h);
 }
 
-bool crypto_seal(crypto_gcm *g, const uint8_t nonce[CRYPTO_NONCE_BYTES], const void *clear,
+void crypto_seal(crypto_gcm *g, const uint8_t nonce[CRYPTO_NONCE_BYTES], const void *clear,
                  size_t clear_len, const void *in, size_t len, uint8_t *out)
 {
     memcpy(out, in, len);
     tag_of(g, nonce, clear, clear_len, out + len);
-    return true;
 }
 
 bool crypto_open(crypto_gcm *g, const uint8_t nonce[CRYPTO_NONCE_BYTES], const void *clear,
@@ -71,15 +64,14 @@ bool crypto_open(crypto_gcm *g, const uint8_t nonce[CRYPTO_NONCE_BYTES], const v
     return true;
 }
 
-bool crypto_extract(const void *salt, size_t salt_len, const uint8_t key[CRYPTO_KEY_BYTES],
+void crypto_extract(const void *salt, size_t salt_len, const uint8_t key[CRYPTO_KEY_BYTES],
                     uint8_t out[CRYPTO_KEY_BYTES])
 {
     (void)salt, (void)salt_len;
     memcpy(out, key, CRYPTO_KEY_BYTES);
-    return true;
 }
 
-bool crypto_expand(const uint8_t extracted[CRYPTO_KEY_BYTES], const void *info, size_t info_len,
+void crypto_expand(const uint8_t extracted[CRYPTO_KEY_BYTES], const void *info, size_t info_len,
                    uint8_t out[CRYPTO_KEY_BYTES])
 {
     uint64_t h = hash(hash(2, extracted, CRYPTO_KEY_BYTES), info, info_len);
@@ -87,7 +79,6 @@ bool crypto_expand(const uint8_t extracted[CRYPTO_KEY_BYTES], const void *info, 
         h = (h ^ h >> 31) * 0x9e3779b97f4a7c15ull;
         memcpy(out + 8 * i, &h, 8);
     }
-    return true;
 }
 
 void crypto_wipe(void *at, size_t len)

@@ -86,6 +86,9 @@ def test_odd_histories_are_no_crash() -> None:
                 "ready": False,
                 "carries": [],
                 "pinholes": 0,
+                "pinholes_max": 0,
+                "memory_mb": 0,
+                "memory_max_mb": 0,
                 "why": ["its gateway process does not say what it knows"],
             }
         ],
@@ -100,7 +103,8 @@ def test_ready_says_what_speaks_against_it(fakes: FakeNodes, run_dir: Path) -> N
                          if node == "n3" else {})  # fmt: skip
         serve(fakes, run_dir, node, ready=says({"node": node, "why": why, "groups": here}))
         mine = {"recorded": 38, "held": 37, "digest": "bb"} if node == "n3" else known
-        recorded = {"groups": {"g1": mine, "g2": known}, "missing": 0}
+        room = {"pinholes_max": 65_536, "memory_bytes": 60 << 20, "memory_max_bytes": 900 << 20}
+        recorded = {"groups": {"g1": mine, "g2": known}, "missing": 0, "room": room}
         fakes.serve(run_dir / node / "gateway.sock", {"recorded": says(recorded)})
     told = bgfctl("ready", "--run-dir", str(run_dir))
     check_golden("ready", told, run_dir)

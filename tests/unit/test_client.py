@@ -33,7 +33,7 @@ def test_the_core_between_scripted_servers(tmp_path: Path) -> None:
     cases = [str(path) for path in sorted(Path(__file__).parent.glob("client_*.c"))]
     gcc(
         *("-O1", "-D_GNU_SOURCE", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-        *(f"-I{STATE}", *cases, *sources, "-lpthread", "-o", str(binary)),
+        *(f"-I{STATE}", *cases, *sources, "-lpthread", "-lnettle", "-o", str(binary)),
     )
     done = subprocess.run([binary], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and done.stdout == "ok\n", done.stdout + done.stderr

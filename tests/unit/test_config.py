@@ -400,10 +400,10 @@ BROKEN = {
         "realm 'mgmt' has media = false",
     ),
     "one default realm": ('["access", "core"]', '["access"]', "must be a list of two realms"),
-    "probe path in no media realm": (
+    "probe path in no realm": (
         '{ access = "10.10.0.12"',
-        '{ mgmt = "10.30.0.12"',
-        "failover.peers[0].paths.mgmt: not a realm that carries media",
+        '{ acess = "10.30.0.12"',
+        "failover.peers[0].paths.acess: not a realm of this file",
     ),
     "probe path that moves": (
         '"10.10.0.12"',

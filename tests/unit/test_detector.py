@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from failover.detector import (
+    CONTROL_FACTOR,
     FLAPS_FREE,
     SLOW_AFTER_PROBES,
     SLOW_INTERVAL_NS,
@@ -52,6 +53,27 @@ class Bench:
 
     def silence(self, peer: str, *paths: str) -> None:
         self.mute = {(peer, path) for path in paths}
+
+
+def test_a_path_without_media_is_probed_and_judged_more_slowly() -> None:
+    detector = Detector(
+        1, {"n2": Peer(2, ("core", "mgmt"))}, INTERVAL, 3, 0, control_paths=("mgmt",)
+    )
+    sent: list[str] = []
+    silent_at: dict[str, int] = {}
+    for now_ns in range(0, 2_000 * MS, 5 * MS):
+        for probe in detector.tick(now_ns):
+            sent.append(probe.path)
+            if now_ns < 1_000 * MS:  # then n2 falls silent everywhere
+                answer = reflect(ControlPacket.parse(probe.datagram)).encode()
+                assert detector.receive(answer, probe.path, now_ns)
+        for path in detector.suspects().get("n2", ()):
+            silent_at.setdefault(path, now_ns)
+        if now_ns == 995 * MS:
+            assert sent.count("core") == CONTROL_FACTOR * sent.count("mgmt")
+    assert silent_at["core"] <= 1_000 * MS + TIMEOUT
+    assert silent_at["mgmt"] - 1_000 * MS >= 2 * CONTROL_FACTOR * INTERVAL
+    assert silent_at["mgmt"] <= 1_000 * MS + CONTROL_FACTOR * TIMEOUT
 
 
 def test_answers_keep_everybody_unsuspected() -> None:

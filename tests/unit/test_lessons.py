@@ -110,6 +110,92 @@ LESSONS = (
         ("test_query_has_what_kamailio_reads",),
     ),
     Lesson(
+        "ng",
+        "UDP first; also TCP, HTTP POST and WebSocket",
+        ("tests/integration/test_ng_transports.py::test_every_transport_codec_and_family",),
+    ),
+    Lesson(
+        "ng",
+        "It tries 5 times at 1 s with the same cookie: the budget for control failover",
+        (
+            "tests/integration/test_kamailio.py::test_what_is_lost_is_asked_for_again",
+            "tests/integration/test_kamailio_kills.py::test_the_owner_dies",
+        ),
+    ),
+    Lesson(
+        "ng",
+        "Commands Kamailio sends",
+        (
+            "tests/unit/test_ng.py::test_every_verb_of_the_machine_is_decoded",
+            "tests/integration/test_ng_commands.py"
+            "::test_orders_take_hold_of_media_and_outlive_their_node",
+        ),
+    ),
+    Lesson(
+        "ng",
+        "Replies: ok, error, pong, load limit; error-reason, warning, sdp",
+        ("tests/unit/test_ng.py::test_transcript",),
+    ),
+    Lesson(
+        "ng",
+        "INVITE and UPDATE are offers, replies answers, ACK and PRACK with SDP answers, SDP in a"
+        " reply to an SDP-less INVITE an offer, BYE, CANCEL and refusals deletes",
+        ("tests/integration/test_kamailio.py::test_a_call_is_carried",),
+    ),
+    Lesson(
+        "ng",
+        "The same Call-ID can cross the same P-CSCF twice, and both passages carry media",
+        (
+            "tests/unit/test_ng_legs.py::test_each_leg_is_a_call_with_pinholes_of_its_own",
+            "tests/integration/test_kamailio.py::test_a_call_is_carried",
+            "tests/kernel/test_packets_latch.py::test_two_users_of_one_gateway",
+        ),
+    ),
+    Lesson(
+        "#1322",
+        "the address takeover is the product",
+        (
+            "tests/integration/test_cluster.py::test_calls_outlive_their_node",
+            "tests/kernel/test_addresses.py::test_neighbours_hear_every_form_of_the_announcement",
+        ),
+    ),
+    Lesson(
+        "#1443 #1483",
+        "keys and rollover counters are the parties' own: what is encrypted passes end to end",
+        ("tests/unit/test_sdp_ice.py::test_what_is_encrypted_end_to_end_stays",),
+    ),
+    Lesson(
+        "#1360",
+        "no out-of-tree module: bpf(2) is all, and where it is missing that is said",
+        ("tests/unit/test_preflight.py::test_no_bpf",),
+    ),
+    Lesson(
+        "#1069",
+        "show per-CPU load",
+        (
+            "tests/unit/test_gateway_admin.py::test_packets_are_told_by_realm_reason_and_cpu",
+            "tests/kernel/test_packets_edges.py::test_outcomes_are_counted_by_realm_and_cpu",
+        ),
+    ),
+    Lesson(
+        "keepalived #166 #2066",
+        "periodic announcements; fencing lease",
+        (
+            "tests/unit/test_manager.py"
+            "::test_announcements_come_in_a_burst_and_then_again_and_again",
+            "tests/integration/test_cluster.py"
+            "::test_an_isolated_node_steps_down_and_serves_again_as_standby",
+        ),
+    ),
+    Lesson(
+        "open5gs #3481",
+        "IPv6 access is a first-class path",
+        (
+            "tests/integration/test_kamailio.py::test_a_call_is_carried",
+            "tests/kernel/test_packets.py::test_napt_in_all_four_family_pairs",
+        ),
+    ),
+    Lesson(
         "#1157",
         "IP_FREEBIND; restoring is not binding",
         (

@@ -58,7 +58,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     binary = tmp_path_factory.mktemp("link") / "link_program"
     command = [gcc, "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"]
     command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{CORE}"]
-    command += [*map(str, SOURCES), "-o", str(binary)]
+    command += [*map(str, SOURCES), "-lnettle", "-o", str(binary)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return binary

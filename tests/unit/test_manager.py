@@ -14,7 +14,7 @@ from failover.errors import FailoverConfigError
 from failover.history import TimelineEvent
 from failover.manager import TIMELINE_MAX, Manager
 from failover.performer import ANNOUNCE_BURST_MS
-from failover.registry import MemoryRegistry, Ownership
+from failover.registry import Member, MemoryRegistry, Ownership, RegistryUnavailable, View
 from tests.fakes.failover import MS, FakeArmer, World, cluster_configs, group_addresses
 
 
@@ -29,6 +29,29 @@ def settled() -> World:
 
 def names(events: list[TimelineEvent], group: str = "g1") -> list[str]:
     return [event["event"] for event in events if event["group"] == group]
+
+
+class AgeingRegistry(MemoryRegistry):
+    """As etcd seen through a watch: what is known is too old to act on until somebody asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current = False
+
+    def view(self) -> View:
+        if not self.current:
+            raise RegistryUnavailable("nothing heard for 661 ms")
+        return super().view()
+
+    def record(self, node: str) -> Member | None:
+        self.current = True
+        return super().record(node)
+
+
+def test_a_process_that_was_slow_to_start_asks_and_so_gets_in() -> None:
+    world = World(3, 2, seed=7, registry=AgeingRegistry())
+    world.run(1000)
+    assert world.serving("g1") == ["n1"] and world.serving("g2") == ["n2"]
 
 
 def test_preferred_nodes_bring_their_groups_up() -> None:

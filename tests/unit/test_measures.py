@@ -20,10 +20,10 @@ ALICE, BOB = Address("10.10.0.2", 4000), Address("10.20.0.2", 6000)
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, shared: Shared | None = None) -> None:
         self.datapath = FakeDatapath([GROUP])
         self.datapath.arm("g1", 1 << 62)
-        self.node = Node(Shared(), self.datapath, policies={})
+        self.node = Node(shared or Shared(), self.datapath, policies={})
         self.served = Served(GROUP)
         self.served.driver = self.node.driver
         self.measures = Measures(self.datapath, {"g1": self.served}, lambda: 7)
@@ -34,7 +34,8 @@ class Rig:
         request = ng.decode(encode_request(cookie, keys))[1]
         self.measures.before(self.node.gateway, request)
         self.at_ms += 1
-        made = request.command(10**9 + self.at_ms * NS_PER_MS, 1_700_000_000)
+        at_ns = 10**9 + self.at_ms * NS_PER_MS
+        made = request.command(at_ns, 1_700_000_000, self.measures.carried)
         assert self.node.driver.handle(made, self.at_ms) is not None
         reply: Reply = self.node.replies.last
         reply, measured = self.measures.of(request, reply)
@@ -43,7 +44,9 @@ class Rig:
         return decode_reply(rendered)[1]
 
     def establish(self, call: str) -> None:
-        offered = command(Verb.OFFER, f"{call}-o", line(ALICE.host, ALICE.port), call=call)
+        offered = command(
+            Verb.OFFER, f"{call}-o", line(ALICE.host, ALICE.port), call=call, wall_s=1_699_999_000
+        )
         self.node.run(offered)
         self.node.run(command(Verb.ANSWER, f"{call}-a", line(BOB.host, BOB.port), call=call))
 
@@ -66,13 +69,43 @@ def test_the_end_of_a_call_tells_what_it_carried_and_tells_it_again() -> None:
     assert "nothing to delete" in other["warning"] and "totals" not in other
 
 
+def test_the_next_owner_still_knows_what_the_call_carried() -> None:
+    """A delete whose reply nobody heard: its node and its counters are gone when it is repeated."""
+    shared = Shared()
+    first = Rig(shared)
+    first.establish("c")
+    first.talk("c", 5)
+    end = {"command": "delete", "call_id": "c", "from_tag": "alice"}
+    told = first.ask("k1", **end)
+    for _ in range(2):  # and the one after it
+        second = Rig(shared)
+        again = second.ask("k1", **end)
+        assert again == {key: told[key] for key in ("result", "created", "totals")}
+        assert again["totals"]["RTP"]["packets"] == 5 and again["created"] == 1_699_999_000
+    assert "totals" not in Rig(shared).ask("k2", **end)
+
+
+def test_a_call_that_ends_at_its_next_owner_tells_what_that_one_carried() -> None:
+    shared = Shared()
+    first = Rig(shared)
+    first.establish("c")
+    first.talk("c", 5)
+    second = Rig(shared)
+    second.node.restore_all(0)
+    second.talk("c", 3)
+    told = second.ask("k1", command="delete", call_id="c", from_tag="alice")
+    assert told["totals"]["RTP"]["packets"] == 3
+    assert second.ask("k1", command="delete", call_id="c", from_tag="alice") == told
+
+
 def test_what_is_kept_of_ends_is_bounded(monkeypatch: Any) -> None:
     monkeypatch.setattr(room, "DELETES_KEPT_MAX", 2)
     rig = Rig()
     for call in "abc":
         rig.establish(call)
         assert "totals" in rig.ask(call, command="delete", call_id=call, from_tag="alice")
-    assert "totals" not in rig.ask("a", command="delete", call_id="a", from_tag="alice")
+    again = rig.ask("a", command="delete", call_id="a", from_tag="alice")
+    assert "totals" in again and "tags" not in again
     assert "totals" in rig.ask("c", command="delete", call_id="c", from_tag="alice")
 
 

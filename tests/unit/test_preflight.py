@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgf import config, preflight
+from bgf import config, config_control, preflight
 from bgf.errors import EnvironmentProblem
 from bgf.model import Address, Group
-from bgf.preflight import Problem, UdpSocket
+from bgf.preflight import BoundSocket, Problem
 
 ALL_CAPABILITIES = (1 << 41) - 1
 
@@ -169,18 +169,33 @@ UDP6 = """\
 
 @pytest.mark.skipif(sys.byteorder == "big", reason="the text is in this machine's byte order")
 def test_the_kernels_socket_table_is_read() -> None:
-    assert preflight.parse_udp(UDP4) == [UdpSocket("127.0.0.2", 5555, 31890)]
-    assert preflight.parse_udp(UDP6) == [UdpSocket("::1", 5556, 31892)]
-    assert preflight.parse_udp("") == []
+    assert preflight.parse_sockets(UDP4) == [BoundSocket("127.0.0.2", 5555, 31890)]
+    assert preflight.parse_sockets(UDP6) == [BoundSocket("::1", 5556, 31892)]
+    assert preflight.parse_sockets("") == []
+
+
+TCP4 = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+  1: 0200007F:15B3 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0  0 31893 2 0 0
+  2: 0200007F:15B3 0300007F:9999 01 00000000:00000000 00:00000000 00000000  0  0 31894 2 0 0
+"""
+
+
+@pytest.mark.skipif(sys.byteorder == "big", reason="the text is in this machine's byte order")
+def test_of_tcp_only_listeners_count() -> None:
+    listening = [BoundSocket("127.0.0.2", 5555, 31893)]
+    assert preflight.parse_sockets(TCP4, preflight.TCP_LISTEN) == listening
 
 
 @given(st.text(max_size=300))
 def test_any_socket_table_is_survived(text: str) -> None:
-    preflight.parse_udp("header\n" + text)
+    preflight.parse_sockets("header\n" + text)
 
 
 def test_who_keeps_an_address_from_being_bound() -> None:
-    own, every4, every6 = (UdpSocket(host, 5, i) for i, host in enumerate(("::1", "0.0.0.0", "::")))
+    own, every4, every6 = (
+        BoundSocket(host, 5, i) for i, host in enumerate(("::1", "0.0.0.0", "::"))
+    )
     assert preflight.find_socket(Address("::1", 5), [every4, own]) is own
     assert preflight.find_socket(Address("::1", 5), [every4]) is None
     assert preflight.find_socket(Address("::2", 5), [own, every6]) is every6
@@ -201,6 +216,40 @@ def busy(request: pytest.FixtureRequest) -> Iterator[Address]:
 def test_a_real_socket_is_found_with_its_process(busy: Address) -> None:
     assert preflight.read_bind(busy) == errno.EADDRINUSE
     assert preflight.read_owner(busy).endswith(f" (pid {os.getpid()})")
+
+
+@pytest.mark.parametrize(("key", "port_of"), [("tcp", (1, 0)), ("http", (0, 1))])
+def test_every_port_of_control_is_looked_at(key: str, port_of: tuple[int, int]) -> None:
+    """A gateway that would answer over UDP alone says so before it starts."""
+    node = config.parse(LOOPBACK)
+    with socket.create_server(("127.0.0.9", 0)) as holder:
+        port = holder.getsockname()[1]
+        ports = (port * port_of[0], port * port_of[1])
+        listen = config_control.Listen(False, *ports)
+        node = replace(
+            node,
+            groups=(replace_control(node, Address("127.0.0.9", 9)),),
+            control=replace(node.control, listen=listen),
+        )
+        (problem,) = preflight.node(node, binds_control=True)
+        assert problem.line == (
+            f"group 'g': control.listen.{key} 127.0.0.9:{port}/tcp is taken by"
+            f" {preflight.read_owner(Address('127.0.0.9', port), 'tcp')}:"
+            " stop it or choose another port"
+        )
+        assert f"(pid {os.getpid()})" in problem.line
+        assert preflight.node(node) == [], "who binds nothing is not told"
+    assert preflight.node(node, binds_control=True) == []
+
+
+def test_an_old_connection_keeps_no_listener_out() -> None:
+    with socket.create_server(("127.0.0.9", 0)) as holder:
+        address = Address("127.0.0.9", holder.getsockname()[1])
+        with socket.create_connection((address.host, address.port)) as ours:
+            theirs, _ = holder.accept()
+            theirs.close()  # it is the one that waits a while
+            ours.recv(1)
+    assert preflight.read_bind(address, "tcp") == 0
 
 
 def test_an_address_that_is_not_here_yet_can_be_bound() -> None:

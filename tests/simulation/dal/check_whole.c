@@ -25,11 +25,11 @@ static bool members_whole(world *w, char *why, size_t why_len)
         if (s.phase != NODE_ACTIVE || !s.complete || !s.serving) {
             SAY("h%u: phase %d, complete %d, serving %d", h, (int)s.phase, s.complete, s.serving);
         }
-        if (s.proposals + s.requests + s.dirty + s.flight + s.moving + s.repairs_wanted > 0) {
+        if (s.proposals + s.requests + s.dirty + s.flight + s.moving + s.repairing > 0) {
             SAY("h%u: %llu proposals, %llu requests, %llu dirty, %llu in flight, %llu moving, %llu to repair", h,
                 (unsigned long long)s.proposals, (unsigned long long)s.requests, (unsigned long long)s.dirty,
                 (unsigned long long)s.flight, (unsigned long long)s.moving,
-                (unsigned long long)s.repairs_wanted);
+                (unsigned long long)s.repairing);
         }
         first = h == 0 ? s : first;
         if (s.epoch != first.epoch || s.leader != first.leader || s.applied != first.applied ||
