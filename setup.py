@@ -75,6 +75,12 @@ setup(
             ["bgf/media", "bgf/media/bpf"],
         ),
         extension(
+            "bgf.control._codec",
+            sorted(map(str, Path("bgf/control").glob("_codec*.c"))),
+            ["bgf/control/_codec.h", "bgf/control/_codec_sdp.h"],
+            ["bgf/control"],
+        ),
+        extension(
             "bgf.lab._rtpload",
             ["bgf/lab/_rtpload.c"],
             [

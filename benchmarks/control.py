@@ -3,7 +3,8 @@
     python -m benchmarks.control                some minutes
     python -m benchmarks.control --quick        about a minute, the same rows, fewer sessions
     python -m benchmarks.control --json FILE    rows in the form of DESIGN section 9
-    python -m benchmarks.control --only rates   one part (rates, sessions)
+    python -m benchmarks.control --only rates   one part: stages (where a command's time goes, in
+                                                microseconds), rates, sessions
 
 Needs root (namespaces), etcd, rtpengine of Debian. Do nothing else on the machine meanwhile.
 """
@@ -17,13 +18,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import control_rates, control_restore
+from benchmarks import control_rates, control_restore, control_stages
 from benchmarks.control_rig import NICE
 from benchmarks.report import Report
 from bgf.errors import BgfError
 
 LINE_WIDTH = 160  # of the table, when nobody looks
-PARTS = {"rates": control_rates.measure, "sessions": control_restore.measure}
+PARTS = {
+    "stages": control_stages.measure,
+    "rates": control_rates.measure,
+    "sessions": control_restore.measure,
+}
 
 
 def main() -> int:

@@ -81,7 +81,7 @@ class Gateways:
                 for node in self.nodes:
                     path = lab.nodes.config_file(node)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(config.dump(self._config(node)))
+                    path.write_text(config.dump(self.config(node)))
                 for kinds in (("state", "gateway"), ("failover",)):
                     for node in self.nodes:
                         self.start(node, kinds)
@@ -91,6 +91,16 @@ class Gateways:
             finally:
                 lab.down(lambda _: None)
 
+    @contextlib.contextmanager
+    def built(self) -> Iterator[None]:
+        """The namespaces alone. Raises BgfError."""
+        with self.lab.exclusive():
+            try:
+                self.lab.topology.up(lambda _: None)
+                yield
+            finally:
+                self.lab.down(lambda _: None)
+
     def start(self, node: NodePlan, kinds: tuple[str, ...]) -> None:
         for kind in kinds:
             command = [
@@ -99,7 +109,10 @@ class Gateways:
                 str(NICE),
                 *nodes.command(kind, self.lab.nodes.config_file(node)),
             ]
-            self.lab.processes.start(kind, node.namespace, command, node=node.id)
+            started = self.lab.processes.start(kind, node.namespace, command, node=node.id)
+            # A session of its own is a group of its own for the scheduler, whatever it is in it.
+            with contextlib.suppress(OSError):  # a kernel without such groups
+                Path(f"/proc/{started.pid}/autogroup").write_text(f"{NICE}\n")
 
     def ask(self, node: NodePlan, kind: str, request: str = "status", **more: object) -> Any:
         return self.lab.nodes.ask(node.id, kind, request, **more)
@@ -126,7 +139,7 @@ class Gateways:
         groups = self.ask(self.nodes[0], "gateway")["groups"]
         return all(group["role"] == "active" for group in groups.values())
 
-    def _config(self, node: NodePlan) -> config.NodeConfig:
+    def config(self, node: NodePlan) -> config.NodeConfig:
         made = nodes.node_config(self.lab.plan, node, TIMERS)
         first = self.nodes[0].id
         groups = tuple(

@@ -23,6 +23,7 @@ from bgf.config_failover import (
     KEYS,
     PROFILES,
     FailoverTimers,
+    check_attached,
     dump_timers,
     parse_timers,
 )
@@ -249,7 +250,9 @@ def _node_config(root: Table) -> NodeConfig:
     groups = tuple(_group(table, realms, control, nodes) for table in tables)
     _check_groups(tables, groups)
     _check_paths(root, groups, failover.peers)
-    _check_attached(root, realms, failover.peers)
+    check_attached(
+        root.source, realms.values(), [path for peer in failover.peers for path in peer.paths]
+    )
     needed = sum(group.ports[1] - group.ports[0] + 1 for group in groups)
     if needed > media.pinholes_max:
         # A port of a group has at most one pinhole; a table that holds all can never be full.
@@ -514,19 +517,6 @@ def _check_groups(tables: list[Table], groups: tuple[Group, ...]) -> None:
                     "a moving address stands once, in one group"
                 )
             holders[host] = group.id
-
-
-def _check_attached(root: Table, realms: Mapping[str, Realm], peers: tuple[Peer, ...]) -> None:
-    """One packet program per interface: a realm that is only probed needs one of its own."""
-    media = {realm.interface: realm.name for realm in realms.values() if realm.media}
-    for name in dict.fromkeys(path for peer in peers for path in peer.paths):
-        realm = realms[name]
-        if not realm.media and realm.interface in media:
-            raise ConfigError(
-                f"{root.source}: failover.peers: realm '{name}' is probed on interface "
-                f"'{realm.interface}', which carries the media of realm '{media[realm.interface]}'"
-                f": probe that one, or give '{name}' an interface of its own"
-            )
 
 
 def _check_paths(root: Table, groups: tuple[Group, ...], peers: tuple[Peer, ...]) -> None:

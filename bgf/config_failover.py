@@ -6,10 +6,11 @@ record says why they are what they are). Must not know what the values are used 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
+from bgf.errors import ConfigError
 from bgf.toml_table import Table, quote
 
 PROBE_INTERVAL_MS_RANGE: Final = (5, 10_000)
@@ -75,3 +76,31 @@ def dump_timers(profile: str, timers: FailoverTimers) -> Iterator[str]:
     yield f"profile = {quote(profile)}"
     for key in RANGES:
         yield f"{key} = {getattr(timers, key)}"
+
+
+class Attachable(Protocol):
+    """A realm, as far as this is about it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def interface(self) -> str: ...
+    @property
+    def media(self) -> bool: ...
+
+
+def check_attached(source: str, realms: Iterable[Attachable], probed: Iterable[str]) -> None:
+    """One packet program per interface: a realm that is only probed needs one of its own.
+
+    Raises ConfigError.
+    """
+    known = {realm.name: realm for realm in realms}
+    media = {realm.interface: realm.name for realm in known.values() if realm.media}
+    for name in dict.fromkeys(probed):
+        interface = known[name].interface
+        if not known[name].media and interface in media:
+            raise ConfigError(
+                f"{source}: failover.peers: realm '{name}' is probed on interface '{interface}', "
+                f"which carries the media of realm '{media[interface]}': probe that one, or give "
+                f"'{name}' an interface of its own"
+            )

@@ -180,7 +180,8 @@ class Gateway:
         effects: list[Effect] = []
         if after is not before:
             self._check_ports(call_id, before, after)
-            effects += _difference(self._flows(after), self._flows(before))
+            before_flows = self._flows(before)  # first: those of the later value are asked for next
+            effects += _difference(self._flows(after), before_flows)
             if after is None:
                 effects.append(Forget(call_id))
         if notice is not None:
@@ -422,10 +423,11 @@ class Gateway:
     ) -> None:
         held = before.ports() if before is not None else set()
         wanted = after.ports() if after is not None else set()
-        for port in sorted(wanted - held):
-            self._pool.take(port, call_id)
-        for port in sorted(held - wanted):
-            self._pool.release(port, call_id, now_ns)
+        if held != wanted:
+            for port in sorted(wanted - held):
+                self._pool.take(port, call_id)
+            for port in sorted(held - wanted):
+                self._pool.release(port, call_id, now_ns)
         self._tombstones += _is_tombstone(after) - _is_tombstone(before)
         if after is not None and after.orders.copied:
             self._copied[call_id] = after

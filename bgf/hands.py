@@ -49,6 +49,7 @@ from bgf.model import Flow, FlowKey, Gate
 EXPIRED_BATCH_MAX: Final = 256  # events per tick, so that timers never starve commands
 RESTORE_BATCH_MAX: Final = 64  # sessions per background round
 AUDIT_BATCH_MAX: Final = 256  # port pairs looked at per tick
+_OF_FLOWS: Final = (PutFlow, DropFlow)
 FAILURES_KEPT_MAX: Final = 100  # last problems, for the operator
 
 
@@ -161,11 +162,11 @@ class ActiveHands:
 
     def perform(self, effects: Sequence[Effect]) -> None:
         """Raises StateError, Fenced or DatapathError; what follows the failure is not done."""
-        _install(self._datapath, effects)
-        for effect in effects:
+        said = _install(self._datapath, effects)
+        for effect in said:
             if isinstance(effect, Forget):
                 self.journal.forget(effect.call_id)
-        for effect in effects:
+        for effect in said:
             if isinstance(effect, Reply):
                 self._replier.reply(effect.cookie, effect)
             elif isinstance(effect, Notify):
@@ -225,6 +226,7 @@ class Driver:
         self._unagreed: dict[str, None] = {}  # restored, and their flows not looked at yet
         self._doubted = ""  # the call that the last owner was working on
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
+        self._lost: set[str] = set()  # calls that could not be read: they are tried again
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
         self._audited: list[int] = []  # port pairs that the audit has not come to yet
         self.heard_ms_ago: HeardMsAgo = lambda _flows: None
@@ -376,7 +378,9 @@ class Driver:
         False when it is here already or nowhere. Raises Unreadable (the call's pinholes stay as
         they are: they carry somebody's voice), Misuse, StateError, Fenced, DatapathError.
         """
-        restored = bool(call_id) and self._read(call_id, now_ns)
+        # When all are here there is no need to look: nobody else writes journals of this group.
+        here = self._waiting == [] and call_id not in self._lost
+        restored = bool(call_id) and not here and self._read(call_id, now_ns)
         if call_id in self._unagreed:
             self._agree(call_id)
         return restored
@@ -384,14 +388,17 @@ class Driver:
     def _read(self, call_id: str, now_ns: int) -> bool:
         if self.gateway.session(call_id) is not None:
             return False
+        self._lost.add(call_id)
         entries = self.hands.journal.entries(call_id)
         if not entries and call_id not in self._found.calls():
+            self._lost.discard(call_id)
             return False
         session = replay(entries, self.gateway.site)
         if session is not None:
             self.gateway.restore(session, now_ns)
             self.recorder.resume(call_id, entries)
             self.restored_ns[call_id] = now_ns
+        self._lost.discard(call_id)
         self.gateway.disown(call_id, now_ns)
         self._unagreed[call_id] = None
         return session is not None
@@ -506,7 +513,7 @@ class Driver:
         if earlier:
             effects = _latest([*earlier, *effects])
         try:
-            if any(isinstance(effect, PutFlow | DropFlow) for effect in effects):
+            if any(isinstance(effect, _OF_FLOWS) for effect in effects):
                 self.hands.record(call_id, self.gateway.expected_flows(call_id))
             self.hands.perform(effects)
         except BgfError:
@@ -520,7 +527,7 @@ class Driver:
 
         (The next owner looks for unsettled work at the marked call only.)
         """
-        for call_id in list(self._unsettled):
+        for call_id in list(self._unsettled) if self._unsettled else ():
             try:
                 self._perform(call_id, ())
             except DatapathError as error:
@@ -547,9 +554,18 @@ class Driver:
         del self.failures[:-FAILURES_KEPT_MAX]
 
 
-def _install(datapath: Pinholes, effects: Sequence[Effect]) -> None:
-    puts = [effect.flow for effect in effects if isinstance(effect, PutFlow)]
-    drops = [effect.key for effect in effects if isinstance(effect, DropFlow)]
+def _install(datapath: Pinholes, effects: Sequence[Effect]) -> list[Effect]:
+    """Do what concerns flows. Returns the other effects, in their order."""
+    puts: list[Flow] = []
+    drops: list[FlowKey] = []
+    others: list[Effect] = []
+    for effect in effects:
+        if isinstance(effect, PutFlow):
+            puts.append(effect.flow)
+        elif isinstance(effect, DropFlow):
+            drops.append(effect.key)
+        else:
+            others.append(effect)
     if puts:
         try:
             datapath.install(puts)
@@ -557,6 +573,7 @@ def _install(datapath: Pinholes, effects: Sequence[Effect]) -> None:
             raise PortsUnbindable(str(error)) from error
     if drops:
         datapath.remove(drops)
+    return others
 
 
 def _latest(effects: Sequence[Effect]) -> list[Effect]:

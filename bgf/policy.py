@@ -48,6 +48,8 @@ class RealmPolicy(msgspec.Struct, frozen=True):
     rules: Mapping[str, StreamRule] = {}
 
     def rule(self, kind: str) -> StreamRule:
+        if not self.rules:
+            return _NO_RULE
         return self.rules.get(kind) or self.rules.get(ANY) or _NO_RULE
 
 

@@ -328,8 +328,11 @@ def _tombstone(session: Session, now_ns: int) -> Session:
 
 def _rest(before: Session, after: Session, now_ns: int) -> Session:
     """Remember which ports were given back: a new owner must know it too."""
+    gone = before.ports() - after.ports()
+    if not gone and not after.rests:
+        return after
     oldest_ns = now_ns - PORT_REST_MAX_MS * NS_PER_MS
-    given = [Rest(now_ns, port) for port in sorted(before.ports() - after.ports())]
+    given = [Rest(now_ns, port) for port in sorted(gone)]
     kept = [rest for rest in after.rests if rest.at_ns > oldest_ns]
     rests = tuple([*kept, *given][-RESTS_MAX:])
     return after if rests == after.rests else msgspec.structs.replace(after, rests=rests)
@@ -340,5 +343,6 @@ def _keep(session: Session, command: Command, reply: Reply) -> Session:
     if not command.cookie:
         return session
     oldest_ns = command.now_ns - REPLY_KEPT_MS * NS_PER_MS
-    kept = tuple(entry for entry in session.replies[1 - REPLIES_MAX :] if entry.at_ns > oldest_ns)
-    return msgspec.structs.replace(session, replies=(*kept, KeptReply(command.now_ns, reply)))
+    kept = [entry for entry in session.replies[1 - REPLIES_MAX :] if entry.at_ns > oldest_ns]
+    kept.append(KeptReply(command.now_ns, reply))
+    return msgspec.structs.replace(session, replies=tuple(kept))

@@ -25,12 +25,9 @@ from bgf.events import Learned, MediaLine, Nominated
 from bgf.model import Address, Component, Flow, FlowKey, Gate, Ice, Latch, Policer, Rtp, Source
 from bgf.policy import DEFAULT_POLICY, Policies, RtpCheck
 from bgf.session_ice import (
-    RTP_PREFIXES,
     answers_checks,
-    does_ice,
     is_rtp,
     muxes_of,
-    nominated_of,
 )
 from bgf.session_values import Session, Stream, Treatment
 
@@ -48,6 +45,11 @@ ALL_TYPES: Final = range(128)
 CHECKED_PREFIX: Final = "RTP/"  # DTLS handshakes share the port of the others (RFC 5764 5.1.2)
 
 _NO_POLICIES: Final[Policies] = {}
+ANYBODY: Final = Source()
+_NOBODY: Final[tuple[Address | None, Address | None]] = (None, None)
+_BOTH_PASS: Final = (True, True)
+_PAIR: Final = (Component.RTP, Component.RTCP)
+_RTP_ALONE: Final = (Component.RTP,)
 _SENDS: Final = ("sendrecv", "sendonly")
 _RECEIVES: Final = ("sendrecv", "recvonly")
 
@@ -58,14 +60,16 @@ def flows(session: Session | None, policies: Policies = _NO_POLICIES) -> dict[Fl
     if session is None or not session.streams:
         return found
     modes = (mode_of(session, 0, policies), mode_of(session, 1, policies))
-    marked = tos_dscp(session.settings)
+    marked = tos_dscp(session.settings) if session.settings else None
     for index, stream in enumerate(session.streams):
         if not stream.ports[0]:
             continue
+        muxes = muxes_of(stream)
+        sides = _side(stream, 0, muxes[0]), _side(stream, 1, muxes[1])
         for side in (0, 1):
-            way = _way(session, stream, side, marked=marked, policies=policies)
-            for component in Component if way.pair else (Component.RTP,):
-                flow = _flow(session, index, side, component, modes=modes, way=way)
+            way = _way(session, stream, side, marked, policies)
+            for component in _PAIR if way.pair else _RTP_ALONE:
+                flow = _flow(session, index, side, component, modes=modes, sides=sides, way=way)
                 found[FlowKey(flow.local_in.host, flow.local_in.port)] = flow
     return found
 
@@ -160,14 +164,47 @@ def agreed(stream: Stream, hosts: tuple[str, str], lines: tuple[MediaLine, Media
     return after
 
 
-class _Way(NamedTuple):
-    """What both components of one direction have in common. `mux` is where it arrives, `far_mux`
-    where it leaves; without `pair` there is no RTCP (UDPTL)."""
+class _Side(NamedTuple):
+    """What is known of one party of a stream. `mux`: RTCP shares its RTP port. `rtp` and `rtcp` are
+    where it receives, None when it does not or is on hold; `chosen` whom its agent has nominated
+    for either. `ours` are our addresses towards it."""
 
     mux: bool
-    far_mux: bool
-    pair: bool
     ice: Ice | None
+    does_ice: bool
+    chosen: tuple[Address | None, Address | None]
+    rtp: Address | None
+    rtcp: Address | None
+    ours: tuple[Address, Address]
+
+
+def _side(stream: Stream, side: int, mux: bool) -> _Side:
+    line, host, port = stream.lines[side], stream.hosts[side], stream.ports[side]
+    ours = Address(host, port), Address(host, port + 1)
+    ice = answers_checks(stream, side)
+    does_ice, chosen = ice is not None and line is not None, _NOBODY
+    if does_ice:
+        chosen = stream.nominated[2 * side], stream.nominated[2 * side + (not mux)]
+    if line is None or not line.rtp.port:
+        return _Side(mux, ice, does_ice, chosen, None, None, ours)
+    rtp, rtcp = line.rtp, line.rtcp
+    if rtp.host in UNSPECIFIED:
+        return _Side(mux, ice, does_ice, chosen, None, _usable(rtcp), ours)
+    rtp, rtcp = chosen[0] or rtp, chosen[1] or rtcp
+    return _Side(mux, ice, does_ice, chosen, _usable(rtp), _usable(rtcp), ours)
+
+
+def _usable(address: Address | None) -> Address | None:
+    if address is None or not address.port or address.host in UNSPECIFIED:
+        return None
+    return address
+
+
+class _Way(NamedTuple):
+    """What both components of one direction have in common. Without `pair` there is no RTCP
+    (UDPTL)."""
+
+    pair: bool
     wanted: bool
     passes: tuple[bool, bool]
     expected: bool
@@ -178,28 +215,29 @@ class _Way(NamedTuple):
 
 
 def _way(
-    session: Session, stream: Stream, side: int, *, marked: int | None, policies: Policies
+    session: Session, stream: Stream, side: int, marked: int | None, policies: Policies
 ) -> _Way:
     ours, theirs = stream.lines[side], stream.lines[1 - side]
     arriving = policies.get(session.realms[side], DEFAULT_POLICY)
     leaving = policies.get(session.realms[1 - side], DEFAULT_POLICY)
     line = ours or theirs
     kind = "" if line is None else line.kind
-    muxes, treated = muxes_of(stream), session.orders.treatments[side]
-    silenced = kind == AUDIO and Treatment.SILENCED in treated
-    # Its RTCP comes through the same gate.
-    silent = silenced and muxes[side] and _filterable(ours, theirs)
+    treated = session.orders.treatments[side]
+    rtp, passes, silent = _rtp(ours, theirs, arriving.rtp_check), _BOTH_PASS, False
+    if treated:
+        silenced = kind == AUDIO and Treatment.SILENCED in treated
+        # Its RTCP comes through the same gate.
+        silent = silenced and muxes_of(stream)[side] and _filterable(ours, theirs)
+        passes = _passes(treated, silenced and not silent)
+        rtp = _filtered(rtp, ours, theirs, treated, silent)
     return _Way(
-        muxes[side],
-        muxes[1 - side],
         ours is None or theirs is None or is_rtp(ours) or is_rtp(theirs),
-        answers_checks(stream, side),
         ours is not None and theirs is not None and bool(ours.rtp.port and theirs.rtp.port),
-        _passes(treated, silenced and not silent),
+        passes,
         _expected(ours, theirs),
         arriving.rule(kind).policer,
         leaving.rule(kind).dscp if marked is None else marked,
-        _filtered(_rtp(ours, theirs, arriving.rtp_check), ours, theirs, treated, silent),
+        rtp,
         0 if silent else arriving.inactivity_ms,
     )
 
@@ -211,25 +249,29 @@ def _flow(
     component: Component,
     *,
     modes: tuple[Latch, Latch],
+    sides: tuple[_Side, _Side],
     way: _Way,
 ) -> Flow:
     """The direction that arrives from `side`: who may send, where it goes, whether it may."""
     stream, far = session.streams[index], 1 - side
+    near_side, far_side = sides[side], sides[far]
     offset = 1 if component is Component.RTCP else 0
-    out = 0 if way.far_mux else offset
-    unused = way.mux and way.far_mux and bool(offset)  # RTCP comes with RTP, and goes with it
+    out = 0 if far_side.mux else offset
+    unused = bool(offset) and near_side.mux and far_side.mux  # RTCP comes and goes with RTP
     # RTCP that goes to its own port on the far side shares our RTP port here, or the other way.
-    local_out = Address(stream.hosts[far], stream.ports[far] + (offset if unused else out))
-    remote, sender = _party(stream, far, out), _party(stream, side, 0 if way.mux else offset)
-    if remote is not None and (unused or remote.family is not local_out.family):
+    local_out = far_side.ours[offset if unused else out]
+    remote = far_side.rtcp if out else far_side.rtp
+    sender = near_side.rtcp if offset and not near_side.mux else near_side.rtp
+    if remote is not None and (unused or (":" in remote.host) is not (":" in local_out.host)):
         remote = None  # an RTCP address of another family than the RTP's: nowhere to send to
     known = sender or stream.sources[side]
-    mode = Latch.OFF if does_ice(stream, side) else modes[side]
-    chosen = nominated_of(stream, side, component)
-    latch, source = _sender(session, mode, sender, known, observed=session.observed[side])
-    if chosen is not None and ASYMMETRIC not in session.settings:
+    mode = Latch.OFF if near_side.does_ice else modes[side]
+    chosen = near_side.chosen[offset]
+    asymmetric = ASYMMETRIC in session.settings
+    latch, source = _sender(mode, sender, known, asymmetric, session.observed[side])
+    if chosen is not None and not asymmetric:
         source = Source(chosen.host, chosen.port)
-    admits = known is not None or ASYMMETRIC in session.settings
+    admits = known is not None or asymmetric
     is_open = remote is not None and admits and way.wanted and way.passes[offset]
     learned, latch_round = None, 0
     if latch is Latch.LATCH:
@@ -248,7 +290,7 @@ def _flow(
         index,
         component,
         session.realms[side],
-        Address(stream.hosts[side], stream.ports[side] + offset),
+        near_side.ours[offset],
         session.realms[far],
         local_out,
         remote,
@@ -257,30 +299,29 @@ def _flow(
         latch,
         learned,
         latch_round,
-        modes[far] is Latch.LATCH and not unused and not does_ice(stream, far),
+        modes[far] is Latch.LATCH and not unused and not far_side.does_ice,
         way.policer,
         way.dscp,
         rtp,
-        way.mux and not offset,
+        near_side.mux and not offset,
         way.inactivity_ms if is_open and not offset and way.expected else 0,
-        None if way.mux and offset else way.ice,
-        way.mux and not offset and not way.far_mux and way.pair,
+        None if near_side.mux and offset else near_side.ice,
+        near_side.mux and not offset and not far_side.mux and way.pair,
     )
 
 
 def _sender(
-    session: Session,
     mode: Latch,
     sender: Address | None,
     known: Address | None,
-    *,
+    asymmetric: bool,
     observed: bool,
 ) -> tuple[Latch, Source]:
     """How the sender is known, and who is let through."""
     if mode is Latch.LATCH:
-        return mode, Source(known.host) if known is not None and observed else Source()
-    if known is None or ASYMMETRIC in session.settings:
-        return Latch.OFF, Source()
+        return mode, Source(known.host) if known is not None and observed else ANYBODY
+    if known is None or asymmetric:
+        return Latch.OFF, ANYBODY
     if mode is Latch.STRICT and sender is not None:
         return mode, Source(sender.host, sender.port)
     return Latch.OFF, Source(known.host)
@@ -303,7 +344,7 @@ def _rtp(ours: MediaLine | None, theirs: MediaLine | None, check: RtpCheck) -> R
     if theirs is not None and not theirs.rtp.port:
         theirs = None
     first = theirs or ours
-    if first is None or not first.transport.upper().startswith(RTP_PREFIXES):
+    if first is None or not is_rtp(first):
         return None
     other = ours or first
     checks = (
@@ -358,16 +399,3 @@ def _expected(ours: MediaLine | None, theirs: MediaLine | None) -> bool:
         and ours.direction in _SENDS
         and theirs.direction in _RECEIVES
     )
-
-
-def _party(stream: Stream, side: int, offset: int) -> Address | None:
-    """Where a party receives RTP (0) or RTCP (1), None when it does not or is on hold."""
-    line = stream.lines[side]
-    if line is None or not line.rtp.port:
-        return None
-    address = line.rtcp if offset else line.rtp
-    if line.rtp.host not in UNSPECIFIED:
-        address = nominated_of(stream, side, Component(1 + offset)) or address
-    if address is None or address.host in UNSPECIFIED or not address.port:
-        return None
-    return address

@@ -19,6 +19,7 @@ and one that has it keeps it.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from typing import Final
 
@@ -26,7 +27,7 @@ import msgspec
 
 from bgf.errors import Misuse
 from bgf.events import Command, MediaLine, Verb
-from bgf.model import Address, Component, Ice
+from bgf.model import Ice
 from bgf.session_values import Session, Stream
 
 ICE: Final = "ICE="
@@ -38,10 +39,14 @@ UFRAG_CHARS: Final = 8  # 48 bits, of the 24 that RFC 8445 section 5.3 wants
 PWD_CHARS: Final = 24  # 144 bits, of 128
 REMOTE_UFRAG_CHARS_MAX: Final = 64  # a longer one is not compared: the integrity says enough
 RTP_PREFIXES: Final = ("RTP/", "UDP/TLS/RTP/")
+TRANSPORTS_CACHED_MAX: Final = 256
+WISHES_CACHED_MAX: Final = 1_024
 
 
+@functools.lru_cache(maxsize=WISHES_CACHED_MAX)
 def restated(wishes: tuple[str, ...], flags: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
-    """The wishes with those kinds in place that the flags state."""
+    """The wishes with those kinds in place that the flags state; one tuple for all calls that
+    have the like."""
     kept: list[str] = []
     for kind in (ICE, MUX):
         stated = [flag for flag in flags if flag.startswith(kind)] if kind in kinds else []
@@ -50,7 +55,12 @@ def restated(wishes: tuple[str, ...], flags: tuple[str, ...], *kinds: str) -> tu
 
 
 def is_rtp(line: MediaLine | None) -> bool:
-    return line is not None and line.transport.upper().startswith(RTP_PREFIXES)
+    return line is not None and _is_rtp(line.transport)
+
+
+@functools.lru_cache(maxsize=TRANSPORTS_CACHED_MAX)
+def _is_rtp(transport: str) -> bool:
+    return transport.upper().startswith(RTP_PREFIXES)
 
 
 # ICE.
@@ -59,13 +69,18 @@ def is_rtp(line: MediaLine | None) -> bool:
 def wants_entropy(session: Session | None, command: Command) -> bool:
     """May this command need credentials? It then has to carry ENTROPY_BYTES of entropy."""
     if command.verb is Verb.OFFER:
-        forced = any(flag in ICE_FORCED for flag in command.flags)
+        for flag in command.flags:
+            if flag in ICE_FORCED:
+                return True
         kept = session is not None and any(w in ICE_FORCED for side in session.wishes for w in side)
-        return forced or kept or any(line.ice_ufrag for line in command.media)
+        return kept or any(line.ice_ufrag for line in command.media)
     if command.verb is not Verb.ANSWER or session is None:
         return False
-    described = [line for stream in session.streams for line in stream.lines]
-    return any(line is not None and line.ice_ufrag for line in (*session.offered, *described))
+    for stream in session.streams:
+        for described in stream.lines:
+            if described is not None and described.ice_ufrag:
+                return True
+    return any(line.ice_ufrag for line in session.offered)
 
 
 def offered_ice(
@@ -114,14 +129,6 @@ def answers_checks(stream: Stream, side: int) -> Ice | None:
 def does_ice(stream: Stream, side: int) -> bool:
     """Have both agreed on it?"""
     return stream.lines[side] is not None and answers_checks(stream, side) is not None
-
-
-def nominated_of(stream: Stream, side: int, component: Component) -> Address | None:
-    """Whom a side's agent has chosen; RTCP that shares the RTP port has the RTP's choice."""
-    if not does_ice(stream, side):
-        return None
-    muxed = muxes_of(stream)[side]
-    return stream.nominated[2 * side + int(component is Component.RTCP and not muxed)]
 
 
 def without_nominee(stream: Stream, side: int) -> Stream:
@@ -179,5 +186,5 @@ def agreed_muxes(
 
 def with_muxes(stream: Stream, muxes: tuple[bool, bool]) -> Stream:
     """The stream that knows who has rtcp-mux: None where both descriptions say the same."""
-    plain = msgspec.structs.replace(stream, muxes=None)
+    plain = stream if stream.muxes is None else msgspec.structs.replace(stream, muxes=None)
     return plain if muxes_of(plain) == muxes else msgspec.structs.replace(stream, muxes=muxes)

@@ -35,6 +35,9 @@ STREAMS_MAX: Final = 16  # m-lines of one call
 SIP_SOURCE: Final = "SIP-source-address"
 REJECT_ICE: Final = "reject-ICE"
 LOOP_PROTECT: Final = "loop-protect"
+# One tuple of each for all calls, which keep them.
+_FAMILIES: Final = {(one, two): (one, two) for one in (0, 4, 6) for two in (0, 4, 6)}
+_OBSERVED: Final = {(one, two): (one, two) for one in (False, True) for two in (False, True)}
 LOOP_MARK: Final = "loop-mark="  # with the group that has marked the SDP
 
 
@@ -47,10 +50,11 @@ def demand(session: Session | None, command: Command) -> int:
         if session.kept_reply(command.cookie):
             return 0
         streams = session.streams
-    return 2 * sum(
-        line.rtp.port != 0 and not (index < len(streams) and streams[index].ports[0])
-        for index, line in enumerate(command.media[:STREAMS_MAX])
-    )
+    pairs = 0
+    for index, line in enumerate(command.media[:STREAMS_MAX]):
+        if line.rtp.port and not (index < len(streams) and streams[index].ports[0]):
+            pairs += 2
+    return pairs
 
 
 def open_call(session: Session, command: Command, site: Site) -> tuple[Session, Reply]:
@@ -65,7 +69,7 @@ def open_call(session: Session, command: Command, site: Site) -> tuple[Session, 
         session.group,
         session.call_id,
         created_ns=command.now_ns,
-        realms=(realms[0], realms[1]),
+        realms=realms,
         tags=(command.from_tag, command.to_tag),
         replies=session.replies,
         rests=session.rests,
@@ -130,7 +134,7 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
         session,
         state=State.OFFERED if first else State.REOFFERED,
         changed_ns=command.now_ns,
-        families=(families[0], families[1]),
+        families=_families(families),
         tags=_tags(session, side, command),
         settings=_settings(session, command) if first else session.settings,
         offerer=side,
@@ -189,7 +193,9 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
         told_mux = stream.mux_offered if offerer == session.offerer else None
         muxes = session_ice.agreed_muxes(stream, answerer, lines, told, told_mux)
         own = None if session_ice.ICE_REMOVED in told else stream.ice[answerer]
-        stream = msgspec.structs.replace(stream, ice=_by_side(offerer, ice, own))
+        credentials = _by_side(offerer, ice, own)
+        if credentials != stream.ice:
+            stream = msgspec.structs.replace(stream, ice=credentials)
         stream = session_ice.with_muxes(agreed(stream, hosts, lines), muxes)
         for party in (0, 1):
             if (other_fork and party == answerer) or not session_ice.does_ice(stream, party):
@@ -206,7 +212,7 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
     after = msgspec.structs.replace(
         session,
         state=State.ESTABLISHED if pending or not session.offered else State.REOFFERED,
-        families=(families[0], families[1]),
+        families=_families(families),
         tags=_answer_tags(session, answerer, command),
         settings=_settings(session, command),
         offered=() if pending else session.offered,
@@ -235,6 +241,11 @@ def has_looped(command: Command, group: str) -> bool:
 
 def _loop_mark(session: Session, command: Command) -> str:
     return session.group if LOOP_PROTECT in command.flags else ""
+
+
+def _families(families: list[int]) -> tuple[int, int]:
+    found = families[0], families[1]
+    return _FAMILIES.get(found, found)
 
 
 def _by_side(side: int, own: T, other: T) -> tuple[T, T]:
@@ -341,7 +352,7 @@ def _settings(session: Session, command: Command) -> tuple[str, ...]:
     """What flags say of the call's media holds until others of the same kind are stated."""
     kept: list[str] = []
     for is_kind in (_of_sources, _of_marking):
-        stated = sorted(filter(is_kind, command.flags))
+        stated = sorted([flag for flag in command.flags if is_kind(flag)])
         kept += stated or filter(is_kind, session.settings)
     return tuple(kept)
 
@@ -356,6 +367,5 @@ def _of_marking(flag: str) -> bool:
 
 def _observed(session: Session, side: int, command: Command) -> tuple[bool, bool]:
     """Whose address is known from the network and not from what he says (his last word)."""
-    seen = list(session.observed)
-    seen[side] = SIP_SOURCE in command.flags
-    return seen[0], seen[1]
+    seen = SIP_SOURCE in command.flags
+    return _OBSERVED[_by_side(side, seen, session.observed[1 - side])]

@@ -68,8 +68,11 @@ _RECORD_CALL: Final = {
 
 def value_of(command: Command, key: str) -> str:
     """What a `key=value` flag says, empty when there is none."""
-    prefix = f"{key}="
-    return next((f.removeprefix(prefix) for f in command.flags if f.startswith(prefix)), "")
+    prefix = key + "="
+    for flag in command.flags:
+        if flag.startswith(prefix):
+            return flag[len(prefix) :]
+    return ""
 
 
 def number_of(command: Command, key: str, default: int, most: int) -> int:

@@ -29,6 +29,7 @@ class _Heard(NamedTuple):
     rtp: RtpStatistics
 
 
+_NAMES: Final = {Component.RTP: "RTP", Component.RTCP: "RTCP"}
 _Streams = dict[int, dict[Component, _Heard]]
 
 
@@ -44,32 +45,37 @@ def told(
     heard = list(rtp) or [RtpStatistics()] * len(flows)
     if len(counts) != len(flows) or len(heard) != len(flows):
         raise Misuse(f"{len(counts)} and {len(heard)} counters for {len(flows)} flows")
-    totals = {component: [0, 0] for component in Component}
+    packets, octets = {"RTP": 0, "RTCP": 0}, {"RTP": 0, "RTCP": 0}
     sides: tuple[_Streams, _Streams] = ({}, {})
     sources: dict[str, Encodable] = {}
+    described: dict[Address, Address | None] = {}
     for one in map(_Heard, flows, counts, heard):
-        flow = one.flow
-        totals[flow.component][0] += one.counters.packets
-        totals[flow.component][1] += one.counters.bytes
-        second = flow.component in sides[0].get(flow.stream, ())
-        sides[second].setdefault(flow.stream, {})[flow.component] = one
+        flow, component = one.flow, one.flow.component
+        name = _NAMES[component]
+        packets[name] += one.counters.packets
+        octets[name] += one.counters.bytes
+        described[flow.local_out] = flow.remote
+        first = sides[0].setdefault(flow.stream, {})
+        if component in first:
+            first = sides[1].setdefault(flow.stream, {})
+        first[component] = one
         if one.rtp.ssrc:
             sources[str(one.rtp.ssrc)] = _source(one, boot_s)
-    described = {flow.local_out: flow.remote for flow in flows}
     parties: dict[str, Encodable] = {}
     for side, streams in enumerate(sides):
         if streams or report.parties[side].tag:
-            name = report.parties[side].tag or f"<untagged {side + 1}>"
-            parties[name] = _party(report, side, streams, described, boot_s)
+            tag = report.parties[side].tag or f"<untagged {side + 1}>"
+            parties[tag] = _party(report, side, streams, described, boot_s)
+    # Keys stand in the order in which they are written: sorting them takes as long as writing.
     body: dict[str, Encodable] = {
+        "SSRC": sources,
         "created": report.created_s,
         "last signal": report.signalled_s,
-        "totals": {
-            component.name: {"packets": packets, "bytes": octets, "errors": 0}
-            for component, (packets, octets) in totals.items()
-        },
         "tags": parties,
-        "SSRC": sources,
+        "totals": {
+            name: {"bytes": octets[name], "errors": 0, "packets": packets[name]}
+            for name in ("RTCP", "RTP")
+        },
     }
     if report.recording != "off":
         body["recording"] = report.recording
@@ -78,11 +84,15 @@ def told(
 
 def carried(reply: Reply, counters: Sequence[Counters]) -> tuple[int, ...]:
     """What `events.Command.carried` has to say of a call with these flows."""
-    sums = {component: [0, 0] for component in Component}
+    packets, octets, rtcp_packets, rtcp_octets = 0, 0, 0, 0
     for flow, count in zip(reply.flows, counters, strict=True):
-        sums[flow.component][0] += count.packets
-        sums[flow.component][1] += count.bytes
-    return tuple(value for component in Component for value in sums[component])
+        if flow.component is Component.RTP:
+            packets += count.packets
+            octets += count.bytes
+        else:
+            rtcp_packets += count.packets
+            rtcp_octets += count.bytes
+    return packets, octets, rtcp_packets, rtcp_octets
 
 
 def remembered(created_s: int, carried: Sequence[int]) -> dict[str, Encodable]:
@@ -109,28 +119,41 @@ def _party(
     boot_s: float,
 ) -> Encodable:
     party, other = report.parties[side], report.parties[1 - side].tag
-    entry: dict[str, Encodable] = {"tag": party.tag, "created": report.created_s}
-    if party.branch:
-        entry["via-branch"] = party.branch
+    medias: list[Encodable] = []
+    entry: dict[str, Encodable] = {"created": report.created_s}
+    if other:
+        entry["in dialogue with"] = other
     if party.label:
         entry["label"] = party.label
+    entry["medias"] = medias
     if other:
         link: Encodable = [{"tag": other, "type": "offer/answer"}]
-        entry |= {"in dialogue with": other, "subscriptions": link, "subscribers": link}
+        entry["subscribers"] = entry["subscriptions"] = link
+    entry["tag"] = party.tag
     if party.treatments:
         entry["treatments"] = list(party.treatments)
-    medias: list[Encodable] = []
-    for stream, components in sorted(streams.items()):
-        media: dict[str, Encodable] = {"index": stream + 1}
+    if party.branch:
+        entry["via-branch"] = party.branch
+    for stream in sorted(streams):
+        components = streams[stream]
+        told_streams: list[Encodable] = [
+            _stream(one, described.get(one.flow.local_in), boot_s)
+            for component in _NAMES
+            if (one := components.get(component)) is not None
+        ]
         if stream < len(report.media):
             kind, transport, direction = report.media[stream][side]
-            media |= {"type": kind, "protocol": transport, "flags": _directions(direction)}
-        media["streams"] = [
-            _stream(one, described.get(one.flow.local_in), boot_s)
-            for _, one in sorted(components.items())
-        ]
-        medias.append(media)
-    entry["medias"] = medias
+            medias.append(
+                {
+                    "flags": _directions(direction),
+                    "index": stream + 1,
+                    "protocol": transport,
+                    "streams": told_streams,
+                    "type": kind,
+                }
+            )
+        else:
+            medias.append({"index": stream + 1, "streams": told_streams})
     return entry
 
 
@@ -143,32 +166,29 @@ def _directions(direction: str) -> list[Encodable]:
 def _stream(one: _Heard, described: Address | None, boot_s: float) -> Encodable:
     flow, counters = one.flow, one.counters
     sender = flow.learned or described
-    flags = [flow.component.name]
-    flags += ["filled"] if sender is not None else []
-    flags += ["confirmed", "kernelized"] if counters.packets else []
-    entry: dict[str, Encodable] = {
-        "local address": flow.local_in.host,
-        "local port": flow.local_in.port,
-        "family": f"IPv{flow.local_in.family.value}",
-        "endpoint": _endpoint(sender),
-        "advertised endpoint": _endpoint(described),
-        "last packet": int(boot_s + counters.last_seen_ns / NS_PER_S) if counters.packets else 0,
-        "flags": list(flags),
-        "stats": {"packets": counters.packets, "bytes": counters.bytes, "errors": 0},
-    }
-    if one.rtp.ssrc:
-        entry["SSRC"] = one.rtp.ssrc
+    flags: list[Encodable] = [_NAMES[flow.component]]
+    if sender is not None:
+        flags.append("filled")
+    if counters.packets:
+        flags += ("confirmed", "kernelized")
+    local = flow.local_in
+    entry: dict[str, Encodable] = {"SSRC": one.rtp.ssrc} if one.rtp.ssrc else {}
+    entry["advertised endpoint"] = _endpoint(described)
+    entry["endpoint"] = _endpoint(sender)
+    entry["family"] = "IPv6" if ":" in local.host else "IPv4"
+    entry["flags"] = flags
+    entry["last packet"] = int(boot_s + counters.last_seen_ns / NS_PER_S) if counters.packets else 0
+    entry["local address"] = local.host
+    entry["local port"] = local.port
+    entry["stats"] = {"bytes": counters.bytes, "errors": 0, "packets": counters.packets}
     return entry
 
 
 def _endpoint(address: Address | None) -> Encodable:
     if address is None:
         return {}
-    return {
-        "family": f"IPv{address.family.value}",
-        "address": address.host,
-        "port": address.port,
-    }
+    host = address.host
+    return {"address": host, "family": "IPv6" if ":" in host else "IPv4", "port": address.port}
 
 
 def _source(one: _Heard, boot_s: float) -> Encodable:

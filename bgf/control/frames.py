@@ -60,32 +60,37 @@ class Codec(enum.Enum):
     JSON = "json"
 
 
-def split(datagram: bytes) -> tuple[str, bytes]:
-    """Cookie and dictionary of a frame. Raises NoCookie (answering is impossible then)."""
-    cookie, space, body = datagram[: COOKIE_BYTES_MAX + 1].partition(b" ")
-    if not space or not cookie:
+def cookie_of(datagram: bytes) -> str:
+    """What a frame's answer must begin with; its dictionary follows one space behind. Raises
+    NoCookie (answering is impossible then)."""
+    end = datagram.find(b" ", 0, COOKIE_BYTES_MAX + 1)
+    if end <= 0:
         raise NoCookie(f"no cookie in the first {COOKIE_BYTES_MAX} bytes")
-    if not cookie.isascii() or not cookie.decode("ascii", "replace").isprintable():
-        raise NoCookie("the cookie is not printable ASCII")
-    del body
-    return cookie.decode("ascii"), datagram[len(cookie) + 1 :]
+    cookie = datagram[:end]
+    if cookie.isascii() and (text := cookie.decode("ascii")).isprintable():
+        return text
+    raise NoCookie("the cookie is not printable ASCII")
 
 
-def entries(body: bytes) -> tuple[Codec, dict[str, Value]]:
-    """The dictionary with hyphens for spaces in its keys."""
-    lead = body[:1]
+def split(datagram: bytes) -> tuple[str, bytes]:
+    """Cookie and dictionary of a frame. Raises NoCookie."""
+    cookie = cookie_of(datagram)
+    return cookie, datagram[len(cookie) + 1 :]
+
+
+def entries(datagram: bytes, at: int) -> tuple[Codec, dict[str, Value]]:
+    """The dictionary that begins there, with hyphens for spaces in its keys."""
+    lead = datagram[at : at + 1]
     if lead == b"d":
-        codec, raw = Codec.BENCODE, bencode.decode(body)
-    elif lead == b"{":
-        codec, raw = Codec.JSON, _json(body)
-    else:
+        return Codec.BENCODE, bencode.decode_named(datagram, at)
+    if lead != b"{":
         raise BadBencode(
             "neither a bencode dictionary ('d') nor a JSON object ('{') after the cookie"
         )
     found: dict[str, Value] = {}
-    for key, value in raw.items():
+    for key, value in _json(datagram[at:]).items():
         found.setdefault(key.decode("utf-8", "replace").replace(" ", "-"), value)
-    return codec, found
+    return Codec.JSON, found
 
 
 def _json(body: bytes) -> dict[bytes, Value]:
@@ -121,8 +126,10 @@ def _from_json(value: object, depth: int) -> Value:
 
 
 def frame(cookie: str, codec: Codec, body: Mapping[str, Encodable]) -> bytes:
-    encoded = bencode.encode(body) if codec is Codec.BENCODE else msgspec.json.encode(body)
-    return b"%b %b" % (cookie.encode(), encoded)
+    head = cookie.encode() + b" "
+    return (
+        bencode.encode(body, head) if codec is Codec.BENCODE else head + msgspec.json.encode(body)
+    )
 
 
 def text_of(value: Value, key: str) -> str:

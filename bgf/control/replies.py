@@ -81,12 +81,16 @@ def render(request: Request, reply: Reply, measured: Measured = NOTHING_MEASURED
         if warning:
             body["warning"] = warning
         if reply.media and request.sdp is not None:
-            body["sdp"] = request.sdp.rewrite(
+            made = request.sdp.rewritten(
                 reply.media,
                 replace_origin="replace=origin" in request.flags,
                 rtcp_attribute="no-rtcp-attribute" not in request.flags,
                 loop_mark=reply.loop_mark,
             )
+            if request.codec is Codec.BENCODE:
+                body["sdp"] = made
+            else:
+                body["sdp"] = made.decode("utf-8", "surrogateescape")
         elif request.sdp is not None and LOOP_PROTECT in request.flags:
             body["sdp"] = request.sdp.text  # it has been here before: not touched again
         if request.verb is Verb.LIST:

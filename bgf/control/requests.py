@@ -17,12 +17,12 @@ from bgf.control.frames import (
     Codec,
     MissingKey,
     TooMuch,
+    cookie_of,
     entries,
-    split,
     text_of,
 )
 from bgf.control.sdp import SDP_BYTES_MAX, Sdp, SdpLimit, show
-from bgf.control.wishes import Wishes
+from bgf.control.wishes import wished
 from bgf.errors import Unsupported
 from bgf.events import Command, MediaLine, Verb
 from bgf.model import Address
@@ -100,10 +100,10 @@ def decode(datagram: bytes) -> tuple[str, Request]:
 
     Raises NoCookie (drop it) or another PeerError (`refuse` writes the answer); nothing else.
     """
-    cookie, body = split(datagram)
+    cookie = cookie_of(datagram)
     if len(datagram) > DATAGRAM_BYTES_MAX:
         raise TooMuch(f"frame of {len(datagram)} bytes, the limit is {DATAGRAM_BYTES_MAX}")
-    codec, found = entries(body)
+    codec, found = entries(datagram, len(cookie) + 1)
     return cookie, _request(cookie, codec, found)
 
 
@@ -122,15 +122,29 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
     via_branch = _identifier(entries, "via-branch")
     raw = entries.pop("sdp", b"")
     sdp = _sdp(raw) if verb in (Verb.OFFER, Verb.ANSWER) else None
-    wishes = Wishes(entries)
-    call_id, via_branch = wishes.leg(call_id, via_branch)
-    media = sdp.media if sdp is not None else ()
+    wishes = wished(entries)
+    if wishes.by_leg:
+        call_id, via_branch, wishes = wishes.leg(call_id, via_branch)
+    if sdp is None:
+        return Request(
+            cookie,
+            codec,
+            verb,
+            call_id,
+            from_tag,
+            to_tag,
+            via_branch,
+            flags=wishes.flags,
+            realms=wishes.realms,
+            family=wishes.family,
+            load_limit=wishes.load_limit,
+            warnings=wishes.warnings(()),
+        )
+    media, flags = sdp.media, wishes.flags
     if wishes.host:
         media = tuple(_moved(line, wishes.host) for line in media)
-    if sdp is not None:
-        wishes.check_transport(media)
-        if LOOP_PROTECT in wishes.flags and not wishes.by_leg:  # each leg has its own rewriting
-            wishes.flags += [f"{LOOP_MARK}{group}" for group in sdp.loop_marks]
+    if sdp.loop_marks and LOOP_PROTECT in flags and not wishes.by_leg:  # each leg has its own
+        flags = tuple(sorted((*flags, *(f"{LOOP_MARK}{group}" for group in sdp.loop_marks))))
     return Request(
         cookie,
         codec,
@@ -141,11 +155,11 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
         via_branch,
         sdp,
         media,
-        tuple(sorted(wishes.flags)),
+        flags,
         wishes.realms,
         wishes.family,
         wishes.load_limit,
-        (*wishes.warnings(), *(sdp.notes if sdp is not None else ())),
+        (*wishes.warnings(media), *sdp.notes),
     )
 
 
@@ -179,7 +193,7 @@ def _sdp(value: Value) -> Sdp:
         raise BadValue("'sdp' is not a string")
     if len(value) > SDP_BYTES_MAX:
         raise SdpLimit(f"sdp has {len(value)} bytes, the limit is {SDP_BYTES_MAX}")
-    return Sdp(value.decode("utf-8", "surrogateescape"))
+    return Sdp(value)
 
 
 def _moved(line: MediaLine, host: str) -> MediaLine:

@@ -1,4 +1,4 @@
-"""ICE lines of a description: credentials read, an ICE-lite agent's lines written (RFC 8839).
+"""ICE lines of a description: credentials judged, an ICE-lite agent's lines written (RFC 8839).
 
 Knows: the grammar of ice-ufrag, ice-pwd and candidate lines, and their limits. Must not know where
 credentials come from, who answers checks, what else a description says.
@@ -24,29 +24,9 @@ _HOST_PREFERENCE: Final = 126  # RFC 8445 section 5.1.2.1
 _LOCAL_PREFERENCE: Final = 65_535  # the only address: section 5.1.2.1
 
 
-class Credentials:
-    """What one level of a description states; a level without its own has the session's."""
-
-    __slots__ = ("pwd", "ufrag")
-
-    def __init__(self, ufrag: str = "", pwd: str = "") -> None:
-        self.ufrag = ufrag
-        self.pwd = pwd
-
-    def read(self, line: str) -> None:
-        """Take in a line that may be one of these; the first of each kind counts."""
-        if line.startswith(UFRAG):
-            self.ufrag = self.ufrag or line[len(UFRAG) :].strip()
-        elif line.startswith(PWD):
-            self.pwd = self.pwd or line[len(PWD) :].strip()
-
-    @property
-    def stated(self) -> bool:
-        return bool(self.ufrag or self.pwd)
-
-    @property
-    def good(self) -> bool:
-        return _is_ice(self.ufrag, UFRAG_CHARS) and _is_ice(self.pwd, PWD_CHARS)
+def good(ufrag: str, pwd: str) -> bool:
+    """Are these usable credentials?"""
+    return _is_ice(ufrag, UFRAG_CHARS) and _is_ice(pwd, PWD_CHARS)
 
 
 def _is_ice(text: str, chars: range) -> bool:

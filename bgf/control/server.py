@@ -158,7 +158,7 @@ class NgServer:
         """Read from now on, in `loop` or the running one. What arrived before is read too."""
         self._loop = loop or asyncio.get_running_loop()
         if self._socket is not None:
-            self._loop.add_reader(self._socket.fileno(), self._readable)
+            self._loop.add_reader(self._socket.fileno(), self.read)
         for streams in self._streams.values():
             streams.start(self._loop)
         if self._strangers is not None:
@@ -243,7 +243,8 @@ class NgServer:
                 " in control.peers", self.address, count, names[0],
             )  # fmt: skip
 
-    def _readable(self) -> None:
+    def read(self) -> None:
+        """Serve what has arrived, when there is something; the loop calls it."""
         assert self._socket is not None
         for _ in range(RECEIVE_BATCH_MAX):
             try:

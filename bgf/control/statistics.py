@@ -95,13 +95,18 @@ class ControlCounts:
 
     def count(self, client: str, verb: Verb, spent_s: float, *, failed: bool) -> None:
         """Take in one command; a client beyond CLIENTS_MAX counts among the others."""
-        if client not in self._counts and len(self._counts) >= CLIENTS_MAX:
-            client = OTHERS
-        counts = self._counts.setdefault(client, Counter())
-        counts[SHORT[verb]] += 1
-        counts[ERRORS] += failed
+        counts = self._counts.get(client)
+        if counts is None:
+            if len(self._counts) >= CLIENTS_MAX:
+                client = OTHERS
+            counts = self._counts.setdefault(client, Counter())
+            self._spent_s.setdefault(client, Counter())
+        name = SHORT[verb]
+        counts[name] += 1
+        if failed:
+            counts[ERRORS] += 1
         # A Counter takes fractions too; its type does not say so.
-        self._spent_s.setdefault(client, Counter())[SHORT[verb]] += spent_s  # type: ignore[assignment]
+        self._spent_s[client][name] += spent_s  # type: ignore[assignment]
 
     def told(self) -> dict[str, Encodable]:
         """`controlstatistics`."""

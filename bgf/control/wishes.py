@@ -7,6 +7,10 @@ does not do. Both are named in the reply's `warning`.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from bgf.control import words
 from bgf.control.bencode import Value
 from bgf.control.frames import TooMuch, text_of
@@ -22,11 +26,98 @@ LEG_MARK = ";"
 WARNING_WORDS_MAX = 8
 """Words that a warning names before it says `and more`."""
 
+WISHES_CACHED_MAX = 1_024
+"""Wishes remembered, so that each proxy's usual ones are read once."""
+WISHES_BYTES_MAX = 2_048
+"""Larger ones are not remembered."""
+
 _OFF = frozenset(value.encode() for value in words.OFF)
 
 
-class Wishes:
-    """Everything in a request that is not an identifier: flags, realms, family, warnings."""
+class Wishes(NamedTuple):
+    """What a request wishes: `flags` (sorted), `realms` and `family` are as in `events.Command`;
+    `host` stands in place of what its SDP says, `transport` is what it would have made of it."""
+
+    flags: tuple[str, ...]
+    realms: tuple[str, ...]
+    family: int
+    load_limit: bool
+    host: str
+    transport: str
+    remarks: tuple[str, ...]
+    ignored: tuple[str, ...]
+    by_leg: bool
+
+    def warnings(self, media: tuple[MediaLine, ...]) -> tuple[str, ...]:
+        """What the reply must warn of."""
+        if self.transport in ("", "accept"):
+            return self.remarks + self.ignored
+        return (*self.remarks, *self._stays(media), *self.ignored)
+
+    def leg(self, call_id: str, via_branch: str) -> tuple[str, str, Wishes]:
+        """What the call and its branch are named here, and the wishes with what is to be remarked.
+
+        A leg has a name that no SIP element gives (RFC 3261 section 25.1: no semicolon in a
+        Call-ID), and a branch no more."""
+        if via_branch and call_id:
+            return f"{call_id}{LEG_MARK}{via_branch}", "", self
+        remark = f"{words.LEG_PER_BRANCH} without via-branch: one leg for all"
+        return call_id, via_branch, self._replace(remarks=(*self.remarks, remark))
+
+    def _stays(self, media: tuple[MediaLine, ...]) -> Iterator[str]:
+        """Where the asked transport is not what the SDP has: the gateway translates none."""
+        for number, line in enumerate(media, 1):
+            if line.rtp.port and "RTP/" in line.transport and line.transport != self.transport:
+                yield f"m-line {number} stays {line.transport}, {show(self.transport)} is not made"
+
+
+_Kept = tuple[tuple[str, int | bytes | tuple[Value, ...]], ...]
+
+
+def wished(entries: dict[str, Value]) -> Wishes:
+    """Read the keys that are no identifiers. Raises TooMuch, BadValue.
+
+    A proxy's route says the same of every call: that is read once.
+    """
+    key: _Kept = tuple(
+        [
+            (name, tuple(value) if isinstance(value, list) else value)
+            for name, value in entries.items()
+            if not isinstance(value, dict)
+        ]
+    )
+    if len(key) < len(entries) or _size(key) > WISHES_BYTES_MAX:
+        return Reader(entries).result()
+    try:
+        return known(key)
+    except TypeError:  # a list with lists in it
+        return Reader(entries).result()
+
+
+def _size(key: _Kept) -> int:
+    return sum(
+        [
+            len(value) if isinstance(value, bytes) else sum(map(_length, value))
+            for _, value in key
+            if not isinstance(value, int)
+        ]
+    )
+
+
+def _length(value: Value) -> int:
+    return 1 if isinstance(value, int) else len(value)
+
+
+@functools.lru_cache(maxsize=WISHES_CACHED_MAX)
+def known(key: _Kept) -> Wishes:
+    entries: dict[str, Value] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in key
+    }
+    return Reader(entries).result()
+
+
+class Reader:
+    """Takes the keys in one by one."""
 
     def __init__(self, entries: dict[str, Value]) -> None:
         self.flags: list[str] = []
@@ -148,30 +239,21 @@ class Wishes:
             self._remarks.append(f"{key}: {error.reason}")
             return ""
 
-    def leg(self, call_id: str, via_branch: str) -> tuple[str, str]:
-        """What the call and its branch are named here. A leg has a name that no SIP element gives
-        (RFC 3261 section 25.1: no semicolon in a Call-ID), and a branch no more."""
-        if self.by_leg and via_branch and call_id:
-            return f"{call_id}{LEG_MARK}{via_branch}", ""
-        if self.by_leg:
-            self._remarks.append(f"{words.LEG_PER_BRANCH} without via-branch: one leg for all")
-        return call_id, via_branch
-
-    def check_transport(self, media: tuple[MediaLine, ...]) -> None:
-        """Say where the asked transport is not what the SDP has: the gateway translates none."""
-        if self.transport in ("", "accept"):
-            return
-        for number, line in enumerate(media, 1):
-            if line.rtp.port and "RTP/" in line.transport and line.transport != self.transport:
-                self._remarks.append(
-                    f"m-line {number} stays {line.transport}, {show(self.transport)} is not made"
-                )
-
-    def warnings(self) -> list[str]:
-        out = list(self._remarks)
+    def result(self) -> Wishes:
+        ignored = []
         for what, names in (("not done here", self._declined), ("unknown", self._unknown)):
             if names:
                 named = ", ".join(show(name)[1:-1] for name in names[:WARNING_WORDS_MAX])
                 more = " and more" if len(names) > WARNING_WORDS_MAX else ""
-                out.append(f"ignored ({what}): {named}{more}")
-        return out
+                ignored.append(f"ignored ({what}): {named}{more}")
+        return Wishes(
+            tuple(sorted(self.flags)),
+            self.realms,
+            self.family,
+            self.load_limit,
+            self.host,
+            self.transport,
+            tuple(self._remarks),
+            tuple(ignored),
+            self.by_leg,
+        )

@@ -161,6 +161,9 @@ class Datapath(Protocol):
     def counters(self, keys: Sequence[FlowKey]) -> list[Counters]:
         """Counters in the order of `keys`; zeros for unknown keys."""
 
+    def measured(self, keys: Sequence[FlowKey]) -> tuple[list[Counters], list[RtpStatistics]]:
+        """`counters` and `rtp`, of one moment."""
+
     def drops(self) -> Mapping[Outcome, int]:
         """Packets by outcome since the program was attached, FORWARD and REFLECT included."""
 

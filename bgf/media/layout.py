@@ -270,6 +270,11 @@ def unlatch(mode: Latch, now: LatchState) -> LatchState:
 # ---- counts -------------------------------------------------------------------------------------
 
 
+NO_COUNTERS = Counters()
+NO_RTP = RtpStatistics()
+_SILENT = bytes(STREAM.size)
+
+
 class Seen(NamedTuple):
     """One slot of the statistics, all CPUs together: struct bgf_stats after `_xdp.sum_stats`."""
 
@@ -282,11 +287,13 @@ class Seen(NamedTuple):
 
     @property
     def counters(self) -> Counters:
-        return Counters(*self[:3])
+        return Counters(*self[:3]) if self.packets else NO_COUNTERS
 
 
 def rtp_statistics(seen: Seen, raw: bytes, clock_hz: int) -> RtpStatistics:
     """`raw` is struct bgf_stream of the same slot."""
+    if raw == _SILENT and not seen.rtcp_packets:
+        return NO_RTP if clock_hz == NO_RTP.clock_hz else RtpStatistics(clock_hz=clock_hz)
     _, _, _, ssrc, sequence, first, before, _, jitter, gap, changes, restarts, started = (
         STREAM.unpack(raw)
     )

@@ -29,6 +29,8 @@ IDLE_HOPS_MAX = 256
 """Next hops kept though nobody uses them now."""
 HOSTS_MAX = 65_536
 """Addresses whose packed form is kept."""
+ODD_SOUGHT_MIN = 256
+"""Pinholes from which on it pays to ask whether there is any odd one before looking at each."""
 REUSED_MIN = 1_024
 """Slots that are cleared together."""
 
@@ -93,6 +95,9 @@ class Pinholes:
         self._idle: dict[int, None] = {}  # next hops that nobody uses, since the last `tidy`
         self._idle_before: dict[int, None] = {}
         self._hosts: dict[str, bytes] = {}
+        self._wires = {
+            name: (*realms.wire(name), hops.indices(realms.ifindex(name))) for name in realms.names
+        }
         for cpu in range(self._cpus):  # in place: the program keeps its clock beside it
             at = cpu * _xdp.SIZEOF_CPU + _xdp.STATS_FIRST_AT
             layout.U32.pack_into(maps.mapped("cpus"), at, cpu * self.capacity)
@@ -189,8 +194,6 @@ class Pinholes:
             self._reuse(max(len(flows) - len(self._free), REUSED_MIN))
         if len(self._hosts) > HOSTS_MAX:
             self._hosts.clear()
-        hops = {name: self._hops.indices(self._realms.ifindex(name)) for name in self._realms.names}
-        wires = {name: (*self._realms.wire(name), hops[name]) for name in self._realms.names}
         added: list[int] = []
 
         def add_hop(realm: str, host: str) -> int:
@@ -209,7 +212,7 @@ class Pinholes:
 
         try:
             values, slots, cells, fresh, special, short = _xdp.pack_flows(
-                flows, self._cells, self._free, self._groups, wires, self._places.rows,
+                flows, self._cells, self._free, self._groups, self._wires, self._places.rows,
                 self._hosts, self._host, self._guarded, self.odd, add_hop, add_row,
             )  # fmt: skip
             if short:
@@ -243,7 +246,7 @@ class Pinholes:
         """Close what is open of these. Returns those that were odd."""
         slots, cells = self._locate(keys)
         odd: list[FlowKey] = []
-        if 1 in self.odd:
+        if len(keys) < ODD_SOUGHT_MIN or 1 in self.odd:
             for key, slot in zip(keys, _unpack(slots), strict=True):
                 if slot != layout.NO_SLOT and self.odd[slot]:
                     self.odd[slot] = 0
@@ -287,10 +290,14 @@ class Pinholes:
         rows = map(layout.Seen._make, layout.STATS.iter_unpack(summed))
         return [None if slot == layout.NO_SLOT else next(rows) for slot in slots]
 
-    def streams(self, keys: Sequence[FlowKey]) -> list[bytes]:
-        """struct bgf_stream of those that are there, in their order."""
-        slots = [slot for slot in self.slots_of(keys) if slot != layout.NO_SLOT]
-        return [layout.stream_of(raw) for raw in self._rows(_pack(slots))]
+    def seen_with_streams(self, keys: Sequence[FlowKey]) -> list[tuple[layout.Seen, bytes] | None]:
+        """What was counted, and struct bgf_stream, in the order of `keys`; None: unknown."""
+        slots = self.slots_of(keys)
+        where = _pack([slot for slot in slots if slot != layout.NO_SLOT])
+        summed = _xdp.sum_stats(self._maps.mapped("stats"), where, self._cpus)
+        counts = map(layout.Seen._make, layout.STATS.iter_unpack(summed))
+        streams = map(layout.stream_of, self._rows(where))
+        return [None if slot == layout.NO_SLOT else (next(counts), next(streams)) for slot in slots]
 
     # ---- inside ---------------------------------------------------------------------------------
 

@@ -8,11 +8,10 @@ time may hold it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import select
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bgf.errors import ConfigError, DatapathError
@@ -47,12 +46,22 @@ _TRACE_MAC = bytes.fromhex("020000000001")  # a sender of no one's (locally admi
 _log = logging.getLogger("bgf.media")
 
 
-@contextlib.contextmanager
-def _kernel(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DatapathError(f"{doing}: {error.strerror or error}") from error
+class _kernel:  # noqa: N801 - used like a function; a generator would cost every command more
+    """The kernel's errors as the datapath's: what was being done, and why it failed."""
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: object
+    ) -> None:
+        if isinstance(error, OSError):
+            raise DatapathError(f"{self._doing}: {error.strerror or error}") from error
 
 
 def _check_snap(snap_bytes: int) -> None:
@@ -128,7 +137,8 @@ class XdpDatapath:
         """See Datapath. DatapathError names the flow and the reason; nothing is installed then."""
         table = self._table
         plan = table.plan(flows)
-        special = {plan.flows[at].key: plan.flows[at] for at in plan.special}  # of two the later
+        # Of two the later.
+        special = {plan.flows[at].key: plan.flows[at] for at in plan.special}
         with _kernel(f"installing {len(plan.flows)} pinholes"):
             if special:
                 slots = {plan.flows[at].key: plan.slot(at) for at in plan.special}
@@ -165,15 +175,24 @@ class XdpDatapath:
 
     def rtp(self, keys: Sequence[FlowKey]) -> list[RtpStatistics]:
         """See Datapath."""
-        with _kernel("reading RTP statistics"):
-            streams = iter(self._table.streams(keys))
-            found = self._table.seen(keys)
-        return [
-            layout.rtp_statistics(seen, next(streams), self._clocks.get(key, CLOCK_HZ_DEFAULT))
-            if seen
-            else RtpStatistics()
-            for key, seen in zip(keys, found, strict=True)
-        ]
+        return self.measured(keys)[1]
+
+    def measured(self, keys: Sequence[FlowKey]) -> tuple[list[Counters], list[RtpStatistics]]:
+        """See Datapath."""
+        with _kernel("reading counters and RTP statistics"):
+            found = self._table.seen_with_streams(keys)
+        counts: list[Counters] = []
+        told: list[RtpStatistics] = []
+        for key, one in zip(keys, found, strict=True):
+            if one is None:
+                counts.append(layout.NO_COUNTERS)
+                told.append(layout.NO_RTP)
+                continue
+            seen, stream = one
+            counts.append(seen.counters)
+            clock_hz = self._clocks.get(key, CLOCK_HZ_DEFAULT)
+            told.append(layout.rtp_statistics(seen, stream, clock_hz))
+        return counts, told
 
     def drops(self) -> Mapping[Outcome, int]:
         """See Datapath. PASS is not counted; all others stand there, zero or not."""

@@ -23,7 +23,7 @@ from bgf.control.access import Access
 from bgf.control.newcalls import NewCalls
 from bgf.control.server import Handler, Incoming, NgServer, Ports
 from bgf.errors import BgfError, DatapathError, EnvironmentProblem
-from bgf.events import DropFlow, PutFlow, Reply, Result
+from bgf.events import DropFlow, PutFlow, Reply, Result, Verb
 from bgf.gateway import ENTROPY_BITS, Gateway, Limits
 from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Mode, Recorder
@@ -434,14 +434,16 @@ class GatewayProcess:
     def _answer(self, served: Served, driver: Driver, incoming: Incoming) -> bytes | None:
         """Raises PeerError."""
         request = self.copying.admit(driver.gateway, incoming.request)
-        incoming = incoming._replace(request=request)
+        if request is not incoming.request:
+            incoming = incoming._replace(request=request)
         answer: list[bytes] = []
         served.asked = (incoming, answer)
-        self.measures.before(driver.gateway, incoming.request)
+        self.measures.before(driver.gateway, request)
         copied = driver.gateway.copied_version
         try:
             command = request.command(call_ns(), int(time.time()), self.measures.carried)
-            outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS))
+            draws = request.verb is Verb.OFFER or request.verb is Verb.ANSWER
+            outcome = driver.handle(command, secrets.randbits(ENTROPY_BITS) if draws else 0)
         finally:
             served.asked = None
         if driver.gateway.copied_version != copied:

@@ -117,7 +117,7 @@ class Measures:
 
     def _counted(self, reply: Reply) -> Measured:
         keys = [flow.key for flow in reply.flows]
-        return Measured(self._datapath.counters(keys), self._datapath.rtp(keys), _boot_s())
+        return Measured(*self._datapath.measured(keys), _boot_s())
 
     # -- the node --------------------------------------------------------------------------
 

@@ -126,6 +126,9 @@ class FakeDatapath:
             found.append(told._replace(clock_hz=flow.rtp.clock_hz) if flow and flow.rtp else told)
         return found
 
+    def measured(self, keys: Sequence[FlowKey]) -> tuple[list[Counters], list[RtpStatistics]]:
+        return self.counters(keys), self.rtp(keys)
+
     def drops(self) -> Mapping[Outcome, int]:
         counts = {outcome: 0 for outcome in Outcome if outcome is not PASSED_UNCOUNTED}
         for (_, outcome), count in self._counts.items():

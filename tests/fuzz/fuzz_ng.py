@@ -25,7 +25,8 @@ from typing import Any
 
 import msgspec
 
-from bgf.control import bencode, ng
+from bgf import session_ice
+from bgf.control import bencode, ng, sdp, wishes
 from bgf.control.frames import DATAGRAM_BYTES_MAX
 from bgf.control.sdp import SDP_BYTES_MAX, BadSdp, Sdp
 from bgf.errors import PeerError, PortsExhausted
@@ -155,7 +156,7 @@ def seeds() -> list[bytes]:
         except PeerError:
             continue
         if sdp is not None:
-            found.append("\n".join(sdp.lines).encode("utf-8", "surrogateescape"))
+            found.append(sdp.text.encode("utf-8", "surrogateescape"))
     head = stun.HEADER.pack(stun.BINDING_REQUEST, 8, stun.COOKIE, b"123456789012")
     found.append(head + bytes((0, 6, 0, 3)) + b"a:b\0")
     return [raw for raw in found if len(raw) <= INPUT_BYTES_MAX]
@@ -306,6 +307,8 @@ class Fuzzer:
             self.kept.append(raw)
 
     def begin(self) -> None:
+        for remembered in (sdp._host, sdp._types, wishes.known, session_ice.restated):
+            remembered.cache_clear()  # what is known already takes other lines
         for raw in seeds():
             self.one(raw)
             if raw not in self.kept:

@@ -197,7 +197,7 @@ def test_a_strangers_flood_takes_no_place_of_a_peers() -> None:
                 other.sendto(flood, (host, bound.address.port))
                 if number % (sent // asked) == 0:
                     ours.sendto(b"k_%d d7:command4:pinge" % number, (host, bound.address.port))
-            bound._readable()
+            bound.read()
             bound.look()
         assert bound.counts["requests"] == asked
         assert bound.counts["stranger"] == sent

@@ -224,10 +224,10 @@ def test_one_wake_up_reads_a_bounded_batch() -> None:
         with asking(bound.address) as peer:
             for number in range(wanted):
                 peer.send(b"k_%d d7:command4:pinge" % number)
-        bound._readable()
+        bound.read()
         assert len(seen) == server.RECEIVE_BATCH_MAX
-        bound._readable()
-        bound._readable()
+        bound.read()
+        bound.read()
         assert seen == [f"k_{number}" for number in range(wanted)]
     finally:
         bound.close()
@@ -245,12 +245,12 @@ def test_what_the_kernel_lost_is_counted() -> None:
                 peer.send(b"k_%d d7:command4:ping1:x500:%se" % (number, b"y" * 500))
             while True:
                 before = bound.counts["received"]
-                bound._readable()
+                bound.read()
                 if bound.counts["received"] == before:
                     break
             # The total rides on a datagram that arrives after the loss.
             peer.send(b"k_last d7:command4:pinge")
-        bound._readable()
+        bound.read()
         assert bound.counts["overflowed"] > 0
         assert bound.counts["received"] + bound.counts["overflowed"] == sent + 1
     finally:

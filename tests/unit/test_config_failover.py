@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from bgf import config
+from bgf import config, config_failover
+from bgf.errors import ConfigError
 from tests.unit.test_config import EXAMPLE
 
 
@@ -26,3 +27,14 @@ def test_a_node_may_name_what_it_shares_with_others() -> None:
     node = config.parse(text)
     assert (node.node.host, node.node.rack) == ("hv-3", "row 2, rack 7")
     assert config.parse(config.dump(node)) == node
+
+
+def test_a_realm_that_is_only_probed_has_an_interface_of_its_own() -> None:
+    realms = [
+        config.Realm("access", "eth0"),
+        config.Realm("mgmt", "eth0", media=False),
+        config.Realm("spare", "eth9", media=False),
+    ]
+    config_failover.check_attached("n.toml", realms, ["access", "spare"])
+    with pytest.raises(ConfigError, match=r"n\.toml: .*'mgmt' is probed on interface 'eth0'"):
+        config_failover.check_attached("n.toml", realms, ["access", "mgmt"])

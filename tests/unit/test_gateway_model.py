@@ -97,14 +97,15 @@ def _in_force_when_offered() -> Patch:
 
 
 def _rtcp_beside_rtp() -> Patch:
-    right = session_flows._party
+    right = session_flows._side
 
-    def wrong(stream: Stream, side: int, offset: int) -> Address | None:
-        rtp = right(stream, side, 0)
-        found = right(stream, side, offset)
-        return Address(rtp.host, rtp.port + offset) if rtp and found else found
+    def wrong(stream: Stream, side: int, mux: bool) -> Any:
+        found = right(stream, side, mux)
+        if found.rtp is None or found.rtcp is None:
+            return found
+        return found._replace(rtcp=Address(found.rtp.host, found.rtp.port + 1))
 
-    return session_flows, "_party", wrong
+    return session_flows, "_side", wrong
 
 
 def _host_alone() -> Patch:
