@@ -8,40 +8,47 @@
 
 #include <string.h>
 
-#define ROOM_MIN 1024
+#define ROOM_MIN 4096 /* a usual reply */
+#define DIGITS_MAX 24
+
+static int grow(struct out *out, size_t len)
+{
+	size_t room = out->room ? out->room : ROOM_MIN;
+	char *more;
+
+	while (room - out->len < len) {
+		if (room > (size_t)PY_SSIZE_T_MAX / 2) {
+			PyErr_NoMemory();
+			return -1;
+		}
+		room *= 2;
+	}
+	more = PyMem_Realloc(out->data, room);
+	if (!more) {
+		PyErr_NoMemory();
+		return -1;
+	}
+	out->data = more;
+	out->room = room;
+	return 0;
+}
 
 int out_put(struct out *out, const void *data, size_t len)
 {
 	if (!len)
 		return 0;
-	if (out->room - out->len < len) {
-		size_t room = out->room ? out->room : ROOM_MIN;
-		char *more;
-
-		while (room - out->len < len) {
-			if (room > (size_t)PY_SSIZE_T_MAX / 2) {
-				PyErr_NoMemory();
-				return -1;
-			}
-			room *= 2;
-		}
-		more = PyMem_Realloc(out->data, room);
-		if (!more) {
-			PyErr_NoMemory();
-			return -1;
-		}
-		out->data = more;
-		out->room = room;
-	}
+	if (out->room - out->len < len && grow(out, len))
+		return -1;
 	memcpy(out->data + out->len, data, len);
 	out->len += len;
 	return 0;
 }
 
-int out_number(struct out *out, long long value)
+/* Its digits, at the end of the buffer. */
+static const char *digits_of(char digits[DIGITS_MAX], long long value)
 {
-	char digits[24], *at = digits + sizeof(digits);
 	unsigned long long rest = value < 0 ? 0ULL - (unsigned long long)value : (unsigned long long)value;
+	char *at = digits + DIGITS_MAX;
 
 	do {
 		*--at = (char)('0' + rest % 10);
@@ -49,7 +56,31 @@ int out_number(struct out *out, long long value)
 	} while (rest);
 	if (value < 0)
 		*--at = '-';
-	return out_put(out, at, (size_t)(digits + sizeof(digits) - at));
+	return at;
+}
+
+int out_number(struct out *out, long long value)
+{
+	char digits[DIGITS_MAX];
+	const char *at = digits_of(digits, value);
+
+	return out_put(out, at, (size_t)(digits + DIGITS_MAX - at));
+}
+
+int out_string(struct out *out, const char *data, size_t len)
+{
+	char digits[DIGITS_MAX], *to;
+	const char *at = digits_of(digits, (long long)len);
+	size_t size = (size_t)(digits + DIGITS_MAX - at);
+
+	if (out->room - out->len < len + DIGITS_MAX + 1 && grow(out, len + DIGITS_MAX + 1))
+		return -1;
+	to = out->data + out->len;
+	memcpy(to, at, size);
+	to[size] = ':';
+	memcpy(to + size + 1, data, len);
+	out->len += size + 1 + len;
+	return 0;
 }
 
 void out_free(struct out *out)

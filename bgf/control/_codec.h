@@ -24,6 +24,8 @@ struct out {
 /* 0, or -1 with MemoryError. */
 int out_put(struct out *out, const void *data, size_t len);
 int out_number(struct out *out, long long value);
+/* 5:bytes. `data` is not NULL. */
+int out_string(struct out *out, const char *data, size_t len);
 void out_free(struct out *out);
 /* The bytes; `out` is empty afterwards. */
 PyObject *out_bytes(struct out *out);

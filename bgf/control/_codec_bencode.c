@@ -211,17 +211,12 @@ static PyObject *py_decode(PyObject *self, PyObject *args)
 
 static int write_value(struct out *out, PyObject *one, int depth);
 
-static int write_bytes(struct out *out, const char *data, Py_ssize_t len)
-{
-	return out_number(out, len) || out_put(out, ":", 1) || out_put(out, data, (size_t)len) ? -1 : 0;
-}
-
 static int write_text(struct out *out, PyObject *text)
 {
 	PyObject *held;
 	Py_ssize_t len;
 	const char *data = text_bytes(text, &len, &held);
-	int err = data ? write_bytes(out, data, len) : -1;
+	int err = data ? out_string(out, data, (size_t)len) : -1;
 
 	Py_XDECREF(held);
 	return err;
@@ -353,6 +348,13 @@ static int write_value(struct out *out, PyObject *one, int depth)
 		PyErr_SetString(PyExc_ValueError, "nested too deep to be written");
 		return -1;
 	}
+	/* The very types first: to ask for their like is a call into the interpreter each. */
+	if (Py_IS_TYPE(one, &PyUnicode_Type))
+		return write_text(out, one);
+	if (Py_IS_TYPE(one, &PyLong_Type))
+		return write_integer(out, one);
+	if (Py_IS_TYPE(one, &PyDict_Type))
+		return write_dictionary(out, one, depth);
 	if (PyUnicode_Check(one))
 		return write_text(out, one);
 	if (PyLong_Check(one))
@@ -360,7 +362,7 @@ static int write_value(struct out *out, PyObject *one, int depth)
 	if (PyDict_Check(one))
 		return write_dictionary(out, one, depth);
 	if (PyBytes_Check(one))
-		return PyBytes_AsStringAndSize(one, &raw, &len) ? -1 : write_bytes(out, raw, len);
+		return PyBytes_AsStringAndSize(one, &raw, &len) ? -1 : out_string(out, raw, (size_t)len);
 	if (PyObject_HasAttrString(one, "keys"))
 		return write_mapping(out, one, depth);
 	return write_sequence(out, one, depth);

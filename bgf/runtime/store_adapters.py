@@ -101,14 +101,17 @@ class _Guard:
     def __call__(self, work: Callable[[], T]) -> T:
         try:
             return work()
-        except store_errors.Fenced as error:
-            raise Fenced(f"group {self._group}: {error}") from error
-        except store_errors.InDoubt as error:
-            raise InDoubt(f"group {self._group}: {error}") from error
-        except store_errors.Unavailable as error:
-            raise NotNow(f"group {self._group}: {error}") from error
         except store_errors.StateStoreError as error:
-            raise StateError(f"group {self._group}: {error}") from error
+            raise self.known(error) from error
+
+    def known(self, error: store_errors.StateStoreError) -> StateError:
+        """For those whom a function for every write costs too much."""
+        why = f"group {self._group}: {error}"
+        if isinstance(error, store_errors.Fenced):
+            return Fenced(why)
+        if isinstance(error, store_errors.InDoubt):
+            return InDoubt(why)
+        return NotNow(why) if isinstance(error, store_errors.Unavailable) else StateError(why)
 
 
 class StoreJournal:
@@ -136,11 +139,15 @@ class StoreJournal:
         self._marked: str | None = None
         self._handles = _Handles()
         self._group = group
+        self._how = copies.of_write()
 
     def check(self) -> None:
         if not self._store.serving:  # a fence that was raised meanwhile would not be seen here
             raise NotNow(f"group {self._group}: this node's state server does not serve")
-        seen = self._guard(lambda: self._store.fence(self._group))
+        try:
+            seen = self._store.fence(self._group)
+        except store_errors.StateStoreError as error:
+            raise self._guard.known(error) from error
         if seen > self._grant.epoch:
             raise Fenced(
                 f"group {self._group}: epoch {self._grant.epoch} is over, {seen} has begun"
@@ -198,12 +205,10 @@ class StoreJournal:
             raise NotNow(str(error)) from error
 
     def append(self, call_id: str, entry: bytes) -> None:
-        how = self._copies.of_write()
-        self._write(call_id, entry, lambda handle: handle.append(entry, grant=self._grant, **how))
+        self._write(call_id, entry, replace=False)
 
     def replace(self, call_id: str, entry: bytes) -> None:
-        whole, how = statestore.pack_entries([entry]), self._copies.of_write()
-        self._write(call_id, entry, lambda handle: handle.write(whole, grant=self._grant, **how))
+        self._write(call_id, entry, replace=True)
 
     def entries(self, call_id: str) -> Sequence[bytes]:
         handle = self._handle(call_id)
@@ -224,19 +229,20 @@ class StoreJournal:
         handle.ensure()
         return handle.entries()
 
-    def _write(
-        self, call_id: str, entry: bytes, write: Callable[[statestore.Handle], None]
-    ) -> None:
+    def _write(self, call_id: str, entry: bytes, *, replace: bool) -> None:
         handle = self._handle(call_id)
         if handle is not None:
             try:
-                self._guard(lambda: write(handle))
-            except StateError as error:
-                if not isinstance(error.__cause__, store_errors.NotFound):
-                    raise
-                self._handles.pop(call_id)
-            else:
+                if replace:
+                    whole = statestore.pack_entries([entry])
+                    handle.write(whole, grant=self._grant, **self._how)
+                else:
+                    handle.append(entry, grant=self._grant, **self._how)
                 return
+            except store_errors.NotFound:
+                self._handles.pop(call_id)
+            except store_errors.StateStoreError as error:
+                raise self._guard.known(error) from error
         self._create(call_id, entry)
 
     def forget(self, call_id: str) -> None:
@@ -297,7 +303,13 @@ class StoreFlows:
         self._handles = _Handles()
 
     def record(self, call_id: str, flows: Sequence[Flow]) -> None:
-        self._guard(lambda: self._write(call_id, flows) if flows else self._drop(call_id))
+        try:
+            if flows:
+                self._write(call_id, flows)
+            else:
+                self._drop(call_id)
+        except store_errors.StateStoreError as error:
+            raise self._guard.known(error) from error
 
     def _write(self, call_id: str, flows: Sequence[Flow]) -> None:
         value = encode_flows(flows)

@@ -17,6 +17,9 @@ from bgf.errors import Misuse
 from bgf.events import MediaLine, MediaRewrite
 from bgf.model import PORT_MAX, Address, Family
 
+FOREIGN_SPACE = "".join(char for char in map(chr, range(0x80, 0x3001)) if char.isspace())
+"""White space that is not ASCII: it is stripped here and is like any other text in C. RFC 8866 has
+no such thing."""
 SDP_BYTES_MAX = 32_768
 """A session description longer than this is refused; VoLTE's have about 1,500 bytes."""
 MEDIA_LINES_MAX = 16

@@ -35,9 +35,11 @@ from bgf.gateway import ENTROPY_BITS, Gateway
 from bgf.media import stun
 from bgf.model import Address
 from tests.fakes.calls import GROUP, NS_PER_S, REALMS
+from tests.fakes.sdp_model import FOREIGN_SPACE, SdpModel
 
 ROOT = Path(__file__).parents[2]
 OURS = str(ROOT / "bgf")
+MODEL = str(ROOT / "tests" / "fakes" / "sdp_model.py")
 INPUT_BYTES_MAX = 8_192
 KEPT_MAX = 4_096
 LINES_BASE, LINES_PER_BYTE = 20_000, 60
@@ -73,7 +75,9 @@ class Coverage:
         return bool(self.fresh)
 
     def _enter(self, frame: FrameType, _event: str, _arg: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(OURS) else None
+        # What is in C is followed by its model.
+        ours = frame.f_code.co_filename.startswith((OURS, MODEL))
+        return self._line if ours else None
 
     def _line(self, frame: FrameType, event: str, _arg: Any) -> Any:
         if event == "line":
@@ -121,6 +125,8 @@ class Machine:
 def description(raw: bytes) -> None:
     """The same bytes as a session description alone, and rewritten."""
     text = raw.decode("utf-8", "surrogateescape")
+    modelled = None if any(char in text for char in FOREIGN_SPACE) else told(SdpModel, text)
+    assert modelled in (None, told(Sdp, text))
     try:
         sdp = Sdp(text)
     except BadSdp as error:
@@ -134,6 +140,15 @@ def description(raw: bytes) -> None:
     out = sdp.rewrite(wanted)
     assert len(out) <= 2 * len(text) + 200 * (len(wanted) + 1)
     assert len(Sdp(out[:SDP_BYTES_MAX]).media) == len(wanted) or len(out) > SDP_BYTES_MAX
+
+
+def told(kind: type[Sdp] | type[SdpModel], text: str) -> tuple[object, ...]:
+    """What a description says, or why it is refused."""
+    try:
+        one = kind(text)
+    except BadSdp as error:
+        return type(error), error.reason
+    return one.media, one.notes, one.loop_marks
 
 
 def message(raw: bytes) -> None:
