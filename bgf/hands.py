@@ -214,7 +214,13 @@ class Driver:
     what is recorded.
     """
 
-    def __init__(self, gateway: Gateway, recorder: Recorder, hands: ActiveHands) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        recorder: Recorder,
+        hands: ActiveHands,
+        heard_ms_ago: HeardMsAgo,
+    ) -> None:
         self.gateway = gateway
         self.recorder = recorder
         self.hands = hands
@@ -229,7 +235,7 @@ class Driver:
         self._lost: set[str] = set()  # calls that could not be read: they are tried again
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
         self._audited: list[int] = []  # port pairs that the audit has not come to yet
-        self.heard_ms_ago: HeardMsAgo = lambda _flows: None
+        self.heard_ms_ago = heard_ms_ago
         self.restored_ns: dict[str, int] = {}  # calls that another owner began, and since when here
 
     def handle(self, command: Command, entropy: int) -> Outcome:

@@ -276,8 +276,8 @@ class GatewayProcess:
             LogNotices(group.id, served.outcomes),
         )
         machine = Gateway(group, self.node.control.default_realms, self.limits, self.node.policies)
-        driver = Driver(machine, Recorder(Mode(self.node.control.journal)), hands)
-        driver.heard_ms_ago = self.reports.heard_ms_ago
+        recorder = Recorder(Mode(self.node.control.journal))
+        driver = Driver(machine, recorder, hands, self.reports.heard_ms_ago)
         found = self.feed.found(group.id, journal.marked())
         driver.take_over(found, call_ns(), list(self.rests[group.id]))
         self.feed.hush(group.id)

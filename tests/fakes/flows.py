@@ -34,6 +34,11 @@ class Pinholes:
         return set(self.flows)
 
 
+def never_heard(_flows: Sequence[Flow]) -> int | None:
+    """A packet path through which nothing has come."""
+    return None
+
+
 class Replies:
     """What has left the node, in order."""
 

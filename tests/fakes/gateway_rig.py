@@ -19,7 +19,7 @@ from bgf.journal import Mode, Recorder
 from bgf.model import Group
 from bgf.policy import Policies
 from tests.fakes.calls import GROUP, NS_PER_S, POLICIES, REALMS
-from tests.fakes.flows import Replies
+from tests.fakes.flows import Replies, never_heard
 from tests.fakes.journal import NodeFlows, NodeJournal, Shared
 
 
@@ -46,7 +46,7 @@ class Node:
         hands = ActiveHands(
             NodeJournal(shared, self.epoch), NodeFlows(shared, self.epoch), datapath, self.replies
         )
-        self.driver = Driver(self.gateway, Recorder(mode), hands)
+        self.driver = Driver(self.gateway, Recorder(mode), hands, never_heard)
         self.driver.take_over(FoundFlows(shared.flows.values()), now_ns)
 
     def do(self, event: Event, entropy: int = 0) -> Outcome:

@@ -21,7 +21,7 @@ from bgf.journal import Mode, Recorder
 from bgf.model import FlowKey
 from bgf.session import State
 from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, POLICIES, REALMS, Callers, line
-from tests.fakes.flows import Pinholes, Replies
+from tests.fakes.flows import Pinholes, Replies, never_heard
 from tests.fakes.journal import Crash, Fuse, NodeFlows, NodeJournal, Shared
 
 COMMANDS = 14
@@ -43,7 +43,7 @@ class Node:
         self.replies = Replies(fuse)
         hands = ActiveHands(self.journal, self.flows, self.pinholes, self.replies)
         machine = Gateway(GROUP, REALMS, policies=POLICIES)
-        self.driver = Driver(machine, Recorder(mode), hands)
+        self.driver = Driver(machine, Recorder(mode), hands, never_heard)
         self.driver.take_over(FoundFlows(shared.flows.values()), now_ns)
 
     def become_slow_at(self, step: int, meanwhile: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ from bgf.model import Address, Flow, RealmAddress
 from bgf.rehearsal import ReplayHands, rehearse
 from bgf.session import Site, State
 from tests.fakes.calls import GROUP, NS_PER_MS, NS_PER_S, POLICIES, REALMS, command, line
-from tests.fakes.flows import Pinholes, Replies
+from tests.fakes.flows import Pinholes, Replies, never_heard
 from tests.fakes.journal import Fuse, NodeFlows, NodeJournal, Shared
 
 ALICE, BOB = line("fd00:a::2", 4000), line("10.20.0.2", 6000)
@@ -45,7 +45,7 @@ class Rig:
             self.replies,
         )
         self.gateway = Gateway(GROUP, REALMS, Limits(sessions_max=50))
-        self.driver = Driver(self.gateway, Recorder(mode), self.hands)
+        self.driver = Driver(self.gateway, Recorder(mode), self.hands, never_heard)
 
     def establish(self, call: str, entropy: int = 0) -> None:
         made = command(OFFER, f"{call}-o", ALICE, call=call)

@@ -65,7 +65,9 @@ class Node:
             Replies(),
             LogNotices("g1", self.counts),
         )
-        driver = Driver(Gateway(GROUP, REALMS, Limits(), POLICIES), Recorder(), hands)
+        driver = Driver(
+            Gateway(GROUP, REALMS, Limits(), POLICIES), Recorder(), hands, self.reports.heard_ms_ago
+        )
         driver.take_over(FoundFlows(self.shared.flows.values()), self.now_ns)
         self.served.driver = driver
         return driver
