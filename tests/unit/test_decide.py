@@ -55,6 +55,25 @@ def test_transcript(path: Path) -> None:
     assert replayed == written
 
 
+TEN_FAILURES = {
+    "power_off": "an active without power",
+    "two_at_once": "two actives at once",
+    "next_in_line": "the standby dies as it takes over",
+    "interrupted": "a taker that is restarted in the middle",
+    "one_link_cut": "one media link of an active",
+    "own_link_down": "an active that sees its own link down",
+    "partition": "half of the network from the other half",
+    "agent_dead": "the failover process alone",
+    "management": "the management network alone, and what else it tells apart",
+    "registry_trouble": "etcd without a majority",
+}
+
+
+def test_the_ten_most_important_failures_have_their_transcripts() -> None:
+    assert len(TEN_FAILURES) == 10
+    assert TEN_FAILURES.keys() <= {path.stem for path in GOLDEN.glob("*.txt")}
+
+
 def test_every_rule_is_shown_in_a_transcript() -> None:
     shown = {rule for path in TRANSCRIPTS for rule in replay(path.read_text())[1].rules}
     assert shown == set(Rule)
