@@ -91,12 +91,12 @@ class PortPool:
             marks, base = self._marks, self._base
             indices = [(port - base) // 2 for port in pairs]
             owners = dict(zip(indices, pairs.values(), strict=True))
-            if len(owners) == len(pairs) and min(indices, default=0) >= 0:
-                if max(indices, default=0) < self.size:
-                    self._owners = owners
-                    for index in indices:
-                        marks[index] = _USED
-                    return pairs.items()
+            inside = not indices or (min(indices) >= 0 and max(indices) < self.size)
+            if inside and len(owners) == len(pairs):
+                self._owners = owners
+                for index in indices:
+                    marks[index] = _USED
+                return pairs.items()
         return list(self._take_each(pairs))
 
     def _take_each(self, pairs: Mapping[int, str]) -> Iterable[tuple[int, str]]:
