@@ -117,6 +117,12 @@ class Gateway:
         self._strays: dict[tuple[str, str], tuple[int, Reply]] = {}  # oldest first
         self._heard_ns = 0  # the latest time in what was restored, by whose clock ever
 
+    def take_limits(self, limits: Limits) -> None:
+        """Other limits for new calls, from now on. `quarantine_ms` stays what it was."""
+        if limits.new_calls_per_s != self.limits.new_calls_per_s:
+            self._new_calls = Rate(limits.new_calls_per_s)
+        self.limits = limits
+
     @property
     def sessions(self) -> Mapping[str, Session]:
         """Sessions by Call-ID, tombstones included. A read-only live view."""

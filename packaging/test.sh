@@ -22,7 +22,7 @@ dpkg-deb --root-owner-group -Zgzip -z1 -b "$work/new" "$work/new.deb" >/dev/null
 
 step "a bare Debian 12, and the package in it"
 if ! mmdebstrap --quiet --variant=minbase --include=systemd,iproute2,python3 \
-  --aptopt='Acquire::Languages "none"' \
+  --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io \
   --customize-hook="copy-in $work/old.deb $work/new.deb packaging/in-chroot.sh /root" \
   --customize-hook="copy-in packaging/etc/node.toml /root" \
   --customize-hook='chroot "$1" bash /root/in-chroot.sh >&2' \

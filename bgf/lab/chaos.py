@@ -236,15 +236,15 @@ def _table(trials: Sequence[TrialResult]) -> Table:
         ("fault", False),
         ("passed", False),
         ("owner", False),
-        ("silence to access\nmean / max ms", True),
-        ("silence to core\nmean / max ms", True),
-        ("other groups\nmax ms", True),
+        ("silence, ms\nto access", True),
+        ("(mean / max)\nto core", True),
+        ("others\nmax", True),
         ("packets\nlost", True),
         ("calls\nkept", True),
         ("requests", True),
         ("whole\nafter s", True),
     ):
-        table.add_column(name, justify="right" if right else "left")
+        table.add_column(name, justify="right" if right else "left", no_wrap=name == "fault")
     for trial in trials:
         moved = trial.owner_after != trial.owner_before
         table.add_row(

@@ -63,6 +63,7 @@ class Faults:
         self._undo: list[Callable[[], None]] = []
         self._rules: list[str] = []
         self._halting: Process | None = None
+        self._halted = False
         self.dead: set[str] = set()
         """Nodes without power."""
 
@@ -215,11 +216,12 @@ class Faults:
         self._undo.append(lambda: self._unhalt(node, name))
 
     def _unhalt(self, node: NodePlan, name: str) -> None:
-        """A process that may still halt some day is replaced by one that does not."""
+        """It goes on; one that may still halt some day is replaced by one that does not."""
         halting, self._halting = self._halting, None
         if halting is not None and is_alive(halting):
             _send(halting, signal.SIGCONT)
-            self._restarted(node, (name,))
+            if not self._halted:
+                self._restarted(node, (name,))
 
     def _await_halt(self) -> None:
         assert self._halting is not None
@@ -231,6 +233,7 @@ class Faults:
                     "it was to stand still"
                 )
             time.sleep(HALT_POLL_MS / 1000)
+        self._halted = True
 
     def _restart_all(self) -> int:
         """Drained, started again, undrained: node after node. Returns when it began."""

@@ -116,8 +116,9 @@ class Proxy:
         """Offer and answer, of a new call or, `again`, in one: the caller is at `port` now."""
         # Alternately over both families, as a call's name has it: it keeps its family.
         over4 = int(call_id.rpartition("-")[2]) % 2
-        caller = Address(lab_plan.ACCESS_LOAD4 if over4 else lab_plan.ACCESS_LOAD6, port)
-        callee = Address(lab_plan.CORE_LOAD4, port)
+        # Not where the generators are: a released call's media must find no new call of its host.
+        caller = Address(lab_plan.ACCESS_HOST4 if over4 else lab_plan.ACCESS_HOST6, port)
+        callee = Address(lab_plan.CORE_HOST4, port)
         before = self.ledger.ask(call_id, self._group.id, port)
         offered = self._call(offer_request(call_id, caller, again=again))
         told = self._answered(f"offer of {call_id}", offered)

@@ -226,7 +226,7 @@ def journal(vm: Machine) -> None:
 
 def sandbox(vm: Machine) -> None:
     """As the kernel sees them: a user without power, and what capabilities are left."""
-    wanted = {"bgf-state": 0, "bgf-gateway": 0xC000003000, "bgf-failover": 0xC000003000}
+    wanted = {"bgf-state": 0, "bgf-gateway": 0xC000003000, "bgf-failover": 0x8000003000}
     for unit, bits in wanted.items():
         pid = vm.properties(unit, "MainPID")["MainPID"]
         status = vm.ssh(f"cat /proc/{pid}/status")
