@@ -26,7 +26,7 @@ cp "$deb" "$work/packages/bgf.deb"
 packages=(
   linux-image-cloud-amd64 initramfs-tools grub-pc-bin grub-efi-amd64-bin grub-efi-amd64-signed shim-signed
   grub-cloud-amd64                      # keeps both boot loaders up to date on a running machine
-  systemd-sysv dbus libpam-systemd udev systemd-resolved
+  systemd-sysv dbus libpam-systemd udev systemd-resolved e2fsprogs fdisk netbase
   cloud-init cloud-guest-utils          # keys, networks, files from the cloud; grows the disk
   openssh-server sudo chrony ca-certificates
   iproute2 iputils-ping ethtool tcpdump curl less bash-completion nano procps kmod
