@@ -46,7 +46,7 @@ quietly "$work/log" mmdebstrap --variant=minbase --components=main \
   --dpkgopt='path-include=/usr/share/man/man*/bgf*' \
   --essential-hook='echo grub-pc grub-pc/install_devices_empty boolean true | chroot "$1" debconf-set-selections' \
   --customize-hook="copy-in $work/packages/bgf.deb /tmp" \
-  --customize-hook="unshare --mount $PWD/packaging/apart.sh \$1 apt-get install -y --no-install-recommends /tmp/bgf.deb" \\
+  --customize-hook="unshare --mount $PWD/packaging/apart.sh \$1 apt-get install -y --no-install-recommends /tmp/bgf.deb" \
   --customize-hook='rm "$1/tmp/bgf.deb"' \
   --customize-hook="tar -C $files -cf - --owner=0 --group=0 . | tar -C \$1 --no-overwrite-dir -xf -" \
   --customize-hook="$(cat deploy/image/customize.sh)" \
