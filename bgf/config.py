@@ -13,7 +13,7 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -146,6 +146,7 @@ class NodeConfig:
     failover: FailoverSection
     recording: RecordingSection = NO_RECORDING
     monitor: MonitorSection | None = None
+    source: Path | None = field(default=None, compare=False)
 
     def group(self, group_id: str) -> Group | None:
         """The group of that id, None when there is none."""
@@ -188,7 +189,7 @@ def load(path: str | Path) -> NodeConfig:
             f"{_shown_path(path)}: line {line}: byte 0x{raw[problem.start]:02x} is not UTF-8; "
             "TOML must be UTF-8"
         ) from None
-    return parse(text, _shown_path(path))
+    return replace(parse(text, _shown_path(path)), source=path)
 
 
 def parse(text: str, source: str = "configuration") -> NodeConfig:

@@ -117,6 +117,12 @@ class Gateway:
         self._strays: dict[tuple[str, str], tuple[int, Reply]] = {}  # oldest first
         self._heard_ns = 0  # the latest time in what was restored, by whose clock ever
 
+    def take_limits(self, limits: Limits) -> None:
+        """Other limits for new calls, from now on. `quarantine_ms` stays what it was."""
+        if limits.new_calls_per_s != self.limits.new_calls_per_s:
+            self._new_calls = Rate(limits.new_calls_per_s)
+        self.limits = limits
+
     @property
     def sessions(self) -> Mapping[str, Session]:
         """Sessions by Call-ID, tombstones included. A read-only live view."""
@@ -227,9 +233,15 @@ class Gateway:
 
         Without this, a new call could draw the port of a call that still lies in the journal.
         """
+        sessions, adopted = self._sessions, self._adopted
         for port, call_id in self._pool.take_all(pairs):
-            if call_id not in self._sessions:
-                self._adopted.setdefault(call_id, []).append(port)
+            if call_id in sessions:
+                continue
+            known = adopted.get(call_id)
+            if known is None:
+                adopted[call_id] = [port]
+            else:
+                known.append(port)
 
     def adopted(self) -> Iterable[str]:
         """Calls known by their flows only."""

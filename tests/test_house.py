@@ -81,7 +81,7 @@ ROOMS: dict[str, set[str]] = {
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
     | {"hands", "control", "media", "quality", "totals", "pcap", "explain"}
     | {"__init__", "config", "admin", "preflight", "monitor", "ctl.client"}
-    | {"config_check", "config_reference"},
+    | {"config_check", "config_reference", "config_schema", "toml_places"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 

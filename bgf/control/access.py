@@ -31,6 +31,15 @@ class Access:
         self._known: dict[str, bool] = {}
         self._rates: dict[str, Rate] = {}
 
+    def change(self, prefixes: Sequence[str] | None, rate_per_peer: int) -> None:
+        """Other rules, from the next frame on. What was counted begins anew."""
+        self.prefixes = None if prefixes is None else tuple(prefixes)
+        self._networks = tuple(map(ipaddress.ip_network, self.prefixes or ()))
+        self._known.clear()
+        if rate_per_peer != self._rate_per_peer:
+            self._rate_per_peer = rate_per_peer
+            self._rates.clear()
+
     def admits(self, host: str) -> bool:
         """May this host command?"""
         if self.prefixes is None:

@@ -52,6 +52,10 @@ class NewCalls:
         self._there: set[tuple[Hashable, str]] = set()
         self._cost_ns = float(_COST_NS)
 
+    def lag(self, lag_max_ms: int) -> None:
+        """Another limit, from now on."""
+        self._lag_max_ns = lag_max_ms * 1_000_000
+
     def __len__(self) -> int:
         return len(self._queue)
 

@@ -16,14 +16,14 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from bgf.control import ng
 from bgf.control.access import Access
 from bgf.control.framing import Stream
 from bgf.control.newcalls import Ask, NewCalls
-from bgf.control.sockets import SO_RXQ_OVFL, dropped, open_udp
+from bgf.control.sockets import SO_RXQ_OVFL, dropped, open_udp, refilter
 from bgf.control.streams import Connection, Streams
 from bgf.control.web import Web
 from bgf.errors import PeerError
@@ -127,6 +127,23 @@ class NgServer:
         """Where each transport listens: udp, tcp, http."""
         found = {"udp": self.address} if self._socket is not None else {}
         return found | {name: streams.address for name, streams in self._streams.items()}
+
+    def admit(self, prefixes: Sequence[str] | None, rate_per_peer: int) -> bool:
+        """Other peers and another rate, while commands go on. False: between everybody and some, it
+        takes other sockets; the rate alone is taken then. Raises OSError."""
+        access = self._access
+        possible = (prefixes is None) == (access.prefixes is None)
+        access.change(prefixes if possible else access.prefixes, rate_per_peer)
+        if possible and self._socket is not None:
+            refilter(self._socket, access, self.address.family)
+        for streams in self._streams.values() if possible else ():
+            refilter(streams.listener, access, self.address.family)
+        return possible
+
+    def lag(self, lag_max_ms: int) -> None:
+        """How long a new call may wait, from now on."""
+        if self._new is not None:
+            self._new.lag(lag_max_ms)
 
     @property
     def connections(self) -> int:

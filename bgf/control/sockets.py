@@ -70,6 +70,16 @@ def open_udp(address: Address, access: Access) -> UdpSockets:
     return UdpSockets(peers, strangers)
 
 
+def refilter(opened: socket.socket, access: Access, family: Family) -> None:
+    """The packet filter of other prefixes for an open socket; at once, and nothing queued is lost.
+    Raises OSError."""
+    if access.prefixes is not None:
+        tcp = opened.type == socket.SOCK_STREAM
+        peer, stranger = (_WHOLE, 0) if tcp else (0, 1)
+        program = packet_filter(access.prefixes, family, peer=peer, stranger=stranger)
+        _attach(opened, SO_ATTACH_FILTER if tcp else SO_ATTACH_REUSEPORT_CBPF, program)
+
+
 def open_tcp(address: Address, access: Access) -> socket.socket:
     """A listening socket; as `open_udp`."""
     opened = _bound(address, socket.SOCK_STREAM, 0)

@@ -175,7 +175,7 @@ class Streams:
         counts: Counter[str],
     ) -> None:
         """Bind at once. Raises EnvironmentProblem."""
-        self._socket = open_tcp(address, access)
+        self._socket = self.listener = open_tcp(address, access)
         self.address = Address(address.host, int(self._socket.getsockname()[1]))
         self.deliver = deliver
         self.access = access

@@ -37,6 +37,7 @@ from bgf.ctl.ng_command import ng
 from bgf.ctl.node_drill import on_node
 from bgf.ctl.nodes_option import on_nodes
 from bgf.ctl.openstack_commands import openstack
+from bgf.ctl.reload_command import reload
 from bgf.ctl.session_commands import gateways, sessions
 from bgf.ctl.state_commands import state
 from bgf.ctl.upgrade_command import upgrade
@@ -188,7 +189,7 @@ def trace(
 _FAILOVER = (switchover, drain, undrain, ready, why, upgrade)
 _DRILLS = (drill, drills, chaos)
 _ELSEWHERE = (lab, rtpload, openstack)
-for _command in (sessions, capture, relatch, ng, state, *_ELSEWHERE, *_DRILLS, *_FAILOVER):
+for _command in (reload, sessions, capture, relatch, ng, state, *_ELSEWHERE, *_DRILLS, *_FAILOVER):
     bgfctl.add_command(_command)
 add_faults(drill)
 drill.add_command(on_node)

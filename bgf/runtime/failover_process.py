@@ -25,6 +25,7 @@ from bgf.runtime.history_file import HistoryFile, boot_id
 from bgf.runtime.own_addresses import own_addresses
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.readiness import Readiness
+from bgf.runtime.reloading import Reloader
 from bgf.runtime.witness import Witness
 from failover.addresses import NetlinkAddresses
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
@@ -190,10 +191,11 @@ async def run(node: NodeConfig) -> None:
     history = HistoryFile(node.node.run_dir, manager.history, boot)
     history.load(list(config.groups))
     admin = FailoverAdmin(manager, addresses, config.groups, boot)
+    handlers = admin.handlers | {"reload": Reloader("failover", node).reload}
     stop = asyncio.Event()
     try:
         witness.start()
-        async with AdminServer(node.node.socket("failover"), admin.handlers):
+        async with AdminServer(node.node.socket("failover"), handlers):
             log.info("ready: probing from %s", dict(sources))
             await until_signalled(
                 [

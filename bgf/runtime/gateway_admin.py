@@ -21,6 +21,8 @@ from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
 from bgf.runtime.figures import Figures
 from bgf.runtime.process import call_ns, now_ns
+from bgf.runtime.reloading import Reloader
+from bgf.runtime.retuning import retune
 from bgf.runtime.room import lacks, room_of
 from bgf.runtime.rows import flow_row, session_row, tally_rows
 from bgf.runtime.served import Served
@@ -44,6 +46,7 @@ class GatewayAdmin:
     def __init__(self, process: GatewayProcess) -> None:
         self._process = process
         self._figures = Figures(process)
+        self._reloader = Reloader("gateway", process.node, lambda new: retune(process, new))
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -60,6 +63,7 @@ class GatewayAdmin:
             "capture-fetch": lambda request: self._process.captures.fetch(request.get("capture")),
             "capture-end": lambda request: self._process.captures.end(request.get("capture")),
             "reload-keys": self.reload_keys,
+            "reload": self._reloader.reload,
         }
 
     async def recorded(self, _request: dict[str, Any]) -> dict[str, Any]:

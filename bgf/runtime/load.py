@@ -47,9 +47,13 @@ class Load:
 
     def __init__(self, memory_max_mb: int = 0) -> None:
         """0: three quarters of what the process may have."""
-        self.memory_max_bytes = memory_max_mb << 20 or int(allowed_bytes() * MEMORY_PART)
+        self.allow(memory_max_mb)
         self.memory_bytes = 0
         self.measure()
+
+    def allow(self, memory_max_mb: int) -> None:
+        """As at the start: another limit."""
+        self.memory_max_bytes = memory_max_mb << 20 or int(allowed_bytes() * MEMORY_PART)
 
     def measure(self) -> None:
         self.memory_bytes = resident_bytes()

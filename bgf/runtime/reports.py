@@ -52,6 +52,10 @@ class MediaReports:
         self._silence: dict[str, tuple[Driver, Silence]] = {}
         self.tally: Counter[str] = Counter()
 
+    def close_after(self, close_hanging_s: int) -> None:
+        """Another limit, from the next look on; 0: none."""
+        self._close_after_ns = close_hanging_s * 1_000_000_000
+
     def take(self) -> None:
         """Out of the packet path; the latest word on each pinhole counts."""
         for report in self._datapath.reports():

@@ -21,6 +21,7 @@ from bgf.errors import BgfError, EnvironmentProblem, Malformed
 from bgf.runtime.cluster import open_store
 from bgf.runtime.process import every, now_ns, until_signalled
 from bgf.runtime.registry_adapters import etcd_registry
+from bgf.runtime.reloading import Reloader
 from statestore import errors as store_errors
 from statestore import metrics
 from statestore.errors import StateStoreError
@@ -123,6 +124,7 @@ class StateProcess:
     def __init__(self, node: NodeConfig, keeper: Keeper) -> None:
         self._node = node
         self._keeper = keeper
+        self.reloader = Reloader("state", node)
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -130,6 +132,7 @@ class StateProcess:
             "state": lambda _: asyncio.to_thread(self._status, True),
             "items": self._items,
             "move": self._move,
+            "reload": self.reloader.reload,
             "metrics": lambda _: asyncio.to_thread(
                 lambda: {"text": metrics.text(self._keeper.reading)}
             ),
@@ -281,7 +284,8 @@ async def _run_embedded(node: NodeConfig) -> None:
 
 
 async def _run_clustered(node: NodeConfig, cluster: StateCluster) -> None:
-    """SIGHUP reads the key file again. On SIGTERM what this member is master of is handed over."""
+    """SIGHUP reads the key file and the node's file again. On SIGTERM what this member is master of
+    is handed over."""
     timers = PROFILES[cluster.profile]
     # Half a lease: a question that is not answered by then leaves time for another.
     registry = etcd_registry(cluster, timeout_ms=timers.lease_ms // 2)
@@ -290,7 +294,7 @@ async def _run_clustered(node: NodeConfig, cluster: StateCluster) -> None:
         keeper = Clustered(server)
         process = StateProcess(node, keeper)
         asyncio.get_running_loop().add_signal_handler(
-            signal.SIGHUP, lambda: _logged(server.reload_keys)
+            signal.SIGHUP, lambda: _logged(server.reload_keys, process.reloader.hang_up)
         )
         leave = False
         try:
@@ -308,8 +312,9 @@ async def _run_clustered(node: NodeConfig, cluster: StateCluster) -> None:
         registry.close()
 
 
-def _logged(work: Callable[[], None]) -> None:
-    try:
-        work()
-    except StateStoreError as error:
-        log.error("%s", error)
+def _logged(*works: Callable[[], None]) -> None:
+    for work in works:
+        try:
+            work()
+        except StateStoreError as error:
+            log.error("%s", error)
