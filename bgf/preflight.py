@@ -45,8 +45,10 @@ LAB_PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
 CAP_SYS_ADMIN: Final = 21
 CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW", CAP_SYS_ADMIN: "CAP_SYS_ADMIN"}
 NODE_CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 13: "CAP_NET_RAW"}
-BPF_CAPABILITIES: Final = {38: "CAP_PERFMON", 39: "CAP_BPF"}
-"""What a node's processes need of CAP_SYS_ADMIN, which holds them both."""
+BPF_CAPABILITIES: Final = {39: "CAP_BPF"}
+LOAD_CAPABILITIES: Final = {38: "CAP_PERFMON"}
+"""Parts of CAP_SYS_ADMIN. Whoever loads the packet program needs the second: without it the kernel
+guards each of its array accesses against speculation, or refuses it."""
 
 TCP_LISTEN: Final = "0A"  # proc_net_tcp(5): the state of a listener
 IP_FREEBIND: Final = 15  # linux/in.h, valid for IPv6 sockets too; Python has no name for it
@@ -105,11 +107,14 @@ def check_capabilities(effective: int) -> Problem | None:
     )
 
 
-def check_node_capabilities(effective: int) -> Problem | None:
-    """A node needs no root: these few suffice, and the units of the Debian package give them."""
+def check_node_capabilities(effective: int, *, loads: bool = True) -> Problem | None:
+    """A node needs no root: these few suffice, and the units of the Debian package give them.
+
+    `loads`: does this process load the packet program, or only find it?
+    """
     needed = dict(NODE_CAPABILITIES)
     if not effective >> CAP_SYS_ADMIN & 1:
-        needed |= BPF_CAPABILITIES
+        needed |= BPF_CAPABILITIES | (LOAD_CAPABILITIES if loads else {})
     missing = [name for bit, name in needed.items() if not effective >> bit & 1]
     if not missing:
         return None
@@ -397,10 +402,12 @@ def lab(pin_dir: Path, packages: Mapping[str, Sequence[str]] = LAB_PACKAGES) -> 
 def node(config: NodeConfig, *, binds_control: bool = False) -> list[Problem]:
     """What a node's process needs before it starts, in the network namespace it will run in.
 
-    `binds_control` is for the process that will bind the groups' control addresses.
+    `binds_control` is for the process that will bind the groups' control addresses, and that loads
+    the packet program.
     """
     mounts, filesystems = _text(Path("/proc/mounts")), _text(Path("/proc/filesystems"))
-    fit = [check_kernel(read_release()), check_node_capabilities(read_capabilities())]
+    capabilities = check_node_capabilities(read_capabilities(), loads=binds_control)
+    fit = [check_kernel(read_release()), capabilities]
     if fit[1] is None:
         fit.append(check_bpf(read_bpf()))
     found = [*fit, check_bpffs(mounts, filesystems, config.media.pin_dir)]

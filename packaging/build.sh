@@ -26,9 +26,9 @@ version=$(sed -n 's/^version = //p' setup.cfg)
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 cat >"$tree/debian/changelog" <<EOF
-bgf ($version) bookworm; urgency=medium
+bgf ($version-1) bookworm; urgency=medium
 
-  * See /usr/share/doc/bgf/changelog.gz.
+  * See changelog.gz beside this file.
 
  -- bgf developers <bgf@localhost>  $(date -R -u -d "@$SOURCE_DATE_EPOCH")
 EOF

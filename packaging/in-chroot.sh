@@ -28,7 +28,7 @@ done
 [ ! -e /etc/bgf/node.toml ] || fail "a configuration that nobody wrote"
 say "installed: $(bgf --version), $(du -sh /usr/lib/bgf | cut -f1)"
 
-systemd-analyze verify /lib/systemd/system/bgf.target /lib/systemd/system/bgf-*.service || fail "units"
+systemd-analyze verify --man=no /lib/systemd/system/bgf.target /lib/systemd/system/bgf-*.service || fail "units"
 for unit in /lib/systemd/system/bgf-*.service; do
   systemd-analyze security --offline=true --threshold=30 --no-pager "$unit" | tail -n 1
 done

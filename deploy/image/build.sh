@@ -12,7 +12,7 @@ need mmdebstrap qemu-utils:qemu-img e2fsprogs:mke2fs mtools:mcopy dosfstools:mkf
 deb=${1:-$(echo dist/bgf_*.deb)}
 [ -f "$deb" ] || die "no package $deb: make deb"
 version=$(dpkg-deb -f "$deb" Version)
-image=dist/bgf_${version}_amd64.qcow2
+image=dist/bgf_${version%-*}_amd64.qcow2
 files=deploy/image/files
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
@@ -26,7 +26,7 @@ cp "$deb" "$work/packages/bgf.deb"
 packages=(
   linux-image-cloud-amd64 initramfs-tools grub-pc-bin grub-efi-amd64-bin grub-efi-amd64-signed shim-signed
   grub-cloud-amd64                      # keeps both boot loaders up to date on a running machine
-  systemd-sysv dbus libpam-systemd udev systemd-resolved
+  systemd-sysv dbus libpam-systemd udev systemd-resolved e2fsprogs fdisk netbase
   cloud-init cloud-guest-utils          # keys, networks, files from the cloud; grows the disk
   openssh-server sudo chrony ca-certificates
   iproute2 iputils-ping ethtool tcpdump curl less bash-completion nano procps kmod
@@ -37,6 +37,7 @@ step "Debian 12 with $(basename "$deb") (mmdebstrap)"
 quietly "$work/log" mmdebstrap --variant=minbase --components=main \
   --include="$(IFS=,; echo "${packages[*]}")" \
   --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
+  --dpkgopt=force-unsafe-io \
   --dpkgopt='path-exclude=/usr/share/locale/*' \
   --dpkgopt='path-exclude=/usr/share/doc/*' \
   --dpkgopt='path-include=/usr/share/doc/*/copyright' \
@@ -44,9 +45,9 @@ quietly "$work/log" mmdebstrap --variant=minbase --components=main \
   --dpkgopt='path-exclude=/usr/share/man/*' \
   --dpkgopt='path-include=/usr/share/man/man*/bgf*' \
   --essential-hook='echo grub-pc grub-pc/install_devices_empty boolean true | chroot "$1" debconf-set-selections' \
-  --customize-hook="mkdir \$1/root/packages; copy-in $work/packages/bgf.deb /root/packages" \
-  --customize-hook='chroot "$1" apt-get install -y --no-install-recommends /root/packages/bgf.deb' \
-  --customize-hook='rm -r "$1/root/packages"' \
+  --customize-hook="copy-in $work/packages/bgf.deb /tmp" \
+  --customize-hook="unshare --mount $PWD/packaging/apart.sh \$1 apt-get install -y --no-install-recommends /tmp/bgf.deb" \
+  --customize-hook='rm "$1/tmp/bgf.deb"' \
   --customize-hook="tar -C $files -cf - --owner=0 --group=0 . | tar -C \$1 --no-overwrite-dir -xf -" \
   --customize-hook="$(cat deploy/image/customize.sh)" \
   bookworm "$work/root.tar"

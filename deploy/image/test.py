@@ -85,12 +85,11 @@ profile = "safe"
 
 
 def run(*argv: str | Path, **more: Any) -> str:
-    done = subprocess.run(
-        [str(a) for a in argv], capture_output=True, text=True, check=False, **more
-    )
+    words = [str(a) for a in argv]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **more)
     if done.returncode:
         raise Failed(f"{argv[0]}: {(done.stderr or done.stdout).strip()[-400:]}")
-    return done.stdout
+    return str(done.stdout)
 
 
 @contextlib.contextmanager
@@ -226,7 +225,7 @@ def journal(vm: Machine) -> None:
 
 def sandbox(vm: Machine) -> None:
     """As the kernel sees them: a user without power, and what capabilities are left."""
-    wanted = {"bgf-state": 0, "bgf-gateway": 0xC000003000, "bgf-failover": 0xC000003000}
+    wanted = {"bgf-state": 0, "bgf-gateway": 0xC000003000, "bgf-failover": 0x8000003000}
     for unit, bits in wanted.items():
         pid = vm.properties(unit, "MainPID")["MainPID"]
         status = vm.ssh(f"cat /proc/{pid}/status")
