@@ -87,7 +87,7 @@ def other_limits_without_a_restart(cluster: Cluster) -> None:
     assert (change["node"], change["key"]) == ("n1", "control.sessions_max")
     assert (change["new"], change["outcome"]) == (1, "taken up")
     with cluster.client("second") as client:
-        assert "limit" in client.call(offer("n"))["error-reason"]
+        assert "limit" in str(client.call(offer("n"))["error-reason"])
         assert client.call({"command": "query", "call-id": "m"})["result"] == "ok"
     file.write_text(re.sub(r"(?m)^sessions_max = .*$", "sessions_max = 0", text))
     done = bgfctl("reload", "--run-dir", str(cluster.plan.run_dir))
