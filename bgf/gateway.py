@@ -237,9 +237,15 @@ class Gateway:
 
         Without this, a new call could draw the port of a call that still lies in the journal.
         """
+        sessions, adopted = self._sessions, self._adopted
         for port, call_id in self._pool.take_all(pairs):
-            if call_id not in self._sessions:
-                self._adopted.setdefault(call_id, []).append(port)
+            if call_id in sessions:
+                continue
+            known = adopted.get(call_id)
+            if known is None:
+                adopted[call_id] = [port]
+            else:
+                known.append(port)
 
     def adopted(self) -> Iterable[str]:
         """Calls known by their flows only."""

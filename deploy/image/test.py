@@ -85,12 +85,11 @@ profile = "safe"
 
 
 def run(*argv: str | Path, **more: Any) -> str:
-    done = subprocess.run(
-        [str(a) for a in argv], capture_output=True, text=True, check=False, **more
-    )
+    words = [str(a) for a in argv]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **more)
     if done.returncode:
         raise Failed(f"{argv[0]}: {(done.stderr or done.stdout).strip()[-400:]}")
-    return done.stdout
+    return str(done.stdout)
 
 
 @contextlib.contextmanager
