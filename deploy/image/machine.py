@@ -14,7 +14,7 @@ from typing import Final
 
 CORES: Final = 2
 MEMORY_MIB: Final = 1536
-SSH_S: Final = 60
+SSH_S: Final = 120
 SHUT_DOWN_S: Final = 120
 CONSOLE_CHARS: Final = 100
 OVMF_CODE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
