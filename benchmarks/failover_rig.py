@@ -55,6 +55,8 @@ BACK_S: Final = 20.0
 HEARD_S: Final = 30.0
 READY_S: Final = 120.0
 POLL_S: Final = 0.1
+OPEN_TRIES: Final = 30
+"""Of a second each."""
 MS: Final = 1_000_000
 
 
@@ -186,9 +188,11 @@ class Cluster:
     # -- load --------------------------------------------------------------------------------
 
     def client(self, group: str = "g1", prefix: str = "fig8") -> NgClient:
-        """At the proxy's place."""
+        """At the proxy's place, and more patient: sessions are no figure of ours."""
         address = Address(self.plan.group(group).control_host, CONTROL_PORT)
-        return namespaces.run_in(self.plan.cscf, lambda: NgClient(address, prefix=prefix))
+        return namespaces.run_in(
+            self.plan.cscf, lambda: NgClient(address, tries=OPEN_TRIES, prefix=prefix)
+        )
 
     @contextlib.contextmanager
     def load(self, flows: int, group: str = "g1") -> Iterator[Load]:

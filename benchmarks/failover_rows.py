@@ -188,7 +188,7 @@ def _false_alarms(report: Report, profile: str, samples: Sequence[Sample]) -> No
     report.add(
         f"false_takeovers_{profile}", sum(int(s["takeovers"]) for s in samples), "takeovers",
         goal="== 0" if profile == "safe" else None,
-        note=f"in {minutes:.0f} minutes of load, {busy:.0f} % CPU use; "
+        note=f"in {minutes:.3g} minutes of load, {busy:.0f} % CPU use; "
         f"{sum(int(s['suspicions']) for s in samples)} suspicions that led to none",
     )  # fmt: skip
 
