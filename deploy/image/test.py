@@ -30,9 +30,9 @@ from media import Call
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs/deploy-bare.md"
 LOGS: Final = ROOT / "dist"
-BOOT_S: Final = {"kvm": 240, "tcg": 900}
+BOOT_S: Final = {"kvm": 400, "tcg": 1_200}
 """How long a boot may take until everything is ready; a busy machine is no failure."""
-SETTLE_S: Final = 120
+SETTLE_S: Final = 240
 NETWORKS: Final = {
     "mgmt": ("10.30.0.1/24",),
     "access": ("10.10.0.1/24", "fd00:a::1/64"),
