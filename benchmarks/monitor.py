@@ -31,7 +31,7 @@ PAUSE_S: Final = 0.1
 CALLS_PER_S: Final = 50.0
 HELD: Final = 20
 LISTEN: Final = "127.0.0.1:9487"
-LOOK_GOAL, TEXT_GOAL, DELAY_GOAL = "<= 5", "<= 50", "<= 10"
+LOOK_GOAL, TEXT_GOAL, DELAY_GOAL = "<= 10", "<= 50", "<= 10"
 SETTLE_S: Final = 3.0
 LINE_WIDTH: Final = 160
 SCRAPER: Final = (

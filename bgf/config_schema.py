@@ -260,8 +260,8 @@ SECTIONS: Final = (
             f"{monitor.MONITOR_PORT}. Read-only, without a password: keep the network closed.", _M),
         Key("monitor.peers", "list", "The other nodes' monitors, so that the page shows them all.",
             _M, ABSENT),
-        Key("monitor.drills", "text", "Directory of drill reports (`bgfctl drill --json --plot`) "
-            "that the page shows.", _M, ABSENT),
+        Key("monitor.drills", "text", "Directory of drill reports (`bgfctl drill FAULT --json "
+            "FILE`, a plot of the same name beside) that the page shows.", _M, ABSENT),
     )),
 )  # fmt: skip
 

@@ -55,12 +55,14 @@ STRAYS_MAX = 4_096
 
 class Limits(msgspec.Struct, frozen=True):
     """Bounds of one group. A pair of a deleted call rests for `quarantine_ms`: what its party
-    still sends must not reach the next call. `new_calls_per_s` 0: no limit."""
+    still sends must not reach the next call. `new_calls_per_s` 0: no limit. `strays_max` bounds
+    those tombstones that commands about nobody's calls leave: they fill no store."""
 
     sessions_max: int = 20_000
     tombstones_max: int = 200_000
     quarantine_ms: int = 5_000
     new_calls_per_s: int = 0
+    strays_max: int = 10_000
 
 
 class Plan(NamedTuple):
@@ -107,6 +109,7 @@ class Gateway:
         self._pool = PortPool(*group.ports, self.limits.quarantine_ms)
         self._sessions: dict[str, Session] = {}
         self._tombstones = 0
+        self._stray_tombstones = 0
         self._new_calls = Rate(self.limits.new_calls_per_s)  # of this owner: no state of the calls
         self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
         self._adopted: dict[str, list[int]] = {}  # pairs of calls known by their flows only
@@ -175,7 +178,8 @@ class Gateway:
             if reply is not None:
                 return Plan(event, call_id, before, before, [reply])
         after, reply, notice = sessions.apply(before, event, self.site)
-        if before is None and _is_tombstone(after) and self._strays_only:
+        full = self._stray_tombstones >= self.limits.strays_max
+        if before is None and full and _is_stray(after):
             after = None
         effects: list[Effect] = []
         if after is not before:
@@ -233,9 +237,15 @@ class Gateway:
 
         Without this, a new call could draw the port of a call that still lies in the journal.
         """
+        sessions, adopted = self._sessions, self._adopted
         for port, call_id in self._pool.take_all(pairs):
-            if call_id not in self._sessions:
-                self._adopted.setdefault(call_id, []).append(port)
+            if call_id in sessions:
+                continue
+            known = adopted.get(call_id)
+            if known is None:
+                adopted[call_id] = [port]
+            else:
+                known.append(port)
 
     def adopted(self) -> Iterable[str]:
         """Calls known by their flows only."""
@@ -340,12 +350,6 @@ class Gateway:
                 return Reply(command.cookie, Result.LOAD_LIMIT, limit)
         return None
 
-    @property
-    def _strays_only(self) -> bool:
-        """Are there so many tombstones that commands about nobody's calls leave none? They must not
-        keep new calls out."""
-        return 2 * self._tombstones >= self.limits.tombstones_max
-
     def _stray(self, command: Command) -> Reply | None:
         """What the same command was told when its call was not here, and no tombstone was to be
         had: a delete that is repeated must not meet a call that has begun since. (A new owner does
@@ -429,6 +433,7 @@ class Gateway:
             for port in sorted(held - wanted):
                 self._pool.release(port, call_id, now_ns)
         self._tombstones += _is_tombstone(after) - _is_tombstone(before)
+        self._stray_tombstones += _is_stray(after) - _is_stray(before)
         if after is not None and after.orders.copied:
             self._copied[call_id] = after
             self.copied_version += 1
@@ -466,3 +471,8 @@ def _begins(session: Session | None) -> bool:
 
 def _is_tombstone(session: Session | None) -> bool:
     return session is not None and session.state is State.DELETED
+
+
+def _is_stray(session: Session | None) -> bool:
+    """Is it the tombstone of a call that never was?"""
+    return _is_tombstone(session) and session is not None and not session.created_ns

@@ -29,6 +29,11 @@ class Family(enum.IntEnum):
     IP6 = 6
 
 
+def family_of(host: str) -> Family:
+    """Of a canonical textual host."""
+    return Family.IP6 if ":" in host else Family.IP4
+
+
 class Component(enum.IntEnum):
     """Which of a stream's two packet kinds a flow carries (RFC 3550; RFC 5761 when muxed)."""
 

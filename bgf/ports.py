@@ -87,6 +87,19 @@ class PortPool:
     def take_all(self, pairs: Mapping[int, str]) -> Iterable[tuple[int, str]]:
         """Give pairs to calls, many at once; those given. Pairs that are another call's, or
         outside the range, are left out."""
+        if not self._owners and not self._cooling:  # a new owner, whom somebody waits for
+            marks, base = self._marks, self._base
+            indices = [(port - base) // 2 for port in pairs]
+            owners = dict(zip(indices, pairs.values(), strict=True))
+            inside = not indices or (min(indices) >= 0 and max(indices) < self.size)
+            if inside and len(owners) == len(pairs):
+                self._owners = owners
+                for index in indices:
+                    marks[index] = _USED
+                return pairs.items()
+        return list(self._take_each(pairs))
+
+    def _take_each(self, pairs: Mapping[int, str]) -> Iterable[tuple[int, str]]:
         for port, owner in pairs.items():
             index = self._index(port)
             if index is None or self._owners.setdefault(index, owner) != owner:

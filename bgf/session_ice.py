@@ -40,10 +40,11 @@ PWD_CHARS: Final = 24  # 144 bits, of 128
 REMOTE_UFRAG_CHARS_MAX: Final = 64  # a longer one is not compared: the integrity says enough
 RTP_PREFIXES: Final = ("RTP/", "UDP/TLS/RTP/")
 TRANSPORTS_CACHED_MAX: Final = 256
-WISHES_CACHED_MAX: Final = 1_024
+FLAGS_CACHED_MAX: Final = 256
+"""Of what flags say, remembered: a proxy's route says the same of every call."""
 
 
-@functools.lru_cache(maxsize=WISHES_CACHED_MAX)
+@functools.lru_cache(maxsize=FLAGS_CACHED_MAX)
 def restated(wishes: tuple[str, ...], flags: tuple[str, ...], *kinds: str) -> tuple[str, ...]:
     """The wishes with those kinds in place that the flags state; one tuple for all calls that
     have the like."""

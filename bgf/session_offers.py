@@ -7,6 +7,7 @@ clocks or peers: ports and time arrive inside events.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Final, TypeVar
 
@@ -15,7 +16,7 @@ import msgspec
 from bgf import session_flows, session_ice
 from bgf.errors import Malformed, Misuse, Unsupported
 from bgf.events import Command, MediaLine, MediaRewrite, Reply, Result, Verb
-from bgf.model import Address, Family, Ice
+from bgf.model import Address, Family, Ice, family_of
 from bgf.session_flows import (
     ASYMMETRIC,
     LEARNING,
@@ -26,7 +27,7 @@ from bgf.session_flows import (
     agreed,
     relatched,
 )
-from bgf.session_ice import ICE, MUX
+from bgf.session_ice import FLAGS_CACHED_MAX, ICE, MUX
 from bgf.session_values import Session, Site, State, Stream
 
 T = TypeVar("T")
@@ -100,8 +101,8 @@ def offer(session: Session, command: Command, site: Site) -> tuple[Session, Repl
             far_host = _far_host(
                 session, stream, line, far, asked=command.family, known=families[far], site=site
             )
-            families[side] = families[side] or Address(near_host, 0).family
-            families[far] = Address(far_host, 0).family
+            families[side] = families[side] or family_of(near_host)
+            families[far] = family_of(far_host)
             ports = stream.ports
             if ports[0]:
                 near_host = stream.hosts[side]  # a change of family waits for the answer
@@ -184,7 +185,7 @@ def answer(session: Session, command: Command, site: Site) -> tuple[Session, Rep
             rewrites.append(_rejected(session, stream, families, offerer, site))
             continue
         host = _near_host(session, stream, line, offerer, index=index, site=site)
-        families[offerer] = Address(host, 0).family
+        families[offerer] = family_of(host)
         hosts = _by_side(offerer, host, stream.hosts[answerer])
         if answered.rtp.port:
             _same_family(answered, hosts[answerer], index)
@@ -312,7 +313,7 @@ def _far_host(
 
 def _same_family(line: MediaLine, host: str, index: int) -> None:
     """The answerer was given `host`: it cannot send there from the other family."""
-    if line.rtp.host not in UNSPECIFIED and line.rtp.family is not Address(host, 0).family:
+    if line.rtp.host not in UNSPECIFIED and line.rtp.family is not family_of(host):
         raise Unsupported(
             f"media line {index}: the answer's {line.rtp.host} is not of the family of"
             f" {host}, which it was offered"
@@ -350,10 +351,15 @@ def _answer_tags(session: Session, answerer: int, command: Command) -> tuple[str
 
 def _settings(session: Session, command: Command) -> tuple[str, ...]:
     """What flags say of the call's media holds until others of the same kind are stated."""
+    return _settled(command.flags, session.settings)
+
+
+@functools.lru_cache(maxsize=FLAGS_CACHED_MAX)
+def _settled(flags: tuple[str, ...], settings: tuple[str, ...]) -> tuple[str, ...]:
     kept: list[str] = []
     for is_kind in (_of_sources, _of_marking):
-        stated = sorted([flag for flag in command.flags if is_kind(flag)])
-        kept += stated or filter(is_kind, session.settings)
+        stated = sorted(filter(is_kind, flags))
+        kept += stated or filter(is_kind, settings)
     return tuple(kept)
 
 

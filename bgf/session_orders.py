@@ -13,6 +13,7 @@ which ends no call that has any. Source: rtpengine's `ng` manual.
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import msgspec
@@ -21,6 +22,7 @@ from bgf import session_ice
 from bgf.errors import UnknownCall
 from bgf.events import CallReport, Command, Heard, MediaLine, Party, Verb
 from bgf.session_flows import agreed, relatched
+from bgf.session_ice import FLAGS_CACHED_MAX
 from bgf.session_values import (
     HALF_OPEN_MAX_MS,
     NS_PER_MS,
@@ -68,11 +70,13 @@ _RECORD_CALL: Final = {
 
 def value_of(command: Command, key: str) -> str:
     """What a `key=value` flag says, empty when there is none."""
-    prefix = key + "="
-    for flag in command.flags:
-        if flag.startswith(prefix):
-            return flag[len(prefix) :]
-    return ""
+    return _value(command.flags, key)
+
+
+@functools.lru_cache(maxsize=FLAGS_CACHED_MAX)
+def _value(flags: tuple[str, ...], key: str) -> str:
+    prefix = f"{key}="
+    return next((flag.removeprefix(prefix) for flag in flags if flag.startswith(prefix)), "")
 
 
 def number_of(command: Command, key: str, default: int, most: int) -> int:

@@ -129,8 +129,11 @@ class Orders(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def copied(self) -> bool:
         """Is any of the call's media to be copied to user space?"""
-        return self.recording is Recording.ON or any(
-            Treatment.FORWARDED in treatments for treatments in self.treatments
+        first, second = self.treatments
+        return (
+            self.recording is Recording.ON
+            or Treatment.FORWARDED in first
+            or Treatment.FORWARDED in second
         )
 
 

@@ -25,7 +25,7 @@ if ! mmdebstrap --quiet --variant=minbase --include=systemd,iproute2,python3 \
   --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io \
   --customize-hook="copy-in $work/old.deb $work/new.deb packaging/in-chroot.sh /root" \
   --customize-hook="copy-in packaging/etc/node.toml /root" \
-  --customize-hook='chroot "$1" bash /root/in-chroot.sh >&2' \
+  --customize-hook="unshare --mount $PWD/packaging/apart.sh \$1 bash /root/in-chroot.sh >&2" \
   bookworm /dev/null 2>"$work/log"; then
   tail -n 40 "$work/log" >&2
   die "failed (the last lines stand above)"

@@ -8,8 +8,8 @@ does not do. Both are named in the reply's `warning`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator
+from typing import Any, NamedTuple
 
 from bgf.control import words
 from bgf.control.bencode import Value
@@ -28,7 +28,7 @@ WARNING_WORDS_MAX = 8
 
 WISHES_CACHED_MAX = 1_024
 """Wishes remembered, so that each proxy's usual ones are read once."""
-WISHES_BYTES_MAX = 2_048
+WISHES_CHARS_MAX = 4_096
 """Larger ones are not remembered."""
 
 _OFF = frozenset(value.encode() for value in words.OFF)
@@ -71,7 +71,11 @@ class Wishes(NamedTuple):
                 yield f"m-line {number} stays {line.transport}, {show(self.transport)} is not made"
 
 
-_Kept = tuple[tuple[str, int | bytes | tuple[Value, ...]], ...]
+_Kept = tuple[tuple[str, Hashable], ...]
+
+
+class _TooLong(Exception):
+    """Not to be remembered."""
 
 
 def wished(entries: dict[str, Value]) -> Wishes:
@@ -79,40 +83,25 @@ def wished(entries: dict[str, Value]) -> Wishes:
 
     A proxy's route says the same of every call: that is read once.
     """
-    key: _Kept = tuple(
-        [
-            (name, tuple(value) if isinstance(value, list) else value)
-            for name, value in entries.items()
-            if not isinstance(value, dict)
-        ]
-    )
-    if len(key) < len(entries) or _size(key) > WISHES_BYTES_MAX:
-        return Reader(entries).result()
     try:
-        return known(key)
-    except TypeError:  # a list with lists in it
+        return known(
+            tuple(
+                [
+                    (name, tuple(value) if isinstance(value, list) else value)
+                    for name, value in entries.items()
+                ]
+            )
+        )
+    except (TypeError, _TooLong):  # TypeError: dictionaries, or lists in lists
         return Reader(entries).result()
-
-
-def _size(key: _Kept) -> int:
-    return sum(
-        [
-            len(value) if isinstance(value, bytes) else sum(map(_length, value))
-            for _, value in key
-            if not isinstance(value, int)
-        ]
-    )
-
-
-def _length(value: Value) -> int:
-    return 1 if isinstance(value, int) else len(value)
 
 
 @functools.lru_cache(maxsize=WISHES_CACHED_MAX)
 def known(key: _Kept) -> Wishes:
-    entries: dict[str, Value] = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in key
-    }
+    """Raises _TooLong, and what a Reader raises; neither is remembered."""
+    if len(repr(key)) > WISHES_CHARS_MAX:
+        raise _TooLong
+    entries: Any = {name: list(value) if isinstance(value, tuple) else value for name, value in key}
     return Reader(entries).result()
 
 

@@ -11,10 +11,13 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bgf.admin import Json
 from bgf.ctl.cli import warn
+
+if TYPE_CHECKING:
+    from bgf.lab.measure import RunResult
 
 DEFAULT_FILE: Final = Path("/var/lib/bgf/drills.jsonl")
 ENVIRONMENT_NAME: Final = "BGF_DRILLS"
@@ -53,6 +56,24 @@ def read() -> list[Json]:
                 if isinstance(entry, dict):
                     found.append(entry)
     return found[-DRILLS_MAX:]
+
+
+def entry_of_run(run: RunResult, passed: bool) -> Json:
+    """What is kept of one run of `bgfctl drill power-off`."""
+    outage = run.spread()
+    return {
+        "where": "lab",
+        "fault": "power-off",
+        "passed": passed,
+        "from": run.killed,
+        "to": run.owner,
+        "outage_mean_ms": round(outage.mean, 3),
+        "outage_max_ms": round(outage.max, 3),
+        "calls_started": run.calls_started,
+        "calls_completed": run.calls_completed,
+        "why": run.why,
+        "broken": list(run.problems[:PROBLEMS_KEPT]),
+    }
 
 
 def entry_of(where: str, row: Json) -> Json:

@@ -19,6 +19,7 @@ from bgf.ctl.nodes_option import on_nodes, require_any
 from bgf.errors import ConfigError
 
 FAILOVER: Final = ("failover",)
+GATEWAY: Final = ("gateway",)
 POLL_S: Final = 0.1
 SWITCHOVER_S: Final = 15.0  # a wish is given up after 10 s
 DRAIN_S_DEFAULT: Final = 60
@@ -127,14 +128,16 @@ def ready(node: str | None, nodes: list[client.Node], as_json: bool) -> int:
 def why(group: str, nodes: list[client.Node], as_json: bool) -> int:
     """How GROUP last came to its owner: who suspected whom, who decided, why, and how fast.
 
-    Put together from what each node's failover process recorded. Exits with 1 when nothing was.
+    Put together from what each node's failover and gateway process recorded. Exits with 1 when
+    nothing was.
     """
     answers = client.ask(nodes, FAILOVER, "history", group=group)
     require_any(answers, "failover process")
     refused = [a for a in answers if a.code == "malformed"]
     if refused and len(refused) == len([a for a in answers if a.code != "unreachable"]):
         raise ConfigError(refused[0].error)
-    found = failover_view.story(answers, group)
+    gateways = client.ask(nodes, GATEWAY, "history", group=group)
+    found = failover_view.story(answers, group, [a for a in gateways if a.value is not None])
     show(found, render_failover.story(found), as_json)
     return OK if found["epoch"] else FAILED
 

@@ -91,8 +91,9 @@ def _lacks(node: str, mine: Json, owned: dict[str, str], known: dict[str, Json])
     return why
 
 
-def story(answers: Sequence[Answer], group: str) -> Json:
-    """How a group last came to its owner, from what all nodes recorded.
+def story(answers: Sequence[Answer], group: str, gateways: Sequence[Answer] = ()) -> Json:
+    """How a group last came to its owner, from what all nodes recorded; `gateways` are what gateway
+    processes said in their logs.
 
     Times are in ms from the decision. Those of another machine are placed by the age that they had
     when it was asked, and marked so.
@@ -111,8 +112,9 @@ def story(answers: Sequence[Answer], group: str) -> Json:
     clock = by.value or {}
     zero_ns = number(decision.get("at_ns"))
     events = []
-    for answer in told:
+    for answer in (*told, *gateways):
         value = answer.value or {}
+        process = "" if answer.process == "failover" else f" {answer.process}"
         same = text(value.get("boot")) == text(clock.get("boot"))
         shift_ns = 0 if same else number(clock.get("now_ns")) - number(value.get("now_ns"))
         for event in rows(value.get("events")):
@@ -122,7 +124,7 @@ def story(answers: Sequence[Answer], group: str) -> Json:
                     {
                         "at_ms": round(at_ns / 1e6, 1),
                         "estimated": not same,
-                        "told_by": answer.node,
+                        "told_by": f"{answer.node}{process}",
                         "event": text(event.get("event")),
                         "node": text(event.get("node")),
                         "epoch": number(event.get("epoch")),

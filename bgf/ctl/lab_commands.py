@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from bgf import config
-from bgf.ctl import render
+from bgf.ctl import drill_history, render
 from bgf.ctl.cli import FAILED, OK, Commands, as_json, console, examples, show
 from bgf.ctl.progress import Steps
 
@@ -172,6 +172,7 @@ def power_off(
     )
     with Steps() as steps:
         report = run_drill(options, steps)
+    drill_history.note([drill_history.entry_of_run(run, report.ok) for run in report.runs])
     report.render(console())
     return OK if report.ok else FAILED
 

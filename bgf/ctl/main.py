@@ -40,6 +40,7 @@ from bgf.ctl.openstack_commands import openstack
 from bgf.ctl.reload_command import reload
 from bgf.ctl.session_commands import gateways, sessions
 from bgf.ctl.state_commands import state
+from bgf.ctl.support_bundle import support_bundle
 from bgf.ctl.upgrade_command import upgrade
 from bgf.errors import BgfError, EnvironmentProblem, Malformed, Misuse
 from bgf.model import Address
@@ -189,7 +190,18 @@ def trace(
 _FAILOVER = (switchover, drain, undrain, ready, why, upgrade)
 _DRILLS = (drill, drills, chaos)
 _ELSEWHERE = (lab, rtpload, openstack)
-for _command in (reload, sessions, capture, relatch, ng, state, *_ELSEWHERE, *_DRILLS, *_FAILOVER):
+for _command in (
+    reload,
+    support_bundle,
+    sessions,
+    capture,
+    relatch,
+    ng,
+    state,
+    *_ELSEWHERE,
+    *_DRILLS,
+    *_FAILOVER,
+):
     bgfctl.add_command(_command)
 add_faults(drill)
 drill.add_command(on_node)

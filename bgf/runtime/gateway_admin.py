@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from bgf.runtime.call_audit import call_row
 from bgf.runtime.captures import SNAP_BYTES_DEFAULT
 from bgf.runtime.figures import Figures
 from bgf.runtime.process import call_ns, now_ns
+from bgf.runtime.recall import Recall
 from bgf.runtime.reloading import Reloader
 from bgf.runtime.retuning import retune
 from bgf.runtime.room import lacks, room_of
@@ -46,6 +48,8 @@ class GatewayAdmin:
     def __init__(self, process: GatewayProcess) -> None:
         self._process = process
         self._figures = Figures(process)
+        self._recall = Recall(process.node.node.id)
+        logging.getLogger("bgf").addHandler(self._recall)
         self._reloader = Reloader("gateway", process.node, lambda new: retune(process, new))
 
     @property
@@ -64,6 +68,7 @@ class GatewayAdmin:
             "capture-end": lambda request: self._process.captures.end(request.get("capture")),
             "reload-keys": self.reload_keys,
             "reload": self._reloader.reload,
+            "history": self._recall.of,
         }
 
     async def recorded(self, _request: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,10 @@ async def restore_all(served: Served, driver: Driver, began_ns: int) -> None:
                 if left in (0, steps) or now_ns() > until_ns or (driver.restored and not told):
                     break
         except StateError as error:
-            log.info("group %s: restoring waits: %s", served.group.id, error)
+            log.info(
+                "group %s: restoring waits: %s", served.group.id, error,
+                extra={"group": served.group.id, "epoch": served.epoch, "reason": "waits"},
+            )  # fmt: skip
             before = left = max(1, left)
         if driver.restored and not told:
             told = True
@@ -41,11 +44,13 @@ async def restore_all(served: Served, driver: Driver, began_ns: int) -> None:
             log.info(
                 "group %s epoch %d: %d calls restored in %.1f ms", served.group.id,
                 served.epoch, driver.gateway.usage().sessions, served.restored_in_ms,
+                extra={"group": served.group.id, "epoch": served.epoch, "reason": "restored"},
             )  # fmt: skip
         if not left:
             log.info(
                 "group %s epoch %d: %d surplus pinholes closed, all in order after %.1f ms",
                 served.group.id, served.epoch, driver.sweep(), (now_ns() - began_ns) / 1e6,
+                extra={"group": served.group.id, "epoch": served.epoch, "reason": "in-order"},
             )  # fmt: skip
             return
         if left == before:

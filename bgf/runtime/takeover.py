@@ -46,7 +46,10 @@ class Takeover:
             except (NotNow, StateError, StateStoreError) as error:
                 if not told:
                     told = str(error)
-                    log.info("group %s epoch %d: waits for the state plane: %s", group, epoch, told)
+                    log.info(
+                        "group %s epoch %d: waits for the state plane: %s", group, epoch, told,
+                        extra={"group": group, "epoch": epoch, "reason": "waits"},
+                    )  # fmt: skip
             await asyncio.sleep(RETRY_MS / 1000)
 
     def reload_keys(self) -> None:

@@ -26,7 +26,7 @@ cp "$deb" "$work/packages/bgf.deb"
 packages=(
   linux-image-cloud-amd64 initramfs-tools grub-pc-bin grub-efi-amd64-bin grub-efi-amd64-signed shim-signed
   grub-cloud-amd64                      # keeps both boot loaders up to date on a running machine
-  systemd-sysv dbus libpam-systemd udev systemd-resolved
+  systemd-sysv dbus libpam-systemd udev systemd-resolved e2fsprogs fdisk netbase
   cloud-init cloud-guest-utils          # keys, networks, files from the cloud; grows the disk
   openssh-server sudo chrony ca-certificates
   iproute2 iputils-ping ethtool tcpdump curl less bash-completion nano procps kmod
@@ -46,7 +46,7 @@ quietly "$work/log" mmdebstrap --variant=minbase --components=main \
   --dpkgopt='path-include=/usr/share/man/man*/bgf*' \
   --essential-hook='echo grub-pc grub-pc/install_devices_empty boolean true | chroot "$1" debconf-set-selections' \
   --customize-hook="copy-in $work/packages/bgf.deb /tmp" \
-  --customize-hook='chroot "$1" apt-get install -y --no-install-recommends /tmp/bgf.deb' \
+  --customize-hook="unshare --mount $PWD/packaging/apart.sh \$1 apt-get install -y --no-install-recommends /tmp/bgf.deb" \
   --customize-hook='rm "$1/tmp/bgf.deb"' \
   --customize-hook="tar -C $files -cf - --owner=0 --group=0 . | tar -C \$1 --no-overwrite-dir -xf -" \
   --customize-hook="$(cat deploy/image/customize.sh)" \

@@ -14,7 +14,7 @@ from typing import Final
 
 CORES: Final = 2
 MEMORY_MIB: Final = 1536
-SSH_S: Final = 60
+SSH_S: Final = 120
 SHUT_DOWN_S: Final = 120
 CONSOLE_CHARS: Final = 100
 OVMF_CODE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
@@ -66,7 +66,8 @@ class Machine:
         self._who = f"debian@{address}"
         argv = ["qemu-system-x86_64", "-name", "bgf-image-test", "-nodefaults", "-display", "none"]
         argv += ["-machine", "pc" if firmware == "bios" else "q35", "-accel", accel]
-        argv += ["-cpu", "host" if accel == "kvm" else "max"]
+        # of the host, KVM within KVM may refuse this and that
+        argv += ["-cpu", "qemu64" if accel == "kvm" else "max"]
         argv += ["-smp", str(CORES), "-m", str(MEMORY_MIB), "-device", "virtio-rng-pci"]
         argv += ["-serial", f"file:{self._console}"]
         argv += ["-drive", f"if=virtio,file={disk},format=qcow2,cache=unsafe"]

@@ -5,6 +5,7 @@ Knows the product's own client of `ng`, RTP headers. Must not know what stands i
 
 from __future__ import annotations
 
+import contextlib
 import re
 import selectors
 import socket
@@ -21,6 +22,8 @@ from bgf.model import Address
 
 INTERVAL_S: Final = 0.02
 PAYLOAD: Final = bytes(160)
+WARM_UP_S: Final = 15.0
+UNCOUNTED: Final = (1 << 64) - 1
 LATE_S: Final = 2.0
 """How long the last packets may be under way."""
 Place = tuple[str, int]
@@ -54,6 +57,7 @@ class Call:
         self._to["core"] = self._given(offered, "core")
         answered = self._ask("answer", sdp=_sdp(self._places["core"]))
         self._to["access"] = self._given(answered, "access")
+        self._warm_up()
         self._thread.start()
         return self
 
@@ -94,7 +98,7 @@ class Call:
 
     def answers(self) -> bool:
         try:
-            return self._client.call({"command": "ping"})["result"] == "pong"
+            return bool(self._client.call({"command": "ping"})["result"] == "pong")
         except NoAnswer as problem:
             raise Failed(str(problem)) from None
 
@@ -109,7 +113,7 @@ class Call:
         if tags[1]:
             request["to-tag"] = tags[1]
         try:
-            reply = self._client.call(request)
+            reply: dict[str, Any] = self._client.call(request)
         except NoAnswer as problem:
             raise Failed(f"{command}: {problem}") from None
         if reply.get("result") != "ok":
@@ -124,6 +128,24 @@ class Call:
         if not host or not port or host[1] != self._media[realm]:
             raise Failed(f"the SDP towards {realm} does not name {self._media[realm]}: {sdp}")
         return host[1], int(port[1])
+
+    def _warm_up(self) -> None:
+        """Until both ends hear each other: neighbours are asked for, senders learned. Not counted.
+        Raises Failed."""
+        until = time.monotonic() + WARM_UP_S
+        heard: set[str] = set()
+        while len(heard) < len(self._ends):
+            if time.monotonic() > until:
+                deaf = ", ".join(sorted(self._ends.keys() - heard))
+                raise Failed(f"nothing of the other end arrives within {WARM_UP_S:g} s: {deaf}")
+            for name, end in self._ends.items():
+                end.sendto(_packet(0, UNCOUNTED), self._to[name])
+                end.settimeout(INTERVAL_S)
+                with contextlib.suppress(TimeoutError):
+                    end.recv(2048)
+                    heard.add(name)
+        for end in self._ends.values():
+            end.settimeout(None)
 
     def _talk(self) -> None:
         """Both ends send a packet each 20 ms and write down what comes."""
@@ -141,8 +163,7 @@ class Call:
 
     def _say(self, name: str) -> None:
         number = self._sent[name]
-        header = struct.pack(">BBHII", 0x80, 8, number & 0xFFFF, number * 160 & 0xFFFFFFFF, 7)
-        self._ends[name].sendto(header + struct.pack(">Q", number) + PAYLOAD[8:], self._to[name])
+        self._ends[name].sendto(_packet(number, number), self._to[name])
         self._sent[name] = number + 1
 
     def _hear(self, name: str) -> None:
@@ -150,7 +171,15 @@ class Call:
         if source[:2] != self._to[name] or len(datagram) != 12 + len(PAYLOAD):
             self._foreign += 1
             return
-        self._got[name].add(struct.unpack_from(">Q", datagram, 12)[0])
+        number = struct.unpack_from(">Q", datagram, 12)[0]
+        if number != UNCOUNTED:
+            self._got[name].add(number)
+
+
+def _packet(number: int, marked: int) -> bytes:
+    """RTP, PCMA; the payload begins with a number of 64 bits that says which one it is."""
+    header = struct.pack(">BBHII", 0x80, 8, number & 0xFFFF, number * 160 & 0xFFFFFFFF, 7)
+    return header + struct.pack(">Q", marked) + PAYLOAD[8:]
 
 
 def _bound(at: Place) -> socket.socket:

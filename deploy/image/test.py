@@ -30,9 +30,9 @@ from media import Call
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs/deploy-bare.md"
 LOGS: Final = ROOT / "dist"
-BOOT_S: Final = {"kvm": 240, "tcg": 900}
+BOOT_S: Final = {"kvm": 400, "tcg": 1_200}
 """How long a boot may take until everything is ready; a busy machine is no failure."""
-SETTLE_S: Final = 120
+SETTLE_S: Final = 240
 NETWORKS: Final = {
     "mgmt": ("10.30.0.1/24",),
     "access": ("10.10.0.1/24", "fd00:a::1/64"),
@@ -85,12 +85,11 @@ profile = "safe"
 
 
 def run(*argv: str | Path, **more: Any) -> str:
-    done = subprocess.run(
-        [str(a) for a in argv], capture_output=True, text=True, check=False, **more
-    )
+    words = [str(a) for a in argv]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, **more)
     if done.returncode:
         raise Failed(f"{argv[0]}: {(done.stderr or done.stdout).strip()[-400:]}")
-    return done.stdout
+    return str(done.stdout)
 
 
 @contextlib.contextmanager

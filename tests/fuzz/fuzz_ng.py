@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from bgf import session_ice
+from bgf import session_ice, session_offers, session_orders
 from bgf.control import bencode, ng, sdp, wishes
 from bgf.control.frames import DATAGRAM_BYTES_MAX
 from bgf.control.sdp import SDP_BYTES_MAX, BadSdp, Sdp
@@ -322,7 +322,10 @@ class Fuzzer:
             self.kept.append(raw)
 
     def begin(self) -> None:
-        for remembered in (sdp._host, sdp._types, wishes.known, session_ice.restated):
+        for remembered in (
+            *(sdp._host, sdp._types, wishes.known, session_ice.restated),
+            *(session_offers._settled, session_orders._value),
+        ):
             remembered.cache_clear()  # what is known already takes other lines
         for raw in seeds():
             self.one(raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 
@@ -14,13 +15,14 @@ from bgf.lab import namespaces
 from bgf.lab.nodes import command
 from bgf.lab.plan import MONITOR_PORT
 from tests.integration.test_cluster import Cluster, answer, cluster, offer, wait_for
+from tests.integration.test_ctl_cli import bgfctl
 from tests.unit.test_monitor_metrics import NAME, known, queries
 
 __all__ = ["cluster"]
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 
 NEEDS_AN_EVENT = {
@@ -59,6 +61,42 @@ def one_call(cluster: Cluster) -> None:
         assert client.call(answer("m"))["result"] == "ok"
 
 
+def commands_of_the_pages(cluster: Cluster) -> None:
+    """What the pages tell an operator to type at night, typed."""
+    where = ("--run-dir", str(cluster.plan.run_dir))
+    wait_for("all is well", lambda: bgfctl("status", *where).code == 0)
+    for words in (
+        ("status",), ("ready",), ("why", "g1"), ("sessions", "list"), ("sessions", "show", "m"),
+        ("state", "members"), ("state", "status"), ("state", "items", "--prefix", "j/g1/"),
+        ("state", "reload-keys"), ("state", "metrics", "--node", "n1"), ("reload",),
+        ("support-bundle", "--output", str(cluster.plan.run_dir / "bundle.tar.gz")),
+    ):  # fmt: skip
+        done = bgfctl(*words, *where)
+        assert (done.code, done.err) == (0, ""), f"{words}: {done}"
+    told = json.loads(bgfctl("why", "g1", "--json", *where).out)
+    assert any(event["told_by"] == "n1 gateway" for event in told["events"])
+
+
+def other_limits_without_a_restart(cluster: Cluster) -> None:
+    file = cluster.lab.nodes.config_file(cluster.plan.node("n1"))
+    text = file.read_text()
+    file.write_text(re.sub(r"(?m)^sessions_max = .*$", "sessions_max = 1", text))
+    pids = cluster.pids("n1", "gateway")
+    done = bgfctl("reload", "--run-dir", str(cluster.plan.run_dir), "--json")
+    (change,) = json.loads(done.out)["changes"]
+    assert (change["node"], change["key"]) == ("n1", "control.sessions_max")
+    assert (change["new"], change["outcome"]) == (1, "taken up")
+    with cluster.client("second") as client:
+        assert "limit" in str(client.call(offer("n"))["error-reason"])
+        assert client.call({"command": "query", "call-id": "m"})["result"] == "ok"
+    file.write_text(re.sub(r"(?m)^sessions_max = .*$", "sessions_max = 0", text))
+    done = bgfctl("reload", "--run-dir", str(cluster.plan.run_dir))
+    assert done.code == 1 and "sessions_max = 0" in done.err
+    file.write_text(text)
+    assert bgfctl("reload", "--run-dir", str(cluster.plan.run_dir)).code == 0
+    assert cluster.pids("n1", "gateway") == pids
+
+
 def test_what_is_exported_is_what_is_asked_for(cluster: Cluster) -> None:
     for name in ("n1", "n2"):
         node = cluster.plan.node(name)
@@ -85,6 +123,9 @@ def test_what_is_exported_is_what_is_asked_for(cluster: Cluster) -> None:
     (group,) = [one for one in page["groups"] if one["group"] == "g1"]
     assert (group["owner"], group["calls"]) == ("n1", 1)
     assert any("its monitor at 10.30.0.13:9401" in line for line in page["problems"])
+
+    commands_of_the_pages(cluster)
+    other_limits_without_a_restart(cluster)
 
     cluster.kill("n1", "gateway")
     down = ("bgf_process_up", frozenset({("node", "n1"), ("process", "gateway")}))

@@ -116,8 +116,8 @@ def test_an_error_that_is_asked_for_again_does_not_meet_a_call_that_has_begun_si
 
 
 def test_what_nobody_knows_keeps_no_new_call_out() -> None:
-    """Half of the tombstones are for calls that were; beyond, a reply is kept in memory alone."""
-    made = control(limits=Limits(tombstones_max=8))
+    """Few tombstones are of calls that never were; beyond, a reply is kept in memory alone."""
+    made = control(limits=Limits(strays_max=4))
     for number in range(6):
         made.send(frame(f"s{number}", **DELETE | {"call_id": f"s{number}"}))
     assert made.node.gateway.usage().tombstones == 4
@@ -131,7 +131,7 @@ def test_what_nobody_knows_keeps_no_new_call_out() -> None:
 
 
 def test_replies_to_nobodys_commands_are_bounded() -> None:
-    made = control(limits=Limits(tombstones_max=0))
+    made = control(limits=Limits(strays_max=0))
     for number in range(STRAYS_MAX + 1):
         made.send(frame(f"s{number}", **DELETE | {"call_id": f"s{number}"}))
     assert len(made.node.gateway._strays) == STRAYS_MAX

@@ -327,8 +327,17 @@ class Rig:
         return [node.id for node in self.lab.plan.nodes if node.id not in dead]
 
     def owner(self, group: str = "") -> str:
-        nodes = [self.lab.plan.node(node) for node in self.living()]
-        return self.lab.nodes.owners(nodes)[group or self.lab.plan.groups[0].id]
+        """As the living have it; '' for nobody. Waits for one of them to say so."""
+        group = group or self.lab.plan.groups[0].id
+        owners: dict[str, str] = {}
+
+        def told() -> bool:
+            nodes = [self.lab.plan.node(node) for node in self.living()]
+            owners.update(self.lab.nodes.owners(nodes))
+            return group in owners
+
+        wait_for(f"somebody says who owns {group}", told)
+        return owners[group]
 
     def status(self, node: str) -> dict[str, Any]:
         return dict(self.lab.nodes.ask(node, "gateway"))
