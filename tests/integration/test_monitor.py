@@ -22,7 +22,7 @@ __all__ = ["cluster"]
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
 ]
 
 NEEDS_AN_EVENT = {

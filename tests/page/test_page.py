@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,11 @@ from bgf.monitor.drills import Drills
 from bgf.monitor.monitor import Monitor
 from tests.fakes.node_answers import all_of
 from tests.fakes.nodes import FakeNodes
-from tests.page.browser import Browser
+from tests.page.browser import BINARY, Browser
+
+pytestmark = pytest.mark.skipif(
+    shutil.which(BINARY) is None, reason="chromium is missing: `make page-test` installs it"
+)
 
 PICTURES = Path(os.environ.get("BGF_PICTURES", "demo/page"))
 XSS = "<img src=x onerror=alert(1)>"

@@ -120,7 +120,7 @@ function groupCard(group) {
       ["lost", group.streams && lost !== null ? `${lost.toFixed(2)} %` : null, lost > 1 ? "odd" : null],
       ["MOS, at best", group.mos === null || group.mos === undefined ? null : group.mos.toFixed(2),
         group.mos < 3.6 ? "odd" : null],
-      ["hang", group.hanging ? count(group.hanging) : null, "odd"],
+      ["without media", group.hanging ? count(group.hanging) : null, "odd"],
       ["to restore", group.to_restore ? count(group.to_restore) : null, "odd"],
       ["standby", between.length ? el("span", {}, between) : "none", between.length ? null : "bad"],
     ));
