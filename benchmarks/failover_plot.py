@@ -27,7 +27,7 @@ def plot(of: Callable[[str], Sequence[Sample]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415
 
-    figure, axes = pyplot.subplots(figsize=(9, 6))
+    figure, axes = pyplot.subplots(figsize=(12, 6))
     axes.axhspan(*TOLERATED_MS, color="0.9", label="a listener hangs up")
     axes.axhline(failover_rows.PAPER_OUTAGE_MS, color="0.4", linestyle="--", label="paper: media")
     axes.axhline(failover_rows.PAPER_CONTROL_MS, color="0.4", linestyle=":", label="paper: all")
