@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 CODE := bgf statestore failover benchmarks tests setup.py packaging deploy
 
-.PHONY: help setup setup-bench setup-bpf demo test page-test simulate model fuzz verify fix bench bench-failover \
+.PHONY: help setup setup-bench setup-bpf setup-heat openstack-test demo test page-test simulate model fuzz verify fix bench bench-failover \
 	bench-media soak soak-control chaos bpf-check bpf clean \
 	deb deb-test image image-test
 
@@ -11,6 +11,7 @@ help:
 	@echo 'make demo       set up, run the lab cluster, kill a gateway under 100 real calls, show the outage'
 	@echo 'make test       set up, run all tests, fast ones first'
 	@echo 'make page-test  the status page in a real browser (installs chromium), with pictures in demo/page'
+	@echo 'make openstack-test  a cluster on a real OpenStack control plane (OPENSTACK_LAB=../shared/openstack-lab)'
 	@echo 'make simulate   the state plane in 10,000 simulated clusters; failing seeds are printed (FIRST=1 COUNT=10000)'
 	@echo 'make model      the formal model of view change, migration and fencing, checked by spin'
 	@echo 'make fuzz       libFuzzer on every message parser of the state plane, our own fuzzer on control'
@@ -36,6 +37,9 @@ setup:
 setup-bench:
 	@scripts/setup.sh bench
 
+setup-heat:
+	@scripts/heat-parser.sh >/dev/null
+
 setup-bpf:
 	@scripts/setup.sh bpf
 
@@ -43,8 +47,12 @@ demo: setup
 	@mkdir -p demo
 	@.venv/bin/bgfctl drill power-off --json demo/report.json --plot demo/outage.png
 
-test: setup
+test: setup setup-heat
 	@$(PY) -m pytest tests/test_house.py tests/unit tests/contract tests/simulation tests/kernel tests/integration
+
+OPENSTACK_LAB ?= ../shared/openstack-lab
+openstack-test: setup
+	@scripts/openstack-test.sh $(OPENSTACK_LAB)
 
 page-test:
 	@scripts/setup.sh page

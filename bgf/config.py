@@ -42,6 +42,7 @@ from bgf.config_recording import (
     dump_recording,
     parse_recording,
 )
+from bgf.config_safety import NO_SAFETY, SAFETY_KEYS, SafetySection, dump_safety, parse_safety
 from bgf.config_state import PATH_RULE, StateCluster, StateSection, dump_state, parse_state
 from bgf.errors import ConfigError
 from bgf.model import PORT_MAX, Address, Group, RealmAddress
@@ -131,6 +132,7 @@ class FailoverSection:
     timers: FailoverTimers = PROFILES[DEFAULT_PROFILE]
     peers: tuple[Peer, ...] = ()
     profile: str = DEFAULT_PROFILE
+    safety: SafetySection = NO_SAFETY
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +339,7 @@ def _check_media_realm(table: Table, key: str, name: object, realms: Mapping[str
 
 
 def _failover(table: Table, node: NodeSection, realms: Mapping[str, Realm]) -> FailoverSection:
-    table.only(*KEYS, "peers")
+    table.only(*KEYS, "peers", *SAFETY_KEYS)
     profile, timers = parse_timers(table)
     ids = {node.id: "node.id"}
     discriminators = {node.discriminator: f"node '{node.id}'"}
@@ -355,7 +357,7 @@ def _failover(table: Table, node: NodeSection, realms: Mapping[str, Realm]) -> F
         ids[peer.id] = f"{entry.path}.id"
         discriminators[peer.discriminator] = f"node '{peer.id}'"
         peers.append(peer)
-    return FailoverSection(timers, tuple(peers), profile)
+    return FailoverSection(timers, tuple(peers), profile, parse_safety(table))
 
 
 def _peer(table: Table, realms: Mapping[str, Realm]) -> Peer:
@@ -575,6 +577,7 @@ def dump(config: NodeConfig) -> str:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())
         lines += ["[[failover.peers]]", f"id = {quote(peer.id)}"]
         lines += [f"discriminator = {peer.discriminator}", f"paths = {{ {paths} }}"]
+    lines += dump_safety(failover.safety)
     lines += [*dump_recording(config.recording), *dump_monitor(config.monitor)]
     return "\n".join(lines) + "\n"
 

@@ -15,6 +15,7 @@ from bgf import config_failover as failover
 from bgf import config_media as media
 from bgf import config_monitor as monitor
 from bgf import config_recording as recording
+from bgf import config_safety as safety
 from bgf import config_state as state
 from bgf.model import PORT_MAX
 
@@ -230,6 +231,29 @@ SECTIONS: Final = (
         _timer("unowned_grace_ms", "A group that nobody ever owned is left so long to its "
                "preferred node."),
         Key("failover.peers", "tables", "The other nodes.", _F, ABSENT),
+        Key("failover.fencing", "table", "Absent: nobody is switched off.", _F, ABSENT),
+        Key("failover.watchdog", "table", "Absent: nothing resets this machine.", _F, ABSENT),
+    )),
+    Section("failover.fencing", "Who has a dead owner switched off, once its lease is over and "
+        "this node has taken its groups. No takeover waits for it (decision 40).", (
+        Key("failover.fencing.driver", "text", "`nova`: its server is stopped through OpenStack.",
+            _F, "none", values=safety.DRIVERS),
+        Key("failover.fencing.cloud", "text", "A cloud of `clouds_file`.", _F, "bgf"),
+        Key("failover.fencing.clouds_file", "text", "A clouds.yaml, readable to bgf alone.", _F,
+            "/etc/bgf/clouds.yaml"),
+        Key("failover.fencing.cluster", "text", "What the servers' metadata `bgf_cluster` says; "
+            "`bgf_node` is the node. Must be there with a driver.", _F, ABSENT),
+        Key("failover.fencing.timeout_s", "integer", "Seconds until an attempt has failed.", _F,
+            120, safety.FENCE_TIMEOUT_S_RANGE),
+        Key("failover.fencing.force_down", "boolean", "Also tell Nova that a host which it holds "
+            "to be down is fenced, so that its servers may be evacuated (an admin's right).",
+            _F, False),
+    )),
+    Section("failover.watchdog", "The machine resets when its failover process hangs, or cannot "
+        "let go of what is not its own.", (
+        Key("failover.watchdog.device", "text", "As /dev/watchdog; absent: none.", _F, ABSENT),
+        Key("failover.watchdog.timeout_s", "integer", "Seconds without being fed.", _F, 30,
+            safety.WATCHDOG_TIMEOUT_S_RANGE),
     )),
     Section("failover.peers[]", "Another node.", (
         Key("failover.peers[].id", "text", "Its `node.id`.", _F),

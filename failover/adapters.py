@@ -1,7 +1,7 @@
 """What the manager needs from outside, as protocols, with null twins. Nothing is performed here.
 
-The real ones: `addresses.NetlinkAddresses`, `probing.UdpProber`, and for `Armer` the runtime's
-packet path.
+The real ones: `addresses.NetlinkAddresses`, `probing.UdpProber`, `watchdog.LinuxWatchdog`; for
+`Armer` the runtime's packet path, and for `Fencer` its driver for Nova.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Protocol
 
 from failover.config import MovingAddress
 from failover.detector import Probe
+from failover.fencing import Fenced
 
 
 class Armer(Protocol):
@@ -56,6 +57,46 @@ class Prober(Protocol):
 
     def close(self) -> None:
         """Give the sockets back."""
+
+
+class Fencer(Protocol):
+    """Has nodes switched off for good. Neither call waits, and neither raises."""
+
+    def fence(self, node: str) -> None:
+        """Begin; a node that is being fenced already is not begun again."""
+
+    def outcomes(self) -> Sequence[Fenced]:
+        """What has ended since it was last asked."""
+
+
+class Watchdog(Protocol):
+    """Resets this machine when it is not fed for longer than its timeout."""
+
+    def feed(self, now_ns: int) -> None:
+        """This machine is to go on."""
+
+    def close(self) -> None:
+        """This process ends on purpose: nothing is to reset."""
+
+
+class NullFencer:
+    """Fences nobody: the lease and the epochs alone keep owners apart."""
+
+    def fence(self, node: str) -> None:
+        """Nobody to ask."""
+
+    def outcomes(self) -> Sequence[Fenced]:
+        return ()
+
+
+class NullWatchdog:
+    """Resets nothing."""
+
+    def feed(self, now_ns: int) -> None:
+        """Nobody watches."""
+
+    def close(self) -> None:
+        """Nobody watched."""
 
 
 class NullArmer:

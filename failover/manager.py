@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from failover.actions import Action, Claim, MakeOffer, Publish, Withdraw
-from failover.adapters import Addresses, Armer, Prober
+from failover.adapters import Addresses, Armer, Fencer, Prober, Watchdog
 from failover.config import FailoverConfig
 from failover.decide import Local, Plan, Policy, decide
 from failover.detector import Detector, Peer, Suspicion
@@ -28,6 +28,7 @@ from failover.lease import Lease
 from failover.performer import Performer
 from failover.reasons import State
 from failover.registry import Member, Offer, Ownership, Registry, RegistryUnavailable, View
+from failover.safety import Safety
 from failover.status import status
 from failover.strain import Strain
 
@@ -48,7 +49,7 @@ class Manager:
     the state plane need not wait for its lease; it must not wait either. `unready` says what a
     planned move to this node would have to wait for, `health` which of its processes are unwell,
     `control` whom the state plane hears; all three tell what they know, without asking anybody.
-    `on_event` gets every timeline event as it happens.
+    `on_event` gets every timeline event as it happens. `fencer` and `watchdog` are null by default.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Manager:
         health: Callable[[], Mapping[str, str]] = dict,
         control: Callable[[], Mapping[str, bool]] = dict,
         on_event: Callable[[TimelineEvent], None] = lambda _: None,
+        fencer: Fencer | None = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._config = config
         self._registry = registry
@@ -131,6 +134,15 @@ class Manager:
             tally=self.tally,
         )
         self._trouble = self._hands.trouble
+        self._safety = Safety(
+            config.node,
+            self._policy.lease_ns,
+            fencer=fencer,
+            watchdog=watchdog,
+            tell=lambda event, node, text: self._tell(event, "", node, 0, text),
+            bury=bury,
+            tally=self.tally,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take turns until `stop` is set. Addresses and deadlines are left to their lifetimes."""
@@ -161,6 +173,7 @@ class Manager:
         if changed or probes or now_ns >= self._next_look_ns:
             self._look_and_act()
         self._hands.keep_up(self._lease.alive(self._clock()))
+        self._safety.feed(self._hands.held, self._lease.deadline_ns, self._clock())
         return min(
             self._detector.next_deadline(),
             self._renewal_due_ns(),
@@ -246,6 +259,7 @@ class Manager:
     def close(self) -> None:
         """Close the probing sockets; whatever is armed or added runs out by itself."""
         self._prober.close()
+        self._safety.close()
 
     # -- hearing and telling ---------------------------------------------------------------
 
@@ -369,6 +383,8 @@ class Manager:
             if failed or not self._plan.actions:
                 break
         self._bury_the_gone()  # media first
+        if self._view is not None and self._lease.alive(self._clock()):
+            self._safety.fence(self._view, self._clock())
         self._tell_what_changed()
         self._give_up()
         # Usually the next probes come first, and save a turn of their own.
@@ -517,6 +533,8 @@ class Manager:
         view = self._view or View()
         self._view = replace(view, owners={**view.owners, group: won})
         self._last_owner[group] = seen.node
+        if seen.node in self._plan.dead:
+            self._safety.took(seen.node, group, won.epoch, view)
         why, text = self._reason(seen), self._about(group)
         self._tell("decided", group, self._me, won.epoch, text, reason=why, last=seen.node)
         return True

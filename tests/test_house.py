@@ -57,14 +57,16 @@ ROOMS: dict[str, set[str]] = {
     "config_media": {"model", "errors", "toml_table", "policy"},
     "config_failover": {"errors", "toml_table"},
     "config_recording": {"model", "errors", "toml_table"},
+    "config_safety": {"toml_table"},
     "config_control": {"model", "errors", "toml_table"},
     "config": {"model", "errors", "toml_table", "policy", "config_state", "config_media"}
-    | {"config_control", "config_recording", "config_failover", "config_monitor"},
+    | {"config_control", "config_recording", "config_failover", "config_monitor"}
+    | {"config_safety"},
     "config_monitor": {"model", "errors", "toml_table"},
     "toml_places": {"toml_table"},
     "config_check": {"errors", "config", "toml_places"},
     "config_schema": {"model", "config", "config_control", "config_failover", "config_media"}
-    | {"config_monitor", "config_recording", "config_state"},
+    | {"config_monitor", "config_recording", "config_safety", "config_state"},
     "config_reference": {"config_schema"},
     "admin": {"errors"},
     "preflight": {"model", "errors", "config"},
@@ -81,7 +83,7 @@ ROOMS: dict[str, set[str]] = {
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
     | {"hands", "control", "media", "quality", "totals", "pcap", "explain"}
     | {"__init__", "config", "admin", "preflight", "monitor", "ctl.client"}
-    | {"config_check", "config_reference", "config_schema", "toml_places"},
+    | {"config_check", "config_reference", "config_safety", "config_schema", "toml_places"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}
 
@@ -100,7 +102,13 @@ CORES = {
     *("bgf.lab.catalogue", "bgf.lab.ledger", "bgf.lab.invariants"),
     *("bgf.lab.rtpclock", "failover.decide", "failover.detector", "failover.lease"),
     *("failover.registry", "failover.sbfd", "failover.frames", "failover.actions"),
-    *("failover.evidence", "failover.placement", "failover.reasons", "failover.flapping"),
+    *(
+        "failover.evidence",
+        "failover.fencing",
+        "failover.placement",
+        "failover.reasons",
+        "failover.flapping",
+    ),
     *("failover.strain", "failover.history"),
     *("bgf.monitor.families", "bgf.monitor.exposition", "bgf.runtime.latency"),
     *("bgf.toml_places", "bgf.config_reference"),

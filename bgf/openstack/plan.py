@@ -17,7 +17,7 @@ STATE_NODES: Final = 3
 PORTS_PER_GATEWAY: Final = 3
 SECURITY_GROUPS: Final = 4
 SERVER_GROUPS: Final = 2
-RULES_FIXED: Final = 28
+RULES_FIXED: Final = 25
 """Security group rules that do not depend on the prefixes given, Neutron's own egress included."""
 PAIRS_MAX_DEFAULT: Final = 10
 """Neutron's default of max_allowed_address_pair, per port."""
@@ -142,7 +142,7 @@ def needs_of(
         return len(value) if isinstance(value, list) else default
 
     rules = RULES_FIXED + 2 * count("control_peers", 1) + 2 * count("operators", 1)
-    rules += count("monitors", 0) + sum(
+    rules += 2 * count("monitors", 0) + sum(
         count(f"{realm}_peers_ipv{version}", 1)
         for realm in ("access", "core")
         for version in (4, 6)

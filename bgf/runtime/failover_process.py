@@ -21,6 +21,7 @@ from bgf.errors import BgfError, ConfigError, EnvironmentProblem
 from bgf.media.xdp import ArmedMap
 from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.failover_admin import FailoverAdmin
+from bgf.runtime.fencing import NovaFencer
 from bgf.runtime.history_file import HistoryFile, boot_id
 from bgf.runtime.own_addresses import own_addresses
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
@@ -33,13 +34,17 @@ from failover.errors import FailoverConfigError, FailoverError
 from failover.history import TimelineEvent
 from failover.manager import Manager
 from failover.probing import UdpProber
+from failover.watchdog import LinuxWatchdog
 from statestore.errors import StateStoreError
 
 log = logging.getLogger("bgf.failover")
 
 BURY_TIMEOUT_S = 1.0
 SAVE_MS = 1_000
-WARNED = ("failed", "conflict", "condition", "warning", "given-up", "withdrawn")
+WARNED = (
+    *("failed", "conflict", "condition", "warning", "given-up", "withdrawn"),
+    *("fenced", "fence-failed", "fence-withheld"),
+)
 
 
 def failover_config(node: NodeConfig, sources: Mapping[str, str]) -> FailoverConfig:
@@ -169,8 +174,12 @@ async def run(node: NodeConfig) -> None:
         prober = UdpProber(
             sources, {name: peer.paths for name, peer in config.peers.items()}, config.interfaces
         )
+        dog = node.failover.safety.watchdog
+        watchdog = LinuxWatchdog(dog.device, dog.timeout_s) if dog.device else None
     except FailoverError as error:
         raise EnvironmentProblem(str(error)) from error
+    fencing = node.failover.safety.fencing
+    fencer = NovaFencer(fencing) if fencing.driver == "nova" else None
     manager = Manager(
         config,
         registry=registry,
@@ -185,6 +194,8 @@ async def run(node: NodeConfig) -> None:
         health=witness.health,
         control=witness.control,
         on_event=_log_event,
+        fencer=fencer,
+        watchdog=watchdog,
     )
 
     boot = boot_id()
@@ -213,6 +224,8 @@ async def run(node: NodeConfig) -> None:
         waker.close()
         armer.close()
         gravedigger.close()
+        if fencer is not None:
+            fencer.close()
         close_registry()
         if store is not None:
             store.close()

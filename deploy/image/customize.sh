@@ -14,4 +14,5 @@ rm -f "$root"/etc/ssh/ssh_host_* "$root"/var/lib/systemd/random-seed "$root"/var
 : >"$root/etc/machine-id"
 rm -rf "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/* "$root"/var/log/*.log "$root"/var/log/apt
 rm -f "$root"/var/cache/debconf/*-old "$root"/etc/resolv.conf
+echo bgf >"$root/etc/hostname"
 ln -s ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"

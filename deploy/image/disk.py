@@ -34,7 +34,11 @@ NOPS: Final = b"\x90\x90"
 CORE_BLOCKLIST: Final = SECTOR - 12
 CORE_SEGMENT: Final = 0x820
 BOOT_CODE_BYTES: Final = 440
-CORE_MODULES: Final = ("biosdisk", "part_gpt", "ext2", "search_fs_uuid", "configfile", "normal")
+CORE_MODULES: Final = (
+    *("biosdisk", "part_gpt", "ext2", "search", "search_fs_uuid", "configfile", "normal", "linux"),
+    *("serial", "terminal", "echo", "test", "minicmd", "reboot", "halt"),
+)
+"""All that the first configuration says: it is read before GRUB knows where more modules are."""
 
 COMMAND_LINE: Final = "console=tty0 console=ttyS0,115200n8 panic=10"
 TYPES: Final = {
