@@ -53,6 +53,8 @@ control_port = 2223
 control_realm = "access"
 ports = [30000, 30099]
 addresses = { access = ["127.0.2.1/32"] }
+[media]
+pin_dir = "/sys/fs/bpf/bgf"
 [control]
 default_realms = ["access", "access"]
 [failover]
