@@ -84,7 +84,7 @@ def test_who_left_comes_back_as_somebody_new(hosts: Hosts) -> None:
             "n1 has its copy", lambda: not hosts.servers["n0"].status()["unreplicated"]
         )
     with hosts.store("n1", 1) as store:
-        assert store.read(store.lookup(b"call")) == b"changed meanwhile"
+        assert store.lookup(b"call").read() == b"changed meanwhile"
 
 
 def test_the_last_one_out_goes_on_with_what_it_has(hosts: Hosts) -> None:
@@ -94,7 +94,7 @@ def test_the_last_one_out_goes_on_with_what_it_has(hosts: Hosts) -> None:
     hosts.leave("n0")
     assert hosts.start("n0") == before
     with hosts.store("n0", 0) as store:
-        assert store.read(store.lookup(b"call")) == b"kept"
+        assert store.lookup(b"call").read() == b"kept"
 
 
 def test_who_left_before_the_last_one_does_not_bring_old_state_back(hosts: Hosts) -> None:
