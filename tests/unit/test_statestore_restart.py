@@ -80,9 +80,7 @@ def test_who_left_comes_back_as_somebody_new(hosts: Hosts) -> None:
         store.put(b"call", b"changed meanwhile")
         after = hosts.start("n1")
         assert after != before
-        wait_for(
-            "n1 has its copy", lambda: not hosts.servers["n0"].status()["unreplicated"]
-        )
+        wait_for("n1 has its copy", lambda: not hosts.servers["n0"].status()["unreplicated"])
     with hosts.store("n1", 1) as store:
         assert store.lookup(b"call").read() == b"changed meanwhile"
 
