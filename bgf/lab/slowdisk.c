@@ -10,6 +10,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <spawn.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -130,30 +131,41 @@ static int listen_for_flushes(void)
 	return (int)listener;
 }
 
+/* The child's part: what it waits for comes over descriptor 0. */
+static int hold_up_for(const char *delay_file)
+{
+	int file = open(delay_file, O_RDONLY | O_CLOEXEC);
+	const volatile int64_t *delay_ms =
+		mmap(NULL, sizeof *delay_ms, PROT_READ, MAP_SHARED, file, 0);
+	int listener = take_over(STDIN_FILENO);
+	if (delay_ms == MAP_FAILED || listener < 0)
+		return 1;
+	(void)setsid(); /* who kills PROGRAM's group does not want us first */
+	return hold_up(listener, delay_ms);
+}
+
 int main(int count, char **argument)
 {
 	int pair[2];
+	if (count == 2)
+		return hold_up_for(argument[1]);
 	if (count < 3) {
 		fprintf(stderr, "slowdisk FILE PROGRAM ARGUMENT...\n");
 		return 2;
 	}
-	int file = open(argument[1], O_RDONLY | O_CLOEXEC);
-	const volatile int64_t *delay_ms =
-		file < 0 ? MAP_FAILED : mmap(NULL, sizeof *delay_ms, PROT_READ, MAP_SHARED, file, 0);
-	if (delay_ms == MAP_FAILED || socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) != 0) {
+	if (access(argument[1], R_OK) != 0 ||
+	    socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
 		fprintf(stderr, "slowdisk: %s: %s\n", argument[1], strerror(errno));
 		return 1;
 	}
-	pid_t child = fork();
-	if (child == 0) {
-		(void)setsid(); /* who kills PROGRAM's group does not want us first */
-		close(pair[0]);
-		int listener = take_over(pair[1]);
-		return listener < 0 ? 1 : hold_up(listener, delay_ms);
-	}
-	int listener = child < 0 ? -1 : listen_for_flushes();
+	char *child[] = {argument[0], argument[1], NULL};
+	posix_spawn_file_actions_t actions;
+	posix_spawn_file_actions_init(&actions);
+	posix_spawn_file_actions_adddup2(&actions, pair[1], STDIN_FILENO);
+	int failure = posix_spawn(NULL, "/proc/self/exe", &actions, NULL, child, environ);
+	int listener = failure != 0 ? -1 : listen_for_flushes();
 	if (listener < 0 || hand_over(pair[0], listener) != 0) {
-		fprintf(stderr, "slowdisk: %s\n", strerror(errno));
+		fprintf(stderr, "slowdisk: %s\n", strerror(failure != 0 ? failure : errno));
 		return 1;
 	}
 	execvp(argument[2], argument + 2);
