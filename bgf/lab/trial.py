@@ -124,8 +124,9 @@ class Trial:
         self._sip = SipPeers(lab.plan, lab.processes)
 
     def run(self) -> TrialResult:
-        """Everything. Raises EnvironmentProblem when it could not even begin; whatever is broken
-        afterwards is in the result. All that was done to the lab is undone either way."""
+        """Everything. Raises EnvironmentProblem when it could not even begin, or there is no
+        verdict; whatever is broken otherwise is in the result. All that was done to the lab is
+        undone either way."""
         self._ready()
         with contextlib.ExitStack() as stack:
             try:
@@ -274,7 +275,8 @@ class Trial:
                 f"{len(silent)} of {len(flows) + len(others)} flows are silent for good: "
                 f"{silent[0].source} to {silent[0].destination}, and more"
             )
-        if fault.held and packets_lost and not skipped:  # else the machine was too busy to tell
+        lost_some = fault.held and packets_lost > 0
+        if lost_some and not skipped:
             self._broken.append(f"{packets_lost} packets of calls were lost: none was to be")
         events = self._events()
         started, completed = self._verify(proxies)
@@ -285,6 +287,11 @@ class Trial:
         if fault.said and not any(fault.said in text for _, text in texts):
             self._broken.append(f"nobody said '{fault.said}'")
         self._broken += invariants.one_owner(history, said)
+        if lost_some and skipped and not self._broken:
+            raise EnvironmentProblem(
+                f"no verdict: {packets_lost} packets of calls were lost, none was to be, but the "
+                f"load generator itself left out {skipped}: the machine was too busy to tell"
+            )
         counts = sum((proxy.ledger.counts for proxy in proxies), Counter[str]())
         steps = measure.timeline(events, t0_ns, self._group)
         back = [f.end_ms for f in flows if f.end_ms is not None and f.end_ms > 0]
