@@ -261,11 +261,15 @@ class FakeNodes:
         self.log = log
         self.carries: dict[str, list[str]] = {}
         self.stuck: set[str] = set()
+        self.against: list[str] = []
         self.calls = 0
 
     def ask(self, node: str, *words: str, within_s: float = 0) -> dict[str, Any]:
         if words[0] != "status":
             self.log.append(f"{node} {words[0]}")
+        if words[0] == "ready":
+            why = ["it is drained", *self.against]
+            return {"failed": "not well", "nodes": [{"node": node, "why": why}]}
         if words[0] == "drain":
             return {"carries": self.carries.get(node, []) if node in self.stuck else []}
         if words[0] == "status":
@@ -281,6 +285,9 @@ class FakeNodes:
 
     def restart(self, node: str) -> None:
         self.log.append(f"{node} restart")
+
+    def rebuilt(self, node: str) -> None:
+        self.log.append(f"{node} rebuilt")
 
 
 def operator(heat: FakeHeat, said: list[str] | None = None) -> Operator:
