@@ -293,9 +293,12 @@ def _parameters(environment: Path, templates: Path | None) -> dict[str, Any]:
         if "default" not in schema and key not in made and not given.get(key):
             said = str(schema.get("description", "")).split(";", maxsplit=1)[0]
             raise ConfigError(f"{environment}: parameter '{key}' is missing: {said}")
+    try:
+        plan.size_of(given)
+    except ConfigError as error:
+        raise ConfigError(f"{environment}: {error}") from None
     if problems := plan.problems_of(given):
         raise ConfigError(f"{environment}: {problems[0]}")
-    plan.size_of(given)
     return given
 
 

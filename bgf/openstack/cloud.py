@@ -279,7 +279,7 @@ class Cloud:
         query += f"&marker={after}" if after else ""
         path = f"/stacks/{stack.name}/{stack.id}/events?{query}"
         answer = self._call("GET", path, none_when=(404,)) or {"events": []}
-        return [_event(raw, stack.name) for raw in answer["events"]]
+        return [_event(raw, stack.name) for raw in answer["events"] if not _twice(raw, stack.name)]
 
     def servers(self, name: str) -> list[dict[str, str]]:
         """The cluster's servers: node, server, status, id."""
@@ -354,6 +354,11 @@ def _event(raw: Mapping[str, Any], root: str) -> Event:
         status=str(raw["resource_status"]),
         reason=str(raw.get("resource_status_reason") or ""),
     )
+
+
+def _twice(raw: Mapping[str, Any], root: str) -> bool:
+    """A nested stack's word on itself, which the resource that it is has too."""
+    return bool(raw["resource_name"] == _stack_name(raw) != root)
 
 
 def _stack_name(raw: Mapping[str, Any]) -> str:

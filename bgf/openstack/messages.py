@@ -82,6 +82,10 @@ _KNOWN: Final[Sequence[tuple[str, str]]] = (
         "there is no {what} '{name}' in this project: name one that is there",
     ),
     (
+        r"No (?P<what>\w+?)s matching \{'name': '(?P<name>[^']*)'\}",
+        "there is no {what} '{name}' in this project: name one that is there",
+    ),
+    (
         r"Unable to find (?P<what>network|subnet|router) with name or id '(?P<name>[^']*)'",
         "there is no {what} '{name}' in this project: name one that is there",
     ),

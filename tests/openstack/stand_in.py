@@ -47,7 +47,7 @@ esac""",
     "systemctl": """echo "$(basename "$BGF_ROOT") systemctl $*" >>"$BGF_MACHINES/log"
 [ "$1" != --failed ] || echo "bgf-gateway.service loaded failed failed bgf gateway"
 [ ! -e "$BGF_ROOT/ill" ]""",
-    "bgf": 'exec "$BGF_PYTHON" -m bgf.runtime.main "$@"',
+    "bgf": 'exec "$BGF_PYTHON" -m bgf "$@"',
     "bgfctl": """node=$(basename "$BGF_ROOT")
 echo "$node bgfctl $*" | sed "s|$BGF_ROOT||" >>"$BGF_MACHINES/log"
 case "$1" in

@@ -149,6 +149,7 @@ REASONS = {
     "WaitConditionTimeout: resources.ready: 0 of 1 received": "did not say within its time",
     "WaitConditionFailure: resources.ready: gw1: not ready in time: no etcd": "gw1: not ready in",
     "The Image (bgf) could not be found.": "there is no image 'bgf'",
+    "Error validating value 'x': No images matching {'name': 'x'}.": "there is no image 'x'",
     "Unable to find network with name or id 'x'": "there is no network 'x'",
     "": "Heat gives no reason",
 }
