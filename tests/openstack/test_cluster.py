@@ -102,7 +102,9 @@ class Shell:
             capture_output=True, text=True, check=False, timeout=STEP_S,
         )  # fmt: skip
         self.took[line] = time.monotonic() - began
-        print(f"\n$ {line}\n{done.stdout}{done.stderr}({self.took[line]:.0f} s)")
+        print(
+            f"\n$ {line}\n{'' if '--json' in line else done.stdout}{done.stderr}({self.took[line]:.0f} s)"
+        )
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -152,7 +154,7 @@ def check_servers(user: Any, admin: Any, size: plan.Size) -> None:
     for node in size.gateways:
         image = admin.image.get_image(full[node].image.id)
         assert cloud._properties(image)["hw_vif_multiqueue_enabled"] == "true"
-        assert admin.compute.get_flavor(full[node].flavor.id).vcpus >= 2
+        assert full[node].flavor.vcpus >= 2
 
 
 def check_ports(user: Any, size: plan.Size) -> None:

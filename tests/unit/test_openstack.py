@@ -178,6 +178,10 @@ def test_only_the_innermost_failure_is_told() -> None:
     ]
     (line,) = messages.failures(events)
     assert line.startswith("gateway gw2, server: Nova found no host")
+    full = "OverQuotaClient: resources.core: Quota exceeded for resources: ['port']."
+    events = [Event(str(n), f"gateway_ports.{n}.core", "CREATE_FAILED", full) for n in range(3)]
+    (line,) = messages.failures(events)
+    assert line.startswith("gateway gw1, core (and 2 more): the project's quota of port is used up")
     assert messages.progress(Event("6", "gateways.0.ready", "CREATE_COMPLETE")) == (
         "gateway gw1 says that it is ready"
     )

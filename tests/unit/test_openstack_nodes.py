@@ -47,9 +47,7 @@ def nodes(machines: Machines) -> SshNodes:
     return SshNodes(addresses, "debian", "ssh -i key", {"gw1": SERVER})
 
 
-def test_a_question_is_answered_by_the_nodes_own_bgfctl(
-    machines: Machines, nodes: SshNodes
-) -> None:
+def test_a_question_goes_to_the_nodes_own_bgfctl(machines: Machines, nodes: SshNodes) -> None:
     assert nodes.ask("gw1", "status") == {"groups": []}
     typed, ran = machines.log()
     key = machines.root / "state/bgf/hosts" / SERVER
@@ -61,9 +59,7 @@ def test_a_question_is_answered_by_the_nodes_own_bgfctl(
     assert ran == "gw1 bgfctl status --config /etc/bgf/node.toml --json"
 
 
-def test_a_rebuilt_server_is_known_again_by_its_new_key(
-    machines: Machines, nodes: SshNodes
-) -> None:
+def test_a_rebuilt_server_is_known_by_its_new_key(machines: Machines, nodes: SshNodes) -> None:
     nodes.ask("gw1", "status")
     key = machines.root / "state/bgf/hosts" / SERVER
     key.write_text(f"{ADDRESS} ssh-ed25519 AAAA\n")
@@ -79,9 +75,7 @@ def test_no_from_a_node_is_told_from_silence(machines: Machines, nodes: SshNodes
     assert nodes.ask("gw1", "ready", "gw1")["failed"]
     with pytest.raises(NodeRefused, match="gw1: no such command: dance"):
         nodes.ask("gw1", "dance")
-    with pytest.raises(
-        NodeRefused, match=r"gw2 cannot be reached at debian@10\.30\.0\.12: .*--ssh"
-    ):
+    with pytest.raises(NodeRefused, match=r"gw2 cannot be reached at .*10\.30\.0\.12: .*--ssh"):
         nodes.ask("gw2", "status")
     with pytest.raises(NodeRefused, match="no address of gw3 is known"):
         nodes.ask("gw3", "status")
@@ -127,7 +121,8 @@ def test_a_gateway_that_lacks_more_than_that_stays_drained(
     )  # fmt: skip
     script(
         machines.root / "bin/bgfctl",
-        """echo '{"nodes": [{"node": "gw1", "why": ["it is drained", "no copy of g1"]}]}'; exit 1""",
+        """echo '{"nodes": [{"node": "gw1", "why": ["it is drained", "no copy of g1"]}]}'
+exit 1""",
     )
     with pytest.raises(NodeRefused, match="until it is ready: no copy of g1; it stays drained"):
         operator._refresh(nodes, Told({}), "gw1")
