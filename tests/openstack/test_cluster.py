@@ -102,9 +102,8 @@ class Shell:
             capture_output=True, text=True, check=False, timeout=STEP_S,
         )  # fmt: skip
         self.took[line] = time.monotonic() - began
-        print(
-            f"\n$ {line}\n{'' if '--json' in line else done.stdout}{done.stderr}({self.took[line]:.0f} s)"
-        )
+        said = done.stderr if "--json" in line else done.stdout + done.stderr
+        print(f"\n$ {line}\n{said}({self.took[line]:.0f} s)")
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
