@@ -129,14 +129,15 @@ class Operator:
         """To another number of groups or gateways, while calls go on."""
         stack = self.settled()
         scaling = Scaling(size_of(stack.parameters), after)
-        if scaling.before == after and not stack.failed:
-            self.say(f"{self.name} is of that size already")
-            return stack
         if upgraded := _listed(stack.parameters.get("upgraded")):
             raise CloudRefused(
                 f"an upgrade is not finished ({', '.join(upgraded)} have it): type it again to "
                 "finish it, or roll back with --rollback"
             )
+        if scaling.before == after and not stack.failed:
+            self.say(f"{self.name} is of that size already")
+            self._tell_files(nodes, stack, scaling.stay)
+            return stack
         self.say(f"{self.name} {scaling.sentence()}")
         for group in scaling.closed:
             self._require_idle(nodes, scaling, group)
@@ -217,8 +218,11 @@ class Operator:
         nodes.ask(node, "undrain", node)
 
     def _tell_files(self, nodes: Nodes, stack: StackLike, stay: tuple[str, ...]) -> None:
-        """Those that stand by first, so that there is somebody to drain to."""
-        for node in upgrade_order(stay, (), self._carries(nodes, stay)):
+        """Those that stand by first, so that there is somebody to drain to. Who has it already,
+        from an earlier attempt, is left alone."""
+        files = files_of(stack)
+        late = [n for n in stay if n in files and not nodes.has_file(n, files[n])]
+        for node in upgrade_order(late, (), self._carries(nodes, stay)):
             self._drain(nodes, node)
             self.say(f"{node} gets its new file")
             self._refresh(nodes, stack, node)

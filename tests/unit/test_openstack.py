@@ -285,6 +285,9 @@ class FakeNodes:
             return {"groups": rows}
         return {}
 
+    def has_file(self, node: str, text: str) -> bool:
+        return f"{node} file '{text}'" in self.log
+
     def write_file(self, node: str, text: str) -> None:
         self.log.append(f"{node} file '{text}'")
 
@@ -329,6 +332,22 @@ def test_scaling_in_drains_first_and_tells_the_others_after() -> None:
         "gw3 drain", "update groups=1 standbys=1",
         "gw2 drain", "gw2 file 'gw2 of 2'", "gw2 restart", "gw2 ready", "gw2 undrain",
         "gw1 drain", "gw1 file 'gw1 of 2'", "gw1 restart", "gw1 ready", "gw1 undrain",
+    ]  # fmt: skip
+
+
+def test_scaling_that_was_interrupted_goes_on_when_it_is_typed_again() -> None:
+    heat = FakeHeat({"groups": 1, "standbys": 2})
+    nodes = FakeNodes(heat.log)
+    nodes.carries, nodes.stuck = {"gw1": ["g1"]}, {"gw1"}
+    with pytest.raises(NodeRefused, match="gw1 still carries g1"):
+        operator(heat).scale(nodes, plan.Size(1, 1))
+    nodes.stuck = set()
+    heat.log.remove("gw1 drain")
+    told = len(heat.log)
+    for _ in range(2):
+        operator(heat).scale(nodes, plan.Size(1, 1))
+    assert heat.log[told:] == [
+        "gw1 drain", "gw1 file 'gw1 of 2'", "gw1 restart", "gw1 ready", "gw1 undrain"
     ]  # fmt: skip
 
 

@@ -89,12 +89,18 @@ def test_a_file_counts_when_it_is_checked_and_placed(machines: Machines, nodes: 
     with pytest.raises(NodeRefused, match=r"gw1: its file stays as it was: .*node\.toml\.new"):
         nodes.write_file("gw1", "[node]\nid = 7\n")
     assert file.read_text() == "old\n"
+    assert not nodes.has_file("gw1", EXAMPLE)
     nodes.write_file("gw1", EXAMPLE)
     assert file.read_text() == EXAMPLE + "# placed\n"
+    place = "sed -i 's/^interface = .*/interface = \"eth9\"/'"
+    script(file.with_name("first-boot"), f'{place} "${{0%/*}}/node.toml"')
+    nodes.write_file("gw1", EXAMPLE)
+    assert 'interface = "eth9"' in file.read_text()
+    assert nodes.has_file("gw1", EXAMPLE)
     script(file.with_name("first-boot"), "exit 1")
     with pytest.raises(NodeRefused, match="its file stays"):
         nodes.write_file("gw1", EXAMPLE + "# another\n")
-    assert file.read_text() == EXAMPLE + "# placed\n"
+    assert nodes.has_file("gw1", EXAMPLE)
 
 
 def test_a_drained_gateway_that_is_ready_but_for_that_is_given_back(
