@@ -27,6 +27,7 @@ from bgf.openstack import cloud, plan
 from bgf.runtime.fencing import NovaFencer
 from failover.fencing import Fenced
 from tests.openstack import page
+from tests.openstack.shell import Shell
 from tests.openstack.stand_in import Machines
 
 pytestmark = [
@@ -37,7 +38,6 @@ ROOT = Path(__file__).parents[2]
 LAB = os.environ.get("OPENSTACK_LAB", "")
 NAME, KEY = "voice", "ops"
 IMAGES = ("bgf", "bgf-1.1")
-STEP_S = 3000
 QCOW2 = b"QFI\xfb\0\0\0\3".ljust(512, b"\0")
 
 
@@ -88,35 +88,9 @@ def parameters(place: Path) -> dict[str, Any]:
     return found
 
 
-class Shell:
-    """The operator's, in the operator's directory. `took` are the seconds of what was typed."""
-
-    def __init__(self, place: Path, machines: Machines) -> None:
-        self.place, self._environment = place, machines.environment()
-        self.took: dict[str, float] = {}
-
-    def __call__(self, line: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-        began = time.monotonic()
-        done = subprocess.run(
-            ["bash", "-c", line], cwd=self.place, env=self._environment, input=answer,
-            capture_output=True, text=True, check=False, timeout=STEP_S,
-        )  # fmt: skip
-        self.took[line] = time.monotonic() - began
-        said = done.stderr if "--json" in line else done.stdout + done.stderr
-        print(f"\n$ {line}\n{said}({self.took[line]:.0f} s)")
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    def typed(self, section: str, number: int, answer: str = "") -> str:
-        """A command of the page, as it stands there, and well; what it says."""
-        done = self(page.sections()[section][number], answer)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def shell(place: Path, machines: Machines) -> Shell:
-    return Shell(place, machines)
+    return Shell(place, machines.environment())
 
 
 def cluster(user: Any) -> dict[str, Any]:
@@ -579,7 +553,4 @@ def test_the_plain_commands_do_as_well(
 
 
 def test_the_page_has_no_command_that_was_not_typed(shell: Shell) -> None:
-    typed = set(shell.took)
-    assert not [ln for lines in page.sections().values() for ln in lines if ln not in typed]
-    for line, seconds in shell.took.items():
-        print(f"{seconds:6.0f} s  {line}")
+    assert not [ln for lines in page.sections().values() for ln in lines if ln not in shell.took]
