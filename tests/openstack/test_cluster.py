@@ -62,6 +62,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, user: Any) -> Iterator[Path]
     example = yaml.safe_load((ROOT / "deploy/openstack/examples/new-networks.yaml").read_text())
     example["parameters"] |= {"flavor": "m1.medium", "state_image": "debian-12"}
     (directory / "voice.yaml").write_text(yaml.safe_dump(example))
+    example["parameters"]["groups"] = 1
+    (directory / "small.yaml").write_text(yaml.safe_dump(example))
     (directory / "deploy").symlink_to(ROOT / "deploy")
     for image in IMAGES:
         (directory / f"{image}.qcow2").write_bytes(QCOW2)
@@ -309,11 +311,11 @@ def test_a_full_quota_is_one_clear_line_before_and_in_the_middle(
     project = user.current_project_id
     admin.network.update_quota(project, ports=4)
     try:
-        before = shell("bgfctl openstack up full -e voice.yaml --json")
+        before = shell("bgfctl openstack up full -e small.yaml --json")
         assert before.returncode == 1
         sentences = [f["sentence"] for f in json.loads(before.stdout)["findings"]]
-        assert "23 needed, 4 of 4 are free: ask for 19 more, or free some" in sentences
-        middle = shell("bgfctl openstack up full -e voice.yaml --no-check")
+        assert "15 needed, 4 of 4 are free: ask for 11 more, or free some" in sentences
+        middle = shell("bgfctl openstack up full -e small.yaml --no-check")
         assert middle.returncode == 1
         last = middle.stderr.splitlines()[-1]
         assert "the project's quota of port is used up: ask for more" in last
@@ -327,7 +329,7 @@ def test_a_full_quota_is_one_clear_line_before_and_in_the_middle(
 def test_a_node_that_does_not_come_up_says_why(shell: Shell, machines: Machines) -> None:
     machines.ill = {"gw1"}
     with machines.booting("ill"):
-        done = shell("bgfctl openstack up ill -e voice.yaml --no-check")
+        done = shell("bgfctl openstack up ill -e small.yaml --no-check")
     machines.ill = set()
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -542,11 +544,12 @@ def test_nothing_is_left_of_it(shell: Shell, user: Any) -> None:
 
 
 def test_the_plain_commands_do_as_well(
-    shell: Shell, user: Any, admin: Any, machines: Machines, parameters: dict[str, Any]
+    shell: Shell, user: Any, admin: Any, machines: Machines
 ) -> None:
+    (shell.place / "small.yaml").replace(shell.place / "voice.yaml")
     with machines.booting(NAME):
         assert "CREATE_COMPLETE" in shell.typed("Without bgfctl", 0)
-    check_all(user, admin, machines, plan.size_of(parameters))
+    check_all(user, admin, machines, plan.Size(1, 1))
     made = {p.id for p in ports(user).values()}
     shell.typed("Without bgfctl", 1)
     check_gone(user, made)
