@@ -19,7 +19,7 @@ from bgf.openstack.hands import Nodes
 from bgf.openstack.messages import Event, explain, failures, progress
 from bgf.openstack.plan import Scaling, Size, size_of, upgrade_order
 
-POLL_S: Final = 2.0
+POLL_S: Final = 3.0
 DRAIN_S: Final = 90
 READY_S: Final = 300.0
 DRAINED: Final = "it is drained"
@@ -52,7 +52,7 @@ class StackLike(Protocol):
 class Stacks(Protocol):
     """What is done with stacks; `cloud.Cloud` does it. Raises CloudRefused."""
 
-    def stack(self, name: str) -> StackLike | None: ...
+    def stack(self, name: str, outputs: bool = True) -> StackLike | None: ...
     def create(
         self, name: str, template: str, files: Mapping[str, str], parameters: Mapping[str, Any],
         timeout_min: int,
@@ -294,7 +294,7 @@ class Operator:
         seen: list[Event] = []
         began = False
         while True:
-            now = self.cloud.stack(self.name)
+            now = self.cloud.stack(self.name, outputs=False)
             events = self.cloud.events(stack, after) if now is not None else []
             for event in events:
                 after = event.id
@@ -320,7 +320,7 @@ class Operator:
                 "DELETE": "mend it and type the command again",
             }[action]
             raise CloudRefused(f"{'; '.join(lines[:5])} ({now.status}; {way})")
-        return now
+        return self.there()
 
 
 def _against(said: Mapping[str, Any], node: str) -> str:

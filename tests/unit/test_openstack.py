@@ -220,7 +220,7 @@ class FakeHeat:
         self.log: list[str] = []
         self._events: list[Event] = []
 
-    def stack(self, name: str) -> FakeStack | None:
+    def stack(self, name: str, outputs: bool = True) -> FakeStack | None:
         return self.now
 
     def create(
