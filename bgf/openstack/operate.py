@@ -166,6 +166,10 @@ class Operator:
         if now.get("image") == image and not done:
             self.say(f"{self.name} runs {image} already")
             return stack
+        for node in done:
+            if not self._is_back(nodes, node):
+                self.say(f"{node} is not back yet")
+                self._refresh(nodes, stack, node)
         order = upgrade_order(size.gateways, done, self._carries(nodes, size.gateways))
         for node in order:
             self._drain(nodes, node)
@@ -226,6 +230,13 @@ class Operator:
             self._drain(nodes, node)
             self.say(f"{node} gets its new file")
             self._refresh(nodes, stack, node)
+
+    def _is_back(self, nodes: Nodes, node: str) -> bool:
+        """Whether it was given back and is ready: an earlier attempt may have ended before."""
+        try:
+            return "failed" not in nodes.ask(node, "ready", node)
+        except NodeRefused:
+            return False
 
     def _reached(self, nodes: Nodes, node: str) -> None:
         def silent() -> str:

@@ -267,13 +267,16 @@ class FakeNodes:
         self.carries: dict[str, list[str]] = {}
         self.stuck: set[str] = set()
         self.against: list[str] = []
+        self.drained: set[str] = set()
         self.calls = 0
 
     def ask(self, node: str, *words: str, within_s: float = 0) -> dict[str, Any]:
         if words[0] != "status":
             self.log.append(f"{node} {words[0]}")
-        if words[0] == "ready":
-            why = ["it is drained", *self.against]
+        if words[0] in ("drain", "undrain"):
+            (self.drained.add if words[0] == "drain" else self.drained.discard)(node)
+        why = ["it is drained"] * (node in self.drained) + self.against
+        if words[0] == "ready" and why:
             return {"failed": "not well", "nodes": [{"node": node, "why": why}]}
         if words[0] == "drain":
             return {"carries": self.carries.get(node, []) if node in self.stuck else []}
@@ -383,7 +386,17 @@ def test_an_upgrade_goes_on_where_it_stopped_and_can_be_undone() -> None:
         "update next_image=new upgraded=['gw3', 'gw1', 'gw2']",
         "update image=new next_image= upgraded=[]",
     ]
-    heat.now.parameters |= {"next_image": "bad", "upgraded": ["gw3", "gw1"]}
+    assert not nodes.drained
+    heat.now.parameters |= {"image": "old", "next_image": "bad", "upgraded": ["gw3", "gw1"]}
+    nodes.drained = {"gw1"}
+    nodes.stuck = {"gw2"}
+    told = len(heat.log)
+    with pytest.raises(NodeRefused, match="gw2 still carries"):
+        operator(heat).upgrade(nodes, "bad")
+    assert heat.log[told:] == [
+        "gw3 ready", "gw1 ready", "gw1 file 'gw1 of 3'", "gw1 restart", "gw1 ready", "gw1 undrain",
+        "gw2 drain",
+    ]  # fmt: skip
     operator(heat).roll_back(nodes)
     assert heat.now.parameters["upgraded"] == []
     assert heat.log.index("gw1 undrain") < len(heat.log)
