@@ -285,7 +285,8 @@ SECTIONS: Final = (
         Key("monitor.peers", "list", "The other nodes' monitors, so that the page shows them all.",
             _M, ABSENT),
         Key("monitor.drills", "text", "Directory of drill reports (`bgfctl drill FAULT --json "
-            "FILE`, a plot of the same name beside) that the page shows.", _M, ABSENT),
+            "FILE`, a plot of the same name beside) that the page shows, besides their history.",
+            _M, ABSENT),
     )),
 )  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 from rich.table import Table
 
+from bgf import drill_book
 from bgf.ctl import drill_history
 from bgf.ctl.cli import FAILED, OK, as_json, console, examples, show, warn
 from bgf.ctl.lab_commands import file_option
@@ -38,6 +39,12 @@ _seed = click.option(
 _logs = click.option(
     "--logs", "logs_to", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Keep the processes' logs of trials that failed there.",
+)  # fmt: skip
+
+
+_previous = click.option(
+    "--previous", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
+    help="An earlier version: a checkout with its extensions built (scripts/previous.sh).",
 )  # fmt: skip
 
 
@@ -82,7 +89,7 @@ def fault_command(fault: Fault) -> click.Command:
         )
         return OK if report.ok else FAILED
 
-    return command
+    return _previous(command) if fault.previous else command
 
 
 def add_faults(group: click.Group) -> None:
@@ -114,6 +121,7 @@ def add_faults(group: click.Group) -> None:
 @_profile
 @_seed
 @_logs
+@_previous
 @file_option("--json", "the report")
 def chaos(
     *,
@@ -122,12 +130,13 @@ def chaos(
     calls: int,
     flows: int,
     json_path: Path | None,
+    previous: Path | None,
     **more: Any,
 ) -> int:
     """Do every fault to one standing lab, one after the other, and judge each.
 
-    What `bgfctl drill FAULT` does for one. The order is drawn by the seed. Needs root and nftables.
-    Exits with 1 when something did not hold.
+    What `bgfctl drill FAULT` does for one. The order is drawn by the seed. Upgrades are tried only
+    with --previous. Needs root and nftables. Exits with 1 when something did not hold.
     """
     from bgf.lab import chaos as lab_chaos  # noqa: PLC0415
     from bgf.lab import trial  # noqa: PLC0415
@@ -140,7 +149,11 @@ def chaos(
     faults = named(only) if only else FAULTS
     if short:
         faults = tuple(fault for fault in faults if fault.short)
-    options = lab_chaos.ChaosOptions(faults=faults, scale=trial.Scale(calls, flows), **more)
+    if previous is None and not only:
+        faults = tuple(fault for fault in faults if not fault.previous)
+    options = lab_chaos.ChaosOptions(
+        faults=faults, scale=trial.Scale(calls, flows), previous=previous, **more
+    )
     rows: list[dict[str, Any]] = []
     with Steps() as steps:
         report = lab_chaos.run_chaos(options, steps, lambda one: rows.append(lab_chaos.as_row(one)))
@@ -153,7 +166,7 @@ def chaos(
 
 @click.command(epilog=examples("bgfctl drills", "bgfctl drills --last 100 --json"))
 @click.option(
-    "--last", type=click.IntRange(1, drill_history.DRILLS_MAX), default=SHOWN_DEFAULT,
+    "--last", type=click.IntRange(1, drill_book.DRILLS_MAX), default=SHOWN_DEFAULT,
     show_default=True, help="So many, the newest last.",
 )  # fmt: skip
 @as_json
@@ -162,9 +175,9 @@ def drills(last: int, as_json: bool) -> int:
 
     Kept in /var/lib/bgf/drills.jsonl, or in the file that BGF_DRILLS names.
     """
-    found = drill_history.read()[-last:]
+    found = drill_book.read()[-last:]
     if not found and not as_json:
-        warn([f"no drill is recorded in {drill_history.history_file()}"])
+        warn([f"no drill is recorded in {drill_book.book()}"])
         return OK
     show({"drills": found}, _drills_table(found), as_json)
     return OK
