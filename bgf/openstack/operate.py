@@ -207,7 +207,7 @@ class Operator:
             carries = ", ".join(map(str, found["carries"]))
             why = found.get("sentence") or "nobody else is ready"
             raise NodeRefused(
-                f"{node} still carries {carries} after {DRAIN_S} s ({why}); nothing was changed: "
+                f"{node} still carries {carries} after {DRAIN_S} s ({why}) and stays as it was: "
                 "'bgfctl ready' on the others says why, 'bgfctl undrain' takes it back"
             )
 
