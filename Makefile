@@ -27,7 +27,7 @@ help:
 	@echo 'make bpf        rebuild the packet programs and write them'
 	@echo 'make deb        the Debian package, dist/bgf_*.deb, and its test in a bare Debian 12 (deb-test)'
 	@echo 'make image      a Debian 12 cloud image with the package in it, dist/bgf_*.qcow2'
-	@echo 'make image-test boots the image twice under QEMU and calls through it (ACCEL=tcg: pure emulation)'
+	@echo 'make image-test boots the image twice under QEMU and calls through it (ACCEL=tcg: pure emulation; BGF_PATIENCE=4: on a busy machine)'
 	@echo 'make setup      only the set-up'
 	@echo 'make clean      remove what was built'
 
