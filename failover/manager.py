@@ -5,7 +5,8 @@ death is recognised (`detector`, `decide`), when a lease ends (`lease`), how an 
 (`addresses`). `wake` is one turn without waiting, so the simulation runs the same code under its
 own clock; `run` is the loop around it.
 
-Registry trouble never stops media: the lease goes on, takeovers wait, and the sentence says so.
+Registry trouble never stops media: the lease goes on, by the peers' word if the registry stays
+away (`vouching`); takeovers wait, and the sentence says so.
 """
 
 from __future__ import annotations
@@ -16,8 +17,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from failover.actions import Action, Claim, MakeOffer, Publish, Withdraw
-from failover.adapters import Addresses, Armer, Fencer, Prober, Watchdog
+from failover.actions import Action, Claim, MakeOffer, Publish, StepDown, Withdraw
+from failover.adapters import (
+    Addresses,
+    Armer,
+    Fencer,
+    Memory,
+    NullMemory,
+    NullVouchLink,
+    Prober,
+    VouchLink,
+    Watchdog,
+)
 from failover.config import FailoverConfig
 from failover.decide import Local, Plan, Policy, decide
 from failover.detector import Detector, Peer, Suspicion
@@ -27,10 +38,20 @@ from failover.history import History, TimelineEvent
 from failover.lease import Lease
 from failover.performer import Performer
 from failover.reasons import State
-from failover.registry import Member, Offer, Ownership, Registry, RegistryUnavailable, View
+from failover.registry import (
+    Member,
+    Offer,
+    Ownership,
+    Registry,
+    RegistryPending,
+    RegistryUnavailable,
+    View,
+)
 from failover.safety import Safety
 from failover.status import status
 from failover.strain import Strain
+from failover.voucher import Voucher
+from failover.vouching import Standing
 
 MS: Final = 1_000_000
 TIMELINE_MAX: Final = 512  # events kept for the admin socket
@@ -49,7 +70,8 @@ class Manager:
     the state plane need not wait for its lease; it must not wait either. `unready` says what a
     planned move to this node would have to wait for, `health` which of its processes are unwell,
     `control` whom the state plane hears; all three tell what they know, without asking anybody.
-    `on_event` gets every timeline event as it happens. `fencer` and `watchdog` are null by default.
+    `on_event` gets every timeline event as it happens. `fencer` and `watchdog` are null by default,
+    and so are `link` and `memory`, by which nodes vouch for each other while there is no registry.
     """
 
     def __init__(
@@ -70,6 +92,8 @@ class Manager:
         on_event: Callable[[TimelineEvent], None] = lambda _: None,
         fencer: Fencer | None = None,
         watchdog: Watchdog | None = None,
+        link: VouchLink | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._config = config
         self._registry = registry
@@ -109,6 +133,8 @@ class Manager:
         self._strain = Strain(self._policy.lease_ns)
         self._flaps = Flaps()
         self._view: View | None = None
+        self._last_view: View | None = None
+        self._last_live: tuple[str, ...] = ()
         self._plan = Plan((), f"{self._me} has just started.", ())
         self._published: Member | None = None
         self._watching_since_ns: int | None = None
@@ -134,6 +160,16 @@ class Manager:
             tally=self.tally,
         )
         self._trouble = self._hands.trouble
+        self._voucher = Voucher(
+            config.node,
+            config.peers,
+            self._policy.lease_ns,
+            link=link or NullVouchLink(),
+            memory=memory or NullMemory(),
+            started_ns=now_ns,
+            tell=lambda event, text: self._tell(event, "", self._me, 0, text),
+            tally=self.tally,
+        )
         self._safety = Safety(
             config.node,
             self._policy.lease_ns,
@@ -147,6 +183,7 @@ class Manager:
     async def run(self, stop: asyncio.Event) -> None:
         """Take turns until `stop` is set. Addresses and deadlines are left to their lifetimes."""
         self._prober.watch(self.hear)
+        self._voucher.watch(self.hear)
         while not stop.is_set():
             until_ns = self.wake()
             wait_s = max((until_ns - self._clock()) / 1e9, SLEEP_MIN_S)
@@ -165,19 +202,25 @@ class Manager:
             self._prober.send(probe)
         self.hear()
         self._note_links()
+        self._take_confirmation()
         self._let_lapse()
         changed = self._note_suspicions()
         if changed or self._record(0) != self._published or now_ns >= self._renewal_due_ns():
             self._renew()
             changed = True
+        self._voucher.ask(self._clock(), self._lease.reached_ns, self._served())
+        changed |= self._voucher.moved()
         if changed or probes or now_ns >= self._next_look_ns:
             self._look_and_act()
-        self._hands.keep_up(self._lease.alive(self._clock()))
-        self._safety.feed(self._hands.held, self._lease.deadline_ns, self._clock())
+        now_ns = self._clock()
+        lease_ns = max(self._lease.deadline_ns, self._voucher.until_ns())
+        self._hands.keep_up(now_ns < lease_ns)
+        self._safety.feed(self._hands.held, lease_ns, now_ns)
         return min(
             self._detector.next_deadline(),
             self._renewal_due_ns(),
             self._next_look_ns,
+            self._voucher.due_ns(self._lease.reached_ns, self._served()),
             *self._hands.next_announcement_ns(),
         )
 
@@ -185,10 +228,15 @@ class Manager:
         """Take in what has arrived, without deciding anything: cheap, and at any time."""
         for datagram, path in self._prober.drain():
             self._detector.receive(datagram, path, self._clock())
+        self._voucher.hear(self._clock(), self._lease.reached_ns, self._last_view)
 
     def timeline(self) -> list[TimelineEvent]:
         """The last TIMELINE_MAX events, oldest first."""
         return list(self._timeline)
+
+    def standing(self) -> Mapping[str, Standing]:
+        """The groups that go on by the peers' word, while the registry is out of reach."""
+        return self._voucher.standing
 
     def status(self) -> dict[str, Any]:
         """What an operator asks: plain types only."""
@@ -207,6 +255,7 @@ class Manager:
             wishes=self._wanted(),
             restless=self._flaps.restless(),
             tally=self.tally,
+            vouching=self._voucher.status(self._clock()),
         )
 
     # -- what an operator wants ------------------------------------------------------------
@@ -259,6 +308,7 @@ class Manager:
     def close(self) -> None:
         """Close the probing sockets; whatever is armed or added runs out by itself."""
         self._prober.close()
+        self._voucher.close()
         self._safety.close()
 
     # -- hearing and telling ---------------------------------------------------------------
@@ -305,6 +355,7 @@ class Manager:
         if self._links_down:
             suspects[self._me] = self._links_down
         held = self._hands.held
+        parties, settled = self._voucher.words(held, self._lease.deadline_ns, self._last_live)
         return Member(
             node=self._me,
             incarnation=self._incarnation,
@@ -315,11 +366,13 @@ class Manager:
             host=self._config.host,
             rack=self._config.rack,
             drained=self._drained,
-            unready=tuple(self._unready()),
+            unready=(*self._unready(), *self._voucher.unready(self._clock())),
             offers={g: Offer(h.offered_to, h.offered) for g, h in held.items() if h.offered},
             serves={g: h.serving for g, h in held.items() if h.serving},
             health=dict(self._health()),
             strain=self._strain.word(),
+            parties=parties,
+            settled=settled,
         )
 
     def _let_lapse(self) -> None:
@@ -330,9 +383,11 @@ class Manager:
         now_ns = self._clock()
         lapsed = 0 < self._lease.deadline_ns <= now_ns
         if lapsed and any(held.anything for held in self._hands.held.values()):
-            self._plan = decide(self._me, self._policy, None, self._local(now_ns), now_ns)
-            for action in self._plan.actions:
-                self._perform(action)
+            plan = decide(self._me, self._policy, None, self._local(now_ns), now_ns)
+            for action in plan.actions:
+                if isinstance(action, StepDown):
+                    self._plan = plan
+                    self._perform(action)
 
     def _renewal_due_ns(self) -> int:
         return self._lease.next_renewal_ns()
@@ -344,14 +399,27 @@ class Manager:
         if not self._lease.alive(sent_ns):
             self._watching_since_ns = None
         record = self._record(self._lease.offer(sent_ns))
+        self._voucher.publishing(record.parties, sent_ns)
         try:
             self._registry.publish(record)
+        except RegistryPending:
+            return False
         except RegistryUnavailable as error:
             self._registry_trouble(error)
             return False
-        self._lease.confirm(sent_ns)
+        self._confirm(sent_ns)
         self._published = replace(record, lease_deadline_ns=0)
         return True
+
+    def _confirm(self, sent_ns: int) -> None:
+        if self._lease.confirm(sent_ns):
+            self._voucher.reached(sent_ns, self._clock())
+
+    def _take_confirmation(self) -> None:
+        """Of a renewal whose answer came after we had stopped waiting for it."""
+        deadline_ns = self._registry.granted_ns()
+        if deadline_ns > self._lease.deadline_ns:
+            self._confirm(self._lease.granted(deadline_ns))
 
     def _remember(self) -> bool:
         """Before the first record: what an earlier life of this node said of itself. The registry
@@ -359,11 +427,14 @@ class Manager:
         """
         try:
             before = self._registry.record(self._me)
+        except RegistryPending:
+            return False
         except RegistryUnavailable as error:
             self._lease.offer(self._clock())
             self._registry_trouble(error)
             return False
         self._remembered = True
+        self._voucher.remember(before)
         self._drained |= before is not None and before.drained
         return True
 
@@ -416,6 +487,13 @@ class Manager:
         if self._watching_since_ns is None and self._lease.alive(now_ns):
             self._watching_since_ns = now_ns
         self._note_owners(view)
+        self._last_view = view
+        self._last_live = tuple(
+            name
+            for name, member in sorted(view.members.items())
+            if name != self._me and now_ns < member.lease_deadline_ns
+        )
+        self._voucher.read(view, now_ns)
         return view
 
     def _note_owners(self, view: View) -> None:
@@ -473,7 +551,22 @@ class Manager:
             restless=self._flaps.restless(),
             control=self._control(),
             silent_since=self._plan.silent_since,
+            standing=self._voucher.standing,
+            vouchers=self._voucher.by,
+            bound=self._voucher.bound(self._config.groups, (self._last_view or View()), now_ns),
         )
+
+    def _served(self) -> dict[str, int]:
+        """What of this node's own is open here, by the last view: group -> epoch."""
+        owners = (self._last_view or View()).owners
+        return {
+            group: held.armed
+            for group, held in self._hands.held.items()
+            if held.armed
+            and not held.released
+            and owners.get(group) == Ownership(self._me, held.armed)
+            and self._clock() < held.armed_until_ns
+        }
 
     def _perform(self, action: Action) -> bool:
         """Do one action and remember it. False when it failed: the next look finds it missing."""
@@ -522,8 +615,10 @@ class Manager:
     def _claim(self, group: str, seen: Ownership) -> bool:
         if seen.epoch == 0 and not self._hands.free(group):
             return False
+        self._voucher.claiming(group, seen.epoch + 1, self._clock())
         won = self._registry.claim(group, seen, self._me)
         if won is None:
+            self._voucher.claim_failed(group)
             self.tally["claims_lost"] += 1
             text = f"somebody else was faster than {self._me} at {group}"
             self._tell("refused", group, self._me, seen.epoch + 1, text)
@@ -531,7 +626,7 @@ class Manager:
             return self._view is not None
         self.tally["claims_won"] += 1
         view = self._view or View()
-        self._view = replace(view, owners={**view.owners, group: won})
+        self._view = self._last_view = replace(view, owners={**view.owners, group: won})
         self._last_owner[group] = seen.node
         if seen.node in self._plan.dead:
             self._safety.took(seen.node, group, won.epoch, view)

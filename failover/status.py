@@ -35,6 +35,7 @@ def status(
     wishes: Mapping[str, str],
     restless: frozenset[str],
     tally: Mapping[str, int],
+    vouching: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything at one moment."""
     return {
@@ -52,6 +53,7 @@ def status(
         "lease_left_ms": max(0, lease.deadline_ns - now_ns) // MS,
         "registry": trouble.get("registry", "ok"),
         "trouble": dict(trouble),
+        "vouching": dict(vouching),
         "warnings": list(plan.warnings),
         "conditions": _conditions(me, plan, trouble),
         "restless": sorted(restless),
