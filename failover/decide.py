@@ -292,6 +292,8 @@ class _Decision:
         death = self._evidence.death(owner.node) if owner.node else None
         if not owner.node or death is not None:
             since_ns = min(self._local.vacant_since.get(group, self._now_ns), self._now_ns)
+            if group in self._local.bound:  # others too, about as long: the line begins anew then
+                since_ns = self._now_ns
             self._vacant_since[group] = since_ns
             line = self._placement.line(owner.node, drained_too=death is not None)
             last = self._view.members.get(owner.node, NO_ONE)

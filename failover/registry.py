@@ -76,7 +76,7 @@ class View:
 
     members: Mapping[str, Member] = field(default_factory=dict)
     owners: Mapping[str, Ownership] = field(default_factory=dict)
-    current_ns: int = 0
+    current_ns: int = field(default=0, compare=False)
 
 
 class Registry(Protocol):

@@ -14,7 +14,7 @@ from failover.actions import Held
 from failover.adapters import Memory, VouchLink
 from failover.evidence import listed
 from failover.registry import Member, Ownership, View
-from failover.vouching import Recollection, Standing, Vouch, VouchRequest, Vouching, promise_ns
+from failover.vouching import Recollection, Standing, Vouch, Vouching, VouchRequest, promise_ns
 
 MS: Final = 1_000_000
 FAR_NS: Final = 1 << 62
@@ -150,10 +150,10 @@ class Voucher:
                 to, until_ns = promised
                 left_ms = (until_ns - now_ns) // MS
                 found[group] = f"{to} has its word for {left_ms} ms more"
-            elif now_ns < self._core.blank_until_ns and owner.epoch > 1 and not done:
-                found[group] = STARTED
-            elif now_ns < self._core.blank_until_ns and owner.epoch and owner.node != self._me:
-                found[group] = STARTED
+            elif now_ns < self._core.blank_until_ns and owner.epoch and not done:
+                first = owner == Ownership(self._me, 1)  # there was nobody to promise it to
+                if not first:
+                    found[group] = STARTED
         return found
 
     def unready(self, now_ns: int) -> list[str]:

@@ -219,7 +219,9 @@ class Vouching:
         answer = Vouch(self._me, request.owner, request.life, request.number)
         since_ns = now_ns - reached_ns
         if reached_ns and since_ns < self._unreached_ns():
-            return replace(answer, why=f"{self._me} reached the registry {since_ns // 10**6} ms ago")
+            return replace(
+                answer, why=f"{self._me} reached the registry {since_ns // 10**6} ms ago"
+            )
         if blank:
             return replace(answer, why=f"{self._me} has just started and knows nothing")
         owners = view.owners if view is not None else {}

@@ -255,11 +255,24 @@ def _etcd() -> list[Fault]:
         ),
         Fault(
             "etcd-all-pause", "no member of etcd answers for a second",
-            (Blow(Verb.STOP_ETCD, Role.ALL),), 1_000, moves=Moves.MAY,
+            (Blow(Verb.STOP_ETCD, Role.ALL),), 1_000, moves=Moves.NEVER, held=True,
         ),
         Fault(
             "etcd-all-gone", "all members of etcd die and come back",
-            (Blow(Verb.KILL_ETCD, Role.ALL),), 3_000, moves=Moves.MAY,
+            (Blow(Verb.KILL_ETCD, Role.ALL),), 3_000, moves=Moves.NEVER, held=True,
+        ),
+        Fault(
+            "etcd-all-gone-long", "all members of etcd are gone for many leases",
+            (Blow(Verb.KILL_ETCD, Role.ALL),), 20_000, moves=Moves.NEVER, held=True,
+        ),
+        Fault(
+            "etcd-all-still-long", "no member of etcd answers for many leases, none refuses",
+            (Blow(Verb.STOP_ETCD, Role.ALL),), 15_000, moves=Moves.NEVER, held=True,
+        ),
+        Fault(
+            "etcd-all-gone-isolated", "all members of etcd die, then an active is cut off",
+            (Blow(Verb.KILL_ETCD, Role.ALL), Blow(Verb.ISOLATE, Role.ACTIVE)), 12_000,
+            moves=Moves.MAY,
         ),
     ]  # fmt: skip
 

@@ -62,7 +62,6 @@ class Armed:
     lease_ns: int
     owner: Ownership
 
-
     vouched: tuple[int, int] = (0, 0)
     """(epoch, until when): the group stood by the peers' word."""
     rivals: tuple[str, ...] = ()
@@ -84,6 +83,10 @@ Happening = Claimed | Armed | TurnEnded
 
 
 CATCH_UP_MS = 20
+
+
+def void(_: object) -> None:
+    """Whatever came of it."""
 
 
 class WorldRegistry:
@@ -119,7 +122,7 @@ class WorldRegistry:
         world = self._world
         if world.random.random() < world.doubt:  # it comes through yet, or not; nobody tells
             later_ns = world.now_ns + world.random.randrange(1, 3_000) * MS
-            world.later(later_ns, lambda: self._claim(group, seen, node))
+            world.later(later_ns, lambda: void(self._claim(group, seen, node)))
             raise RegistryUnavailable("the answer was lost")
         won = self._claim(group, seen, node)
         if won is not None:
