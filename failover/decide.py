@@ -231,10 +231,10 @@ def _plan_vouched(me: str, policy: Policy, view: View | None, local: Local, now_
     parts = [f"serves {listed(serves)} by the word of {listed(local.vouchers)}"] if serves else []
     parts += [f"keeps {listed(keeps)} until its lease ends"] if keeps else []
     parts += [f"steps down from {listed(drops)}"] if drops else []
+    why = ": the registry is out of reach of all, and nobody takes anything over meanwhile"
     return Plan(
         actions=tuple(actions),
-        sentence=f"{me} {'; '.join(parts) or 'holds nothing'}: the registry is out of reach of all,"
-        " and nobody takes anything over meanwhile.",
+        sentence=f"{me} {'; '.join(parts) or 'holds nothing'}{why if serves else ''}.",
         rules=tuple(rules),
         vacant_since=local.vacant_since,
     )

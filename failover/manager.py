@@ -31,11 +31,11 @@ from failover.adapters import (
 )
 from failover.config import FailoverConfig
 from failover.decide import Local, Plan, Policy, decide
-from failover.detector import Detector, Peer, Suspicion
-from failover.errors import MoveRefused
+from failover.detector import Detector, Peer
 from failover.flapping import Flaps
 from failover.history import History, TimelineEvent
 from failover.lease import Lease
+from failover.news import News
 from failover.performer import Performer
 from failover.reasons import State
 from failover.registry import (
@@ -52,13 +52,13 @@ from failover.status import status
 from failover.strain import Strain
 from failover.voucher import Voucher
 from failover.vouching import Standing
+from failover.wishes import Wishes
 
 MS: Final = 1_000_000
 TIMELINE_MAX: Final = 512  # events kept for the admin socket
 ROUNDS_MAX: Final = 8  # decide-perform rounds in one turn
 URGENT_POLLS: Final = 4  # looks at the registry per probe interval while a death is in doubt
 SLEEP_MIN_S: Final = 0.0005
-WISH_MS: Final = 10_000  # a planned move that has not begun by then is given up
 
 
 class Manager:
@@ -133,8 +133,6 @@ class Manager:
         self._strain = Strain(self._policy.lease_ns)
         self._flaps = Flaps()
         self._view: View | None = None
-        self._last_view: View | None = None
-        self._last_live: tuple[str, ...] = ()
         self._plan = Plan((), f"{self._me} has just started.", ())
         self._published: Member | None = None
         self._watching_since_ns: int | None = None
@@ -143,10 +141,9 @@ class Manager:
         self._link_down_since: dict[str, int] = {}
         self._drained = False
         self._remembered = False
-        self._wishes: dict[str, tuple[str, int]] = {}
-        self._told: dict[str, str] = {}
+        self._wishes = Wishes(self._me, config.groups, config.peers)
+        self._news = News(self._me, self._tell)
         self._last_owner: dict[str, str] = {}
-        self._warned: tuple[str, ...] = ()
         self._timeline: deque[TimelineEvent] = deque(maxlen=TIMELINE_MAX)
         self.history = History()
         self.tally: Counter[str] = Counter()
@@ -205,11 +202,10 @@ class Manager:
         self._take_confirmation()
         self._let_lapse()
         changed = self._note_suspicions()
-        if changed or self._record(0) != self._published or now_ns >= self._renewal_due_ns():
+        if changed or self._record(0) != self._published or now_ns >= self._lease.next_renewal_ns():
             self._renew()
             changed = True
-        self._voucher.ask(self._clock(), self._lease.reached_ns, self._served())
-        changed |= self._voucher.moved()
+        changed |= self._voucher.turn(self._clock(), self._lease.reached_ns, self._hands.held)
         if changed or probes or now_ns >= self._next_look_ns:
             self._look_and_act()
         now_ns = self._clock()
@@ -218,9 +214,9 @@ class Manager:
         self._safety.feed(self._hands.held, lease_ns, now_ns)
         return min(
             self._detector.next_deadline(),
-            self._renewal_due_ns(),
+            self._lease.next_renewal_ns(),
             self._next_look_ns,
-            self._voucher.due_ns(self._lease.reached_ns, self._served()),
+            self._voucher.due_ns(self._lease.reached_ns),
             *self._hands.next_announcement_ns(),
         )
 
@@ -228,7 +224,7 @@ class Manager:
         """Take in what has arrived, without deciding anything: cheap, and at any time."""
         for datagram, path in self._prober.drain():
             self._detector.receive(datagram, path, self._clock())
-        self._voucher.hear(self._clock(), self._lease.reached_ns, self._last_view)
+        self._voucher.hear(self._clock(), self._lease.reached_ns)
 
     def timeline(self) -> list[TimelineEvent]:
         """The last TIMELINE_MAX events, oldest first."""
@@ -252,7 +248,7 @@ class Manager:
             lease=self._lease,
             trouble=self._trouble,
             links_down=self._links_down,
-            wishes=self._wanted(),
+            wishes=self._wishes.wanted(),
             restless=self._flaps.restless(),
             tally=self.tally,
             vouching=self._voucher.status(self._clock()),
@@ -265,37 +261,19 @@ class Manager:
 
         It happens in the next turns; a move that cannot be made is given up, and told.
         """
+        self._wishes.known(group)
         owner = (self._view or View()).owners.get(group, Ownership())
-        if group not in self._config.groups:
-            known = ", ".join(sorted(self._config.groups))
-            raise MoveRefused(f"no group '{group[:64]}': there are {known}")
-        if owner.node != self._me:
-            raise MoveRefused(
-                f"{group} is {owner.node or 'nobody'}'s: only its owner can hand it over"
-            )
-        if to == self._me:
-            raise MoveRefused(f"{group} is {to}'s already")
-        if to and to not in self._config.peers:
-            known = ", ".join(sorted(self._config.peers))
-            raise MoveRefused(f"no node '{to[:64]}': there are {known}")
-        if not self._hands.held[group].serving:
-            raise MoveRefused(f"{group} is being taken over by {self._me}: wait for that")
-        self._wishes[group] = (to, self._clock() + WISH_MS * MS)
+        self._wishes.add(group, to, owner, self._hands.held[group].serving, self._clock())
         text = f"an operator wants {group} at {to or 'another node'}"
         self._tell("wanted", group, self._me, owner.epoch, text)
         self._next_look_ns = self._clock()
 
-    def _wanted(self) -> dict[str, str]:
-        return {group: to for group, (to, _) in self._wishes.items()}
-
     def _give_up(self) -> None:
         """Wishes that nobody could fulfil for too long."""
-        now_ns = self._clock()
-        for group, (to, until_ns) in list(self._wishes.items()):
-            if now_ns >= until_ns and not self._hands.held[group].offered:
-                del self._wishes[group]
-                text = f"{group} does not move to {to or 'another node'}: {self._about(group)}"
-                self._tell("given-up", group, self._me, 0, text)
+        offered = {group for group, held in self._hands.held.items() if held.offered}
+        for group, to in self._wishes.expired(self._clock(), offered).items():
+            text = f"{group} does not move to {to or 'another node'}: {self._about(group)}"
+            self._tell("given-up", group, self._me, 0, text)
 
     def drain(self, drained: bool) -> None:
         """Carry nothing any more, or be a standby again. Survives a restart of this process."""
@@ -334,20 +312,9 @@ class Manager:
     def _note_suspicions(self) -> bool:
         events = self._detector.events()
         for suspicion in events:
-            self._tell_suspicion(suspicion)
+            owners = self._view.owners if self._view else {}
+            self._news.suspicion(suspicion, owners, self._clock())
         return bool(events)
-
-    def _tell_suspicion(self, suspicion: Suspicion) -> None:
-        now_ns = self._clock()
-        owners = self._view.owners if self._view else {}
-        groups = [g for g, owner in sorted(owners.items()) if owner.node == suspicion.peer] or [""]
-        name = "detected" if suspicion.paths_silent else "recovered"
-        age_ms = (now_ns - suspicion.since_ns) / MS
-        text = f"{self._me} hears {suspicion}"
-        text += f", last heard {age_ms:.0f} ms ago" if suspicion.paths_silent else ""
-        for group in groups:
-            epoch = owners[group].epoch if group else 0
-            self._tell(name, group, suspicion.peer, epoch, text)
 
     def _record(self, lease_deadline_ns: int) -> Member:
         """What this node's record says now."""
@@ -355,7 +322,7 @@ class Manager:
         if self._links_down:
             suspects[self._me] = self._links_down
         held = self._hands.held
-        parties, settled = self._voucher.words(held, self._lease.deadline_ns, self._last_live)
+        parties, settled = self._voucher.words(held, self._lease.deadline_ns)
         return Member(
             node=self._me,
             incarnation=self._incarnation,
@@ -388,9 +355,6 @@ class Manager:
                 if isinstance(action, StepDown):
                     self._plan = plan
                     self._perform(action)
-
-    def _renewal_due_ns(self) -> int:
-        return self._lease.next_renewal_ns()
 
     def _renew(self) -> bool:
         if not self._remembered and not self._remember():
@@ -456,7 +420,7 @@ class Manager:
         self._bury_the_gone()  # media first
         if self._view is not None and self._lease.alive(self._clock()):
             self._safety.fence(self._view, self._clock())
-        self._tell_what_changed()
+            self._news.plan(self._plan, self._view.owners, self._last_owner)
         self._give_up()
         # Usually the next probes come first, and save a turn of their own.
         pause_ns = self._interval_ns * 5 // 4
@@ -487,12 +451,6 @@ class Manager:
         if self._watching_since_ns is None and self._lease.alive(now_ns):
             self._watching_since_ns = now_ns
         self._note_owners(view)
-        self._last_view = view
-        self._last_live = tuple(
-            name
-            for name, member in sorted(view.members.items())
-            if name != self._me and now_ns < member.lease_deadline_ns
-        )
         self._voucher.read(view, now_ns)
         return view
 
@@ -502,34 +460,12 @@ class Manager:
         for group in self._config.groups:
             owner = view.owners.get(group, Ownership())
             if owner.node != self._me:
-                self._wishes.pop(group, None)
+                self._wishes.drop(group)
                 if self._view is not None and owner != before.get(group, Ownership()):
                     last = self._last_owner[group] = before.get(group, Ownership()).node
                     text = f"{self._me} sees that {owner.node} owns {group}"
                     text += f", no longer {last}" if last else ""
                     self._tell("moved", group, owner.node, owner.epoch, text)
-
-    def _tell_what_changed(self) -> None:
-        """Conditions and warnings, each time that one comes, changes or goes."""
-        plan, owners = self._plan, (self._view or View()).owners
-        if self._view is None or not self._lease.alive(self._clock()):
-            return
-        told = {node: condition.sentence for node, condition in plan.conditions.items()}
-        for node, condition in plan.conditions.items():
-            if condition.sentence == self._told.get(node):
-                continue
-            owned = [g for g, o in sorted(owners.items()) if o.node == node]
-            lost = [g for g, last in sorted(self._last_owner.items()) if last == node]
-            for group in owned or lost or [""]:
-                epoch, why = owners[group].epoch if group in owned else 0, condition.state.value
-                self._tell("condition", group, node, epoch, condition.sentence, reason=why)
-        for node in sorted(self._told.keys() - told.keys()):
-            self._tell("condition-over", "", node, 0, f"{node} is well again")
-        for line in sorted(set(plan.warnings) - set(self._warned)):
-            self._tell("warning", "", self._me, 0, line)
-        for line in sorted(set(self._warned) - set(plan.warnings)):
-            self._tell("warning-over", "", self._me, 0, f"no more: {line}")
-        self._told, self._warned = told, plan.warnings
 
     def _registry_trouble(self, error: RegistryUnavailable) -> None:
         self.tally["registry_errors"] += 1
@@ -546,27 +482,15 @@ class Manager:
             else self._watching_since_ns,
             vacant_since=self._plan.vacant_since,
             barred=self._hands.barred(now_ns),
-            wishes=self._wanted(),
+            wishes=self._wishes.wanted(),
             unready=tuple(self._unready()),
             restless=self._flaps.restless(),
             control=self._control(),
             silent_since=self._plan.silent_since,
             standing=self._voucher.standing,
             vouchers=self._voucher.by,
-            bound=self._voucher.bound(self._config.groups, (self._last_view or View()), now_ns),
+            bound=self._voucher.bound(self._config.groups, now_ns),
         )
-
-    def _served(self) -> dict[str, int]:
-        """What of this node's own is open here, by the last view: group -> epoch."""
-        owners = (self._last_view or View()).owners
-        return {
-            group: held.armed
-            for group, held in self._hands.held.items()
-            if held.armed
-            and not held.released
-            and owners.get(group) == Ownership(self._me, held.armed)
-            and self._clock() < held.armed_until_ns
-        }
 
     def _perform(self, action: Action) -> bool:
         """Do one action and remember it. False when it failed: the next look finds it missing."""
@@ -606,7 +530,7 @@ class Manager:
             case Withdraw():
                 self._hands.remember(action)
                 self._renew()
-                self._wishes.pop(group, None)
+                self._wishes.drop(group)
                 self._tell("withdrawn", group, self._me, 0, self._about(group))
             case _:
                 self._hands.perform(action, self._about(group))
@@ -626,7 +550,8 @@ class Manager:
             return self._view is not None
         self.tally["claims_won"] += 1
         view = self._view or View()
-        self._view = self._last_view = replace(view, owners={**view.owners, group: won})
+        self._view = replace(view, owners={**view.owners, group: won})
+        self._voucher.won(group, won)
         self._last_owner[group] = seen.node
         if seen.node in self._plan.dead:
             self._safety.took(seen.node, group, won.epoch, view)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from failover.actions import Held
@@ -49,6 +50,9 @@ class Voucher:
         self._blank = remembered is None
         self._remembered = False
         self._served_before: Mapping[str, int] = {}
+        self._view: View | None = None
+        self._live: tuple[str, ...] = ()
+        self._served: dict[str, int] = {}
         self._moved = False
         self._told = False
 
@@ -66,19 +70,33 @@ class Voucher:
 
     # -- turns -----------------------------------------------------------------------------
 
-    def hear(self, now_ns: int, reached_ns: int, view: View | None) -> None:
+    def hear(self, now_ns: int, reached_ns: int) -> None:
         """Answer who asks, take in who answers. At any time, decides nothing else."""
         for message in self._link.drain():
             if isinstance(message, Vouch):
                 self._moved |= self._core.heard(message, now_ns)
             else:
-                self._answer(message, now_ns, reached_ns, view)
+                self._answer(message, now_ns, reached_ns)
 
-    def ask(self, now_ns: int, reached_ns: int, groups: Mapping[str, int]) -> None:
-        """Whatever is due now."""
-        for request in self._core.ask(now_ns, reached_ns, groups):
+    def turn(self, now_ns: int, reached_ns: int, held: Mapping[str, Held]) -> bool:
+        """Ask what is due now. True when a deadline has moved since the last turn."""
+        owners = self._view.owners if self._view else {}
+        self._served = {  # what of this node's own is open here, by the last view
+            group: one.armed
+            for group, one in held.items()
+            if one.armed
+            and not one.released
+            and owners.get(group) == Ownership(self._me, one.armed)
+            and now_ns < one.armed_until_ns
+        }
+        for request in self._core.ask(now_ns, reached_ns, self._served):
             self._tally["vouches_asked"] += 1
             self._link.send(request)
+        self._tell_standing(now_ns)
+        moved, self._moved = self._moved, False
+        return moved
+
+    def _tell_standing(self, now_ns: int) -> None:
         stands = bool(self._core.stands(now_ns))
         if stands and not self._told:
             text = f"{self._me} serves on by the word of {listed(self.by)}: nobody reaches the"
@@ -88,20 +106,26 @@ class Voucher:
             self._tell("vouched-over", f"{self._me} does not stand by its peers' word: {reached}")
         self._told = stands
 
-    def due_ns(self, reached_ns: int, groups: Mapping[str, int]) -> int:
-        """When `ask` has something to do at the latest."""
-        needed = groups and reached_ns and self._core.parties.needed()
+    def due_ns(self, reached_ns: int) -> int:
+        """When a turn has something to do at the latest."""
+        needed = self._served and reached_ns and self._core.parties.needed()
         return self._core.due_ns(reached_ns) if needed else FAR_NS
-
-    def moved(self) -> bool:
-        """Has a deadline moved since this was last asked?"""
-        moved, self._moved = self._moved, False
-        return moved
 
     def read(self, view: View, now_ns: int) -> None:
         """A view of the registry."""
+        self._view = view
+        self._live = tuple(
+            name
+            for name, member in sorted(view.members.items())
+            if name != self._me and now_ns < member.lease_deadline_ns
+        )
         self._core.read(view, now_ns)
         self._blank &= not self._remembered
+
+    def won(self, group: str, won: Ownership) -> None:
+        """A claim was granted."""
+        view = self._view or View()
+        self._view = replace(view, owners={**view.owners, group: won})
 
     def reached(self, sent_ns: int, now_ns: int) -> None:
         """A renewal that was sent then has succeeded."""
@@ -131,17 +155,18 @@ class Voucher:
     # -- what the others need --------------------------------------------------------------
 
     def words(
-        self, held: Mapping[str, Held], lease_deadline_ns: int, live: tuple[str, ...]
+        self, held: Mapping[str, Held], lease_deadline_ns: int
     ) -> tuple[tuple[str, ...], tuple[int, int]]:
         """`parties` and `settled` of this node's record. While the parties are asked, they stay."""
         doubtful = any(one.doubtful for one in held.values())
         open_until_ns = max((one.armed_until_ns for one in held.values()), default=0)
         settled = self._core.settled(FAR_NS if doubtful else open_until_ns, lease_deadline_ns)
-        return self._core.parties.latest if self._core.asking else live, settled
+        return self._core.parties.latest if self._core.asking else self._live, settled
 
-    def bound(self, groups: Collection[str], view: View, now_ns: int) -> dict[str, str]:
+    def bound(self, groups: Collection[str], now_ns: int) -> dict[str, str]:
         """Groups that this node must not take, or take up, now, and why."""
         found = {}
+        view = self._view or View()
         for group in groups:
             promised = self._core.promised(group, now_ns)
             owner = view.owners.get(group, Ownership())
@@ -179,11 +204,9 @@ class Voucher:
     def close(self) -> None:
         self._link.close()
 
-    def _answer(
-        self, request: VouchRequest, now_ns: int, reached_ns: int, view: View | None
-    ) -> None:
+    def _answer(self, request: VouchRequest, now_ns: int, reached_ns: int) -> None:
         answer = self._core.answer(
-            request, now_ns, reached_ns=reached_ns, view=view, blank=self._blank
+            request, now_ns, reached_ns=reached_ns, view=self._view, blank=self._blank
         )
         if answer is None:
             return
