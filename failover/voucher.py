@@ -196,6 +196,7 @@ class Voucher:
             "parties": list(self._core.parties.latest),
             "promised": {o: left_ns // MS for o, left_ns in self._core.promises(now_ns).items()},
             "asking": self._core.asking,
+            "sentence": self._sentence(now_ns),
         }
 
     def watch(self, readable: Callable[[], None]) -> None:
@@ -231,6 +232,28 @@ class Voucher:
             self._kept = recollection
         return True
 
-    def _why(self) -> str:
+    def _sentence(self, now_ns: int) -> str:
+        """How it stands while the registry is away, for an operator; empty when it is not."""
+        left = self._core.promises(now_ns)
+        stands = self._core.stands(now_ns)
+        if stands:
+            text = (
+                f"the registry is gone for all: {listed(sorted(stands))} goes on by the word of"
+                f" {listed(self.by)}, and no takeover is possible meanwhile"
+            )
+            left_ms = (min(one.until_ns for one in stands.values()) - now_ns) // MS
+            lacking = self._lacking()
+            return f"{text}; it ends in {left_ms} ms: {lacking}" if lacking else text
+        if self._core.asking or (self._served and not self._core.parties.needed()):
+            return f"no lease without the registry: {self._lacking() or 'nobody can vouch for it'}"
+        if left:
+            return f"{listed(left)} has its word: it takes nothing over from there"
+        return ""
+
+    def _lacking(self) -> str:
+        """Whose word is missing, and why."""
         silent = [f"{name} does not answer" for name in self._core.silent]
-        return "; ".join([*self._core.refusals.values(), *silent]) or "its time is over"
+        return "; ".join([*self._core.refusals.values(), *silent])
+
+    def _why(self) -> str:
+        return self._lacking() or "its time is over"

@@ -47,6 +47,7 @@ SAVE_MS = 1_000
 WARNED = (
     *("failed", "conflict", "condition", "warning", "given-up", "withdrawn"),
     *("fenced", "fence-failed", "fence-withheld"),
+    *("registry-lost", "vouched", "vouched-over"),
 )
 
 
@@ -143,6 +144,7 @@ def _sentence(said: dict[str, Any]) -> str:
     ]
     if not said["lease_left_ms"]:
         parts.append("has no lease")
+    parts += [said["vouching"]["sentence"]] if said["vouching"]["sentence"] else []
     parts += said["unready"] or [f"{what}: {text}" for what, text in said["trouble"].items()]
     return "; ".join(parts)
 

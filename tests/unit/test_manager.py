@@ -169,12 +169,12 @@ def test_registry_trouble_waits_and_says_so_and_ends() -> None:
     world = settled()
     for node in world.nodes.values():
         node.registry_cut = True
-    world.run(300)
+    world.run(150)
     assert world.serving("g1") == ["n1"]
     status = world.manager("n1").status()
     assert "the registry does not answer" in status["sentence"]
     assert status["registry"].startswith("no answer since")
-    world.run(200)
+    world.run(350)
     assert "by the word of n2 and n3" in world.manager("n1").status()["sentence"]
     world.run(10_000)
     assert world.serving("g1") == ["n1"]
