@@ -121,6 +121,8 @@ class Voucher:
         )
         self._core.read(view, now_ns)
         self._blank &= not self._remembered
+        if self._remembered:
+            self._keep()
 
     def won(self, group: str, won: Ownership) -> None:
         """A claim was granted."""

@@ -259,6 +259,9 @@ class Vouching:
             life, number = view.members.get(owner, _NOBODY).settled
             if now_ns >= promise.until_ns or (life == promise.life and number >= promise.number):
                 del self._promises[owner]
+        for group, owned in view.owners.items():
+            if owned.node == self._me:  # a claim in doubt may have come through meanwhile
+                self._claims[group] = owned.epoch
         for group, epoch in list(self._claims.items()):
             later = view.current_ns >= self._claimed_ns.get(group, 0)
             if later and view.owners.get(group) != Ownership(self._me, epoch):

@@ -38,7 +38,7 @@ CALLS_MAX: Final = 400
 SAID_MAX: Final = 20_000
 PORT_FIRST, PORT_LAST = 44_000, 59_998
 QUERIES_TRIES: Final = 3
-SHED: Final = ("load limit", "Parallel session limit reached")
+SHED: Final = ("load limit", "Parallel session limit reached", "the state plane has not served")
 WORK: Final = ("open", "move", "move", "query", "delete", "close")
 
 

@@ -162,10 +162,11 @@ inline step_peer(p)
 	:: true ->
 		blank[p] = false;
 		knows[p] = owner != 0;
-		if
-		:: owner != p -> claimed[p] = false /* may come through yet */
-		:: else -> skip
-		fi;
+#ifdef MUTANT_WON_UNNOTICED
+		claimed[p] = claimed[p] && owner == p;
+#else
+		claimed[p] = owner == p; /* a claim may come through yet: then it is noticed */
+#endif
 		if
 		:: settled >= promised[p] -> promised[p] = 0
 		:: else -> skip

@@ -100,6 +100,14 @@ def test_what_is_won_is_remembered_and_what_came_to_nothing_is_not() -> None:
     assert voucher.recollection().claims == {}
 
 
+def test_a_claim_that_came_through_late_is_noticed() -> None:
+    voucher = peer()
+    voucher.claiming("g1", 4, NOW)
+    voucher.read(View({}, {"g1": Ownership("n1", 3)}, NOW + 1), NOW + 1)
+    voucher.read(View({}, {"g1": Ownership("n2", 4)}, NOW + 2), NOW + 2)
+    assert ask(peer(voucher.recollection()), view=None).why
+
+
 def test_only_what_is_known_to_be_the_owners_is_vouched_for() -> None:
     both = replace(ASKED, groups={"g1": 3, "g2": 1})
     assert ask(peer(), both).groups == ("g1",)
