@@ -22,7 +22,6 @@
 #define WRITES 2
 #endif
 #define B(p) (1 << (p))
-#define PEER(p) p : 1 .. N
 #define ALL (B(N + 1) - 2)
 
 /* The registry. */
@@ -59,7 +58,7 @@ bool serves[N + 1];        /* it forwards, as the new owner */
 #define NEEDED (anybody -> 0 : window)
 #define BOUND(p) (promised[p] != 0 || forgot[p])
 #define CAN(p) (parties == 0 || parties & B(p))
-#define OPEN_FOR(p) (word & B(p) || answer[p] || question[p])
+#define OPEN_FOR(p) (word & B(p) || answer[p])
 
 #ifdef MUTANT_NO_PROMISE
 #define MAY_CLAIM(p) (!forgot[p])
@@ -77,170 +76,203 @@ bool serves[N + 1];        /* it forwards, as the new owner */
 #define ADMITS(p) CAN(p)
 #endif
 
-inline write_ends()
+#define CHECK(p) assert(!(stands && serves[p]))
+
+/* The owner. */
+
+inline view()
 {
-	under_way = false; written = false; known = true
+	!lost && (owner != 0 || sees != listed || known);
+	sees = listed;
+	lost = owner != 0;
+	if
+	:: known && !lost -> window = latest; anybody = latest == 0; known = false
+	:: lost -> /* for good: nothing of the owner matters any more */
+		stands = false; stood = 0; word = 0; sees = 0; window = 0; latest = 0; anybody = true;
+		under_way = false; written = false; known = false; gives_back = 0; given_back = true;
+		writes = 0; asks = 0; question[1] = 0; answer[1] = 0;
+#if N > 1
+		question[2] = 0; answer[2] = 0;
+#endif
+		skip
+	:: else -> skip
+	fi
 }
 
-inline step_owner(p)
+/* It writes its record. Whom it asks stays in it. */
+inline write()
 {
+	!under_way && writes > 0 && (!given_back || latest != sees || settled != number);
+	writes--;
+	under_way = true; known = false;
+	gives_back = (given_back -> number : 0);
 	if
-	/* A view: whatever it shows now. */
-	:: true ->
-		sees = listed;
-		lost = owner != 0;
-		if
-		:: known && !lost -> window = latest; anybody = latest == 0; known = false
-		:: else -> skip
-		fi;
-		if
-		:: lost -> stands = false
-		:: else -> skip
-		fi
-	/* It writes its record. Whom it asks stays in it. */
-	:: !under_way && writes > 0 && (!given_back || latest != sees) ->
-		writes--;
-		under_way = true; known = false;
-		gives_back = (given_back -> number : 0);
-		if
-		:: given_back ->
-			latest = sees;
+	:: given_back ->
+		latest = sees;
 #ifdef MUTANT_LEFT_OUT_AT_ONCE
-			window = latest; anybody = latest == 0
+		window = latest; anybody = latest == 0
 #else
-			window = window | latest; anybody = anybody || latest == 0
+		window = window | latest; anybody = anybody || latest == 0
 #endif
-		:: else -> skip
-		fi
-	:: under_way && written -> /* the answer: it has reached the registry, whose lease counts now */
-		write_ends();
-		word = 0; stands = false; given_back = true; past = number
-	/* It asks, whom it must. */
-	:: asks > 0 && !lost && NEEDED != 0 && !stands ->
-		asks--;
-		number++;
-		given_back = false;
-		for (PEER(p)) {
-			if
-			:: NEEDED & B(p) -> question[p] = number
-			:: else -> skip
-			fi
-		}
-	:: !lost && NEEDED != 0 && (word & NEEDED) == NEEDED && !stands && !given_back ->
-		stands = true; stood = NEEDED
+	:: else -> skip
 	fi
 }
 
-inline step_registry(p)
+inline takes_effect()
 {
+	under_way && !written;
+	parties = latest; written = true;
 	if
-	:: under_way && !written ->
-		parties = latest; written = true;
-		if
 #ifdef MUTANT_GIVES_BACK_EARLY
-		:: true -> settled = number
+	:: true -> settled = number
 #else
-		:: gives_back > settled -> settled = gives_back
+	:: gives_back > settled -> settled = gives_back
+	:: else -> skip
 #endif
-		:: else -> skip
-		fi
-	:: claim[p] ->
-		claim[p] = false;
-		if
-		:: owner == 0 && ADMITS(p) -> owner = p
-		:: else -> skip
-		fi
-	:: listed & B(p) -> listed = listed & ~B(p) /* its lease ends */
-	:: !(listed & B(p)) -> listed = listed | B(p) /* it renews */
 	fi
 }
 
-inline step_peer(p)
+/* The answer: it has reached the registry, whose lease counts now. */
+inline is_told()
 {
-	if
-	/* It reads the registry. */
-	:: true ->
-		blank[p] = false;
-		knows[p] = owner != 0;
-#ifdef MUTANT_WON_UNNOTICED
-		claimed[p] = claimed[p] && owner == p;
-#else
-		claimed[p] = owner == p; /* a claim may come through yet: then it is noticed */
-#endif
-		if
-		:: settled >= promised[p] -> promised[p] = 0
-		:: else -> skip
-		fi
-	:: !blank[p] && !knows[p] && !claim[p] && MAY_CLAIM(p) && owner == 0 && listed & B(p) ->
-		claimed[p] = true; claim[p] = true
-	:: owner == p && knows[p] && !serves[p] && MAY_SERVE(p) -> serves[p] = true
-	/* It vouches, or the question is lost. */
-	:: question[p] ->
-		if
-#ifdef MUTANT_KNOWS_BETTER
-		:: !blank[p] ->
-#else
-		:: !blank[p] && !knows[p] && !claimed[p] ->
-#endif
-			promised[p] = question[p]; answer[p] = question[p]
-		:: true -> skip
-		fi;
-		question[p] = 0
-	:: answer[p] ->
-		if
-		:: !given_back && answer[p] > past -> word = word | B(p)
-		:: true -> skip
-		fi;
-		answer[p] = 0
-	/* Its word ends, and with it what stood by it. */
-	:: word & B(p) ->
-		word = word & ~B(p);
-		if
-		:: stood & B(p) -> stands = false
-		:: else -> skip
-		fi
-	/* Then its promise, or the time that it waits for one which it has forgotten. */
-	:: promised[p] && !OPEN_FOR(p) -> promised[p] = 0
-	:: forgot[p] && !OPEN_FOR(p) -> forgot[p] = false
-	/* Its process starts again: what it forwards goes on, what it had read is gone. */
-	:: restarts > 0 ->
-		restarts--;
-		knows[p] = false
-	/* The machine is switched off and on. */
-	:: boots > 0 ->
-		boots--;
-#ifndef MUTANT_FORGETS
-		forgot[p] = true;
-#endif
-		blank[p] = true; promised[p] = 0; claimed[p] = false; knows[p] = false; serves[p] = false
-	fi
+	under_way && written;
+	under_way = false; written = false; known = true;
+	word = 0; stands = false; stood = 0; given_back = true; gives_back = 0; past = number
 }
+
+inline ask()
+{
+	asks > 0 && !lost && NEEDED != 0 && !stands;
+	asks--;
+	number++;
+	given_back = false;
+	question[1] = (NEEDED & B(1) -> number : question[1]);
+#if N > 1
+	question[2] = (NEEDED & B(2) -> number : question[2]);
+#endif
+	skip
+}
+
+inline stand()
+{
+	!lost && NEEDED != 0 && (word & NEEDED) == NEEDED && !stands && !given_back;
+	stands = true; stood = NEEDED
+}
+
+inline word_ends(p)
+{
+	word & B(p);
+	word = word & ~B(p);
+	stands = stands && !(stood & B(p));
+	stood = (stands -> stood : 0)
+}
+
+/* The registry. */
+
+inline lease(p) { listed = listed ^ B(p) }
+
+inline granted(p)
+{
+	claim[p];
+	claim[p] = false;
+	owner = (owner == 0 && ADMITS(p) -> p : owner)
+}
+
+/* Peers. */
+
+inline read(p)
+{
+	blank[p] = false;
+	knows[p] = owner != 0;
+#ifdef MUTANT_WON_UNNOTICED
+	claimed[p] = claimed[p] && owner == p;
+#else
+	claimed[p] = owner == p; /* a claim may come through yet: then it is noticed */
+#endif
+	promised[p] = (settled >= promised[p] -> 0 : promised[p])
+}
+
+inline send_claim(p)
+{
+	!blank[p] && !knows[p] && !claim[p] && MAY_CLAIM(p) && owner == 0 && listed & B(p);
+	claimed[p] = true; claim[p] = true
+}
+
+inline serve(p)
+{
+	owner == p && knows[p] && !serves[p] && MAY_SERVE(p);
+	serves[p] = true
+}
+
+inline vouch(p)
+{
+#ifdef MUTANT_KNOWS_BETTER
+	question[p] && !blank[p];
+#else
+	question[p] && !blank[p] && !knows[p] && !claimed[p];
+#endif
+	promised[p] = question[p]; answer[p] = question[p]; question[p] = 0
+}
+
+inline heard(p)
+{
+	answer[p];
+	word = (!given_back && answer[p] > past -> word | B(p) : word);
+	answer[p] = 0
+}
+
+inline no_answer(p) { answer[p]; answer[p] = 0 }
+
+inline promise_ends(p) { promised[p] && !OPEN_FOR(p); promised[p] = 0 }
+
+inline waited(p) { forgot[p] && !OPEN_FOR(p); forgot[p] = false }
+
+/* Its process starts again: what it forwards goes on, what it had read is gone. */
+inline restart(p) { restarts > 0 && knows[p]; restarts--; knows[p] = false }
+
+/* The machine is switched off and on. */
+inline boot(p)
+{
+	boots > 0;
+	boots--;
+#ifndef MUTANT_FORGETS
+	forgot[p] = true;
+#endif
+	blank[p] = true; promised[p] = 0; claimed[p] = false; knows[p] = false; serves[p] = false
+}
+
+#define PEER(p) \
+	:: d_step { lease(p) } \
+	:: d_step { granted(p) } \
+	:: d_step { read(p) } \
+	:: d_step { send_claim(p) } \
+	:: d_step { serve(p); CHECK(p) } \
+	:: d_step { vouch(p) } \
+	:: d_step { heard(p) } \
+	:: d_step { no_answer(p) } \
+	:: d_step { word_ends(p) } \
+	:: d_step { promise_ends(p) } \
+	:: d_step { waited(p) } \
+	:: d_step { restart(p) } \
+	:: d_step { boot(p) }
 
 active proctype world()
 {
-	byte p, q;
-	listed = ALL; sees = ALL; parties = ALL; latest = ALL; window = ALL; given_back = true;
-	do
-	:: atomic {
-		if
-#if N >= 1
-		:: p = 1
-#endif
-#if N >= 2
-		:: p = 2
-#endif
-#if N >= 3
-		:: p = 3
-#endif
-		fi;
-		if
-		:: step_owner(q)
-		:: step_registry(p)
-		:: step_peer(p)
-		fi;
-		q = 0;
-		for (PEER(q)) { assert(!(stands && serves[q])) }
-		p = 0; q = 0
+	d_step {
+		listed = ALL; sees = ALL; parties = ALL; latest = ALL; window = ALL; given_back = true
 	}
+	do
+	:: d_step { view() }
+	:: d_step { write() }
+	:: d_step { takes_effect() }
+	:: d_step { is_told() }
+	:: d_step { ask() }
+#if N > 1
+	:: d_step { stand(); CHECK(1); CHECK(2) }
+	PEER(2)
+#else
+	:: d_step { stand(); CHECK(1) }
+#endif
+	PEER(1)
 	od
 }
