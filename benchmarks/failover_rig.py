@@ -42,10 +42,10 @@ STATE_MB: Final = 384
 REPAIR_PER_S: Final = 20_000
 """Copies made again: a run is not to wait for what no figure is about."""
 PACKETS_PER_S: Final = 50
-CARRIED_PER_S: Final = 250_000
+CARRIED_PER_S: Final = 100_000
 """Packets/s that two cores carry through generators, two switches, gateway and meters at once,
 beside five nodes' processes, without the load itself being late."""
-THIN_PER_S: Final = 5
+THIN_PER_S: Final = 1
 METER_ROOM: Final = 4_096
 PHASE_MS: Final = 500
 RESET_MS: Final = 200

@@ -110,8 +110,8 @@ SECTIONS: Final = (
         Key("state.cluster.history", "integer", "So many accesses decide that an item moves to "
             "where it is used; 1: at the first one, 0: never.", _S, 8, state.HISTORY_RANGE,
             same=True),
-        Key("state.cluster.promote", "text", "A dead member's items are written again after its "
-            "lease, or at once (decision 20).", _S, "lease", values=state.PROMOTE, same=True),
+        Key("state.cluster.promote", "text", "A dead member's items are written again at once, "
+            "or after its lease (decision 47).", _S, "at once", values=state.PROMOTE, same=True),
         Key("state.cluster.repair_per_s", "integer", "Missing copies made again, per second and "
             "member.", _S, 2_000, state.REPAIR_PER_S_RANGE),
         Key("state.cluster.metrics", "text", "Where Prometheus scrapes this state server alone; "
@@ -285,7 +285,8 @@ SECTIONS: Final = (
         Key("monitor.peers", "list", "The other nodes' monitors, so that the page shows them all.",
             _M, ABSENT),
         Key("monitor.drills", "text", "Directory of drill reports (`bgfctl drill FAULT --json "
-            "FILE`, a plot of the same name beside) that the page shows.", _M, ABSENT),
+            "FILE`, a plot of the same name beside) that the page shows, besides their history.",
+            _M, ABSENT),
     )),
 )  # fmt: skip
 

@@ -44,7 +44,7 @@ class StateCluster:
     `replicas` is how many copies, besides the master's, a call's journal has; flows have one on
     every member. `profile` names the timers of lease and renewal, `promote` when a new master
     writes: after the dead one's lease, or at once (a cut-off member's readers may then read what
-    is over). `history` is how many accesses decide that an item moves, 0: it never does.
+    is over; decision 47). `history` is how many accesses decide that an item moves, 0: never.
     """
 
     listen: Address
@@ -54,7 +54,7 @@ class StateCluster:
     profile: str = "safe"
     replicas: int = 2
     history: int = 8
-    promote: str = "lease"
+    promote: str = "at once"
     repair_per_s: int = 2_000
     metrics: Address | None = None
     etcd_ca_file: Path | None = None
@@ -110,7 +110,7 @@ def _cluster(table: Table) -> StateCluster:
         profile=table.text("profile", PROFILES.__contains__, _one_of(PROFILES), "safe"),
         replicas=table.integer("replicas", REPLICAS_RANGE, 2),
         history=table.integer("history", HISTORY_RANGE, 8),
-        promote=table.text("promote", PROMOTE.__contains__, _one_of(PROMOTE), "lease"),
+        promote=table.text("promote", PROMOTE.__contains__, _one_of(PROMOTE), "at once"),
         repair_per_s=table.integer("repair_per_s", REPAIR_PER_S_RANGE, 2_000),
         metrics=metrics,
         etcd_ca_file=ca_file,

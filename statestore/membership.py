@@ -73,7 +73,7 @@ class Own(NamedTuple):
 
 class Membership:
     """One member's decisions. `seat.incarnation` is the segment's; `epoch_seen` the epoch of the
-    last view that the segment has been in, 0 for a new one."""
+    last view that the segment was told, 0 for a new one."""
 
     def __init__(self, seat: Seat, timers: Timers, epoch_seen: int = 0) -> None:
         if not seat.node or "/" in seat.node:
@@ -82,6 +82,8 @@ class Membership:
         self._timers = timers
         self._own = Own(False)
         self._epoch = epoch_seen
+        self._segment_epoch = epoch_seen
+        self._left_epoch = 0
         self._was_inside = epoch_seen > 0
         self._last_view: View | None = None
         self._leaving = False
@@ -115,6 +117,7 @@ class Membership:
         """The node has begun anew with an empty segment: join as somebody new."""
         self._seat = msgspec.structs.replace(self._seat, incarnation=incarnation)
         self._was_inside = False
+        self._segment_epoch = 0
         self._last_view = None
         self._confirmed_ns = 0
         self._renewal = None
@@ -204,8 +207,12 @@ class Membership:
         if self._leaving:
             self._confirmed_ns = 0
             text = f"{me.node} has left; view {view.epoch} stands"
-            return Step((), Standing.LEFT, view, None, False, 0, text)
-        if self._was_inside:
+            self._left_epoch = self._left_epoch or view.epoch
+            told = view if view.epoch == self._left_epoch else None  # later ones are not ours
+            return Step((), Standing.LEFT, told, None, False, 0, text)
+        # Nobody has written since the last one left: that one's segment is all there is.
+        was_last = not view.members and view.epoch == self._segment_epoch
+        if self._was_inside and not was_last:
             self._confirmed_ns = 0
             if old_slot is not None and self._last_view is not None:
                 other = view.members[old_slot]

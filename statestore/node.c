@@ -502,7 +502,7 @@ void node_stats_read(node *n, bool walk, node_stats *out)
     out->left = n->left;
     out->self = n->self;
     out->leader = n->view.leader;
-    out->epoch = n->view.epoch;
+    out->epoch = n->view.epoch != 0 ? n->view.epoch : seg_epoch(n->seg); /* an earlier process's */
     out->applied = n->applied;
     out->committed = n->committed;
     out->last = n->applied;

@@ -69,20 +69,21 @@ ROOMS: dict[str, set[str]] = {
     | {"config_monitor", "config_recording", "config_safety", "config_state"},
     "config_reference": {"config_schema"},
     "admin": {"errors"},
+    "drill_book": {"admin"},
     "preflight": {"model", "errors", "config"},
     # The lab meets the gateways through their sockets: it speaks `ng` and asks the admin sockets.
     "lab": {"model", "errors", "config", "admin", "preflight", "media._xdp"}
     | {"__init__", "control.client", "control.bencode", "control.sdp"},
     "openstack": {"errors"},
     "ctl": {"__init__", "model", "errors", "config", "admin", "preflight", "lab", "pcap"}
-    | {"openstack", "control.client", "control.frames", "control.links"},
+    | {"openstack", "control.client", "control.frames", "control.links", "drill_book"},
     # The page and the figures come from what admin sockets say, as bgfctl reads it.
-    "monitor": {"model", "errors", "admin", "ctl.client"},
+    "monitor": {"model", "errors", "admin", "ctl.client", "drill_book"},
     # The composition root sees everything that it composes; the lab and bgfctl are not part.
     "runtime": CORE_ROOMS
     | {"ports", "policy", "session", "session_flows", "session_values", "gateway", "journal"}
     | {"hands", "control", "media", "quality", "totals", "pcap", "explain"}
-    | {"__init__", "config", "admin", "preflight", "monitor", "ctl.client"}
+    | {"__init__", "config", "admin", "preflight", "monitor", "ctl.client", "drill_book"}
     | {"config_check", "config_reference", "config_safety", "config_schema", "toml_places"},
 }
 ROOT_PACKAGES = {"runtime": {"statestore", "failover"}}

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 from rich.table import Table
 
+from bgf import drill_book
 from bgf.ctl import drill_history
 from bgf.ctl.cli import FAILED, OK, as_json, console, examples, show, warn
 from bgf.ctl.lab_commands import file_option
@@ -153,7 +154,7 @@ def chaos(
 
 @click.command(epilog=examples("bgfctl drills", "bgfctl drills --last 100 --json"))
 @click.option(
-    "--last", type=click.IntRange(1, drill_history.DRILLS_MAX), default=SHOWN_DEFAULT,
+    "--last", type=click.IntRange(1, drill_book.DRILLS_MAX), default=SHOWN_DEFAULT,
     show_default=True, help="So many, the newest last.",
 )  # fmt: skip
 @as_json
@@ -162,9 +163,9 @@ def drills(last: int, as_json: bool) -> int:
 
     Kept in /var/lib/bgf/drills.jsonl, or in the file that BGF_DRILLS names.
     """
-    found = drill_history.read()[-last:]
+    found = drill_book.read()[-last:]
     if not found and not as_json:
-        warn([f"no drill is recorded in {drill_history.history_file()}"])
+        warn([f"no drill is recorded in {drill_book.book()}"])
         return OK
     show({"drills": found}, _drills_table(found), as_json)
     return OK

@@ -6,6 +6,7 @@ takes long to import is imported by the command that needs it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from bgf.errors import BgfError, ConfigError
 from bgf.openstack import findings, plan
 
 TIMEOUT_MIN: Final = 60
+NO_KEY: Final = "1 " + "0" * 64  # where only the shape of the parameters counts
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -162,8 +164,8 @@ def status(
     from bgf.openstack import files, hands  # noqa: PLC0415
 
     if node_file is not None:
-        cluster, addresses = files.node_list(node_file)
-        reached = hands.SshNodes(addresses, ssh_user, ssh)
+        cluster, addresses, servers = files.node_list(node_file)
+        reached = hands.SshNodes(addresses, ssh_user, ssh, servers)
         rows = [{"node": n, "status": "-", "address": a} for n, a in addresses.items()]
         found: Json = {"cluster": cluster, "status": "not asked", "nodes": rows, "problems": []}
         _ask_nodes(found, reached)
@@ -291,20 +293,30 @@ def _parameters(environment: Path, templates: Path | None) -> dict[str, Any]:
         if "default" not in schema and key not in made and not given.get(key):
             said = str(schema.get("description", "")).split(";", maxsplit=1)[0]
             raise ConfigError(f"{environment}: parameter '{key}' is missing: {said}")
+    try:
+        plan.size_of(given)
+    except ConfigError as error:
+        raise ConfigError(f"{environment}: {error}") from None
     if problems := plan.problems_of(given):
         raise ConfigError(f"{environment}: {problems[0]}")
-    plan.size_of(given)
     return given
 
 
 def _look(
     environment: Path, cloud: str | None, templates: Path | None, say: Callable[[str], None]
 ) -> Json:
+    from bgf.openstack import files  # noqa: PLC0415
     from bgf.openstack.cloud import Cloud  # noqa: PLC0415
 
     parameters = _parameters(environment, templates)
     say("looking at the project")
-    facts, flavors = Cloud(cloud).facts(parameters)
+    project = Cloud(cloud)
+    facts, flavors = project.facts(parameters)
+    if not facts.missing and "orchestration" in facts.services:
+        say("having Heat look at the parameters")
+        template, more = files.templates(files.templates_at(templates))
+        given = {"cluster_key": NO_KEY, **parameters}
+        facts = dataclasses.replace(facts, refused=project.against(template, more, given))
     needs = plan.needs_of(parameters, flavors["gateway"], flavors["state"])
     found = findings.examine(facts, needs)
     return {
@@ -335,7 +347,8 @@ def _hands(operator: Any, user: str, ssh: str, no_nodes: bool) -> Any:
 
     if no_nodes:
         return hands.NullNodes()
-    return hands.SshNodes(operate.addresses_of(operator.there()), user, ssh)
+    stack = operator.there()
+    return hands.SshNodes(operate.addresses_of(stack), user, ssh, operate.servers_of(stack))
 
 
 def _ask_nodes(found: Json, nodes: Any) -> None:

@@ -49,6 +49,14 @@ class Verb(enum.StrEnum):
     GO_ON = "go on"
     KILL_ETCD = "kill etcd"
     STOP_ETCD = "stop etcd"
+    START_ETCD = "start etcd"
+    """What was killed or stopped of it goes on."""
+    FAKE_DISK = "fake disk"
+    """Members of etcd start again on disks that can be slow."""
+    SLOW_DISK = "slow disk"
+    """Each flush to such a disk takes `number` ms."""
+    WAIT = "wait"
+    """`number` ms go by."""
     TAKE = "take"
     """The watched group moves there by plan."""
     RESTART = "restart"
@@ -70,6 +78,9 @@ STEPS: Final = ("detected", "decided", "armed", "addressed", "announced", "woken
 """What a failover process says in the course of a takeover, in this order."""
 WHOLE_MS: Final = 45_000
 """The cluster is whole again so long after the last repair."""
+SLOW_DISK_MS: Final = 40
+"""Four of the lab's etcd's heartbeats; beyond its election timeout it has no leader at all."""
+TAKEOVERS_WAIT: Final = "takeovers wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,8 @@ class Fault:
     whole_ms: int = WHOLE_MS
     short: bool = False
     """It is in the short form."""
+    said: str = ""
+    """Words that a failover process must have logged meanwhile: trouble is told, not only borne."""
 
 
 def _power() -> list[Fault]:
@@ -248,31 +261,63 @@ def _takeovers() -> list[Fault]:
 
 
 def _etcd() -> list[Fault]:
+    every, leader = Role.ALL, Role.LEADER
+    disks = (Blow(Verb.FAKE_DISK, every),)
+    slow = Blow(Verb.SLOW_DISK, every, "", SLOW_DISK_MS)
     return [
         Fault(
             "etcd-leader-stands-still", "etcd's leader stands still for 2 s",
-            (Blow(Verb.STOP_ETCD, Role.LEADER),), 2_000, moves=Moves.NEVER, held=True,
+            (Blow(Verb.STOP_ETCD, leader),), 2_000, moves=Moves.NEVER, held=True,
         ),
         Fault(
             "etcd-all-pause", "no member of etcd answers for a second",
-            (Blow(Verb.STOP_ETCD, Role.ALL),), 1_000, moves=Moves.NEVER, held=True,
+            (Blow(Verb.STOP_ETCD, every),), 1_000, moves=Moves.NEVER, held=True,
         ),
         Fault(
             "etcd-all-gone", "all members of etcd die and come back",
-            (Blow(Verb.KILL_ETCD, Role.ALL),), 3_000, moves=Moves.NEVER, held=True,
+            (Blow(Verb.KILL_ETCD, every),), 3_000, moves=Moves.NEVER, held=True,
+            said=TAKEOVERS_WAIT,
         ),
         Fault(
             "etcd-all-gone-long", "all members of etcd are gone for many leases",
-            (Blow(Verb.KILL_ETCD, Role.ALL),), 20_000, moves=Moves.NEVER, held=True,
+            (Blow(Verb.KILL_ETCD, every),), 20_000, moves=Moves.NEVER, held=True,
+            said=TAKEOVERS_WAIT,
         ),
         Fault(
             "etcd-all-still-long", "no member of etcd answers for many leases, none refuses",
-            (Blow(Verb.STOP_ETCD, Role.ALL),), 15_000, moves=Moves.NEVER, held=True,
+            (Blow(Verb.STOP_ETCD, every),), 15_000, moves=Moves.NEVER, held=True,
+            said=TAKEOVERS_WAIT,
         ),
         Fault(
             "etcd-all-gone-isolated", "all members of etcd die, then an active is cut off",
-            (Blow(Verb.KILL_ETCD, Role.ALL), Blow(Verb.ISOLATE, Role.ACTIVE)), 12_000,
-            moves=Moves.MAY,
+            (Blow(Verb.KILL_ETCD, every), Blow(Verb.ISOLATE, Role.ACTIVE)), 12_000,
+            moves=Moves.MAY, said=TAKEOVERS_WAIT,
+        ),
+        Fault(
+            "etcd-minority", "two of etcd's three members die and come back",
+            (Blow(Verb.KILL_ETCD, leader), Blow(Verb.KILL_ETCD, Role.MEMBER)), 3_000,
+            moves=Moves.NEVER, held=True, said=TAKEOVERS_WAIT,
+        ),
+        Fault(
+            "etcd-gone-active-dies", "an active loses power while no member of etcd runs: its "
+            "takeover waits until they are back",
+            (
+                Blow(Verb.KILL_ETCD, every), Blow(Verb.POWER_OFF, Role.ACTIVE),
+                Blow(Verb.WAIT, every, "", 2_000), Blow(Verb.START_ETCD, every),
+            ),
+            moves=Moves.MUST, said=TAKEOVERS_WAIT,
+        ),
+        Fault(
+            "etcd-slow-disk-leader", "each flush of the disk of etcd's leader takes a second",
+            (Blow(Verb.SLOW_DISK, leader, "", 1_000),), 5_000, disks, moves=Moves.NEVER, held=True,
+        ),
+        Fault(
+            "etcd-slow-disks", f"each flush of each disk of etcd takes {SLOW_DISK_MS} ms",
+            (slow,), 5_000, disks, moves=Moves.NEVER, held=True,
+        ),
+        Fault(
+            "etcd-slow-disks-active-dies", "an active loses power while etcd's disks are slow",
+            (slow, Blow(Verb.POWER_OFF, Role.ACTIVE)), 0, disks, moves=Moves.MUST,
         ),
     ]  # fmt: skip
 

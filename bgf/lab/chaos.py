@@ -42,7 +42,7 @@ FLOWS_MAX: Final = SESSIONS_MAX - 2 * CLOSING
 @dataclass(frozen=True, slots=True)
 class ChaosOptions:
     """`faults` in this order, or shuffled by `seed`, `times` over. A trial that could not even
-    begin is tried once more, on a fresh lab."""
+    begin, or came to no verdict, is tried once more, on a fresh lab."""
 
     faults: tuple[Fault, ...] = FAULTS
     times: int = 1

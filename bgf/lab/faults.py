@@ -66,6 +66,8 @@ class Faults:
         self._halted = False
         self.dead: set[str] = set()
         """Nodes without power."""
+        self.mute: set[str] = set()
+        """Members of etcd that do not answer."""
 
     def strike(self, blows: Sequence[Blow]) -> int:
         """Do them in order, machines that lose power one after the other at once; returns when it
@@ -92,6 +94,7 @@ class Faults:
                 self._undo.pop()()
             except (BgfError, OSError) as failure:
                 failures.append(failure)
+        self.mute.clear()
         if failures:
             raise failures[0]
 
@@ -125,6 +128,14 @@ class Faults:
                     _send(self._halting, signal.SIGCONT)
             case Verb.KILL_ETCD | Verb.STOP_ETCD:
                 self._etcd(blow)
+            case Verb.START_ETCD:
+                self._start_etcd()
+            case Verb.FAKE_DISK:
+                self._fake_disks(self._members(blow))
+            case Verb.SLOW_DISK:
+                self._slow_disks(self._members(blow), number)
+            case Verb.WAIT:
+                time.sleep(number / 1000)
             case Verb.TAKE:
                 self._take(self._plan.groups[0].id, who)
             case Verb.RESTART:
@@ -270,24 +281,12 @@ class Faults:
         return self._plan.run_dir / "etc" / f"{node}.clock"
 
     def _set_clock(self, node: str, seconds: float) -> None:
-        """Written in place: the processes have it mapped."""
-        descriptor = os.open(self._clock_file(node), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(struct.pack("=q", int(seconds)))
+        _put(self._clock_file(node), seconds)
 
     def _fake_clock(self, node_id: str) -> None:
         """Its processes start again with `wallclock.c` before libc: CLOCK_REALTIME is theirs."""
         node, library = self._plan.node(node_id), self._plan.run_dir / "etc" / "wallclock.so"
-        with resources.as_file(resources.files("bgf.lab") / "wallclock.c") as source:
-            argv = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
-            try:
-                done = subprocess.run(
-                    argv, capture_output=True, text=True, timeout=CC_TIMEOUT_S, check=False
-                )
-            except OSError as problem:
-                raise EnvironmentProblem(f"a clock cannot jump without gcc: {problem}") from None
-        if done.returncode:
-            raise EnvironmentProblem(f"gcc refused {source.name}: {done.stderr[:200]}")
+        _compile("wallclock.c", library, "-shared", "-fPIC", "-ldl")
         self._set_clock(node_id, 0)
         environment = {"LD_PRELOAD": str(library), "BGF_LAB_CLOCK": str(self._clock_file(node_id))}
         self._restarted(node, PROCESSES, environment=environment)
@@ -351,15 +350,43 @@ class Faults:
 
     # -- etcd -------------------------------------------------------------------------------
 
+    def _members(self, blow: Blow) -> Sequence[str]:
+        return self._lab.registry.names if blow.role is Role.ALL else (self.roles[blow.role],)
+
     def _etcd(self, blow: Blow) -> None:
-        names = self._lab.registry.names if blow.role is Role.ALL else (self.roles[blow.role],)
+        names = self._members(blow)
         members = [p for p in self._lab.processes.running() if p.name in names]
+        self.mute.update(names)
+        self._undo.append(self._start_etcd)
         if blow.verb is Verb.KILL_ETCD:
-            self._undo.append(self._lab.registry.start_and_wait)
             self._lab.processes.kill_now(members)
-            return
-        for member in members:
-            self._pause(member)
+        for member in members if blow.verb is Verb.STOP_ETCD else ():
+            _send(member, signal.SIGSTOP)
+
+    def _start_etcd(self) -> None:
+        for member in self._lab.processes.running():
+            if member.name in self.mute:
+                _send(member, signal.SIGCONT)
+        self._lab.registry.start_and_wait()
+        self.mute.clear()
+
+    def _disk_file(self, member: str) -> Path:
+        return self._plan.run_dir / "etc" / f"{member}.disk"
+
+    def _fake_disks(self, members: Sequence[str]) -> None:
+        """One after the other starts again under `slowdisk.c`. They are left so: a disk without
+        delay is as fast as any, but for some microseconds."""
+        program = self._plan.run_dir / "etc" / "slowdisk"
+        if not program.exists():
+            _compile("slowdisk.c", program)
+        for name in members:
+            _put(self._disk_file(name), 0)
+            self._lab.registry.restart(name, (str(program), str(self._disk_file(name))))
+
+    def _slow_disks(self, members: Sequence[str], delay_ms: float) -> None:
+        for name in members:
+            self._undo.append(lambda name=name: _put(self._disk_file(name), 0))  # type: ignore[misc]
+            _put(self._disk_file(name), delay_ms)
 
     def _until(self, true: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + MOVE_TIMEOUT_MS / 1000
@@ -370,6 +397,27 @@ class Faults:
             if time.monotonic() > deadline:
                 raise EnvironmentProblem(f"waited {MOVE_TIMEOUT_MS // 1000} s in vain: {what}")
             time.sleep(POLL_MS / 1000)
+
+
+def _compile(name: str, into: Path, *flags: str) -> None:
+    """One of this package's C files, by the machine's compiler."""
+    with resources.as_file(resources.files("bgf.lab") / name) as source:
+        argv = ["gcc", "-O1", "-o", str(into), str(source), *flags]
+        try:
+            done = subprocess.run(
+                argv, capture_output=True, text=True, timeout=CC_TIMEOUT_S, check=False
+            )
+        except OSError as problem:
+            raise EnvironmentProblem(f"{name} cannot be compiled without gcc: {problem}") from None
+    if done.returncode:
+        raise EnvironmentProblem(f"gcc refused {name}: {done.stderr[:200]}")
+
+
+def _put(path: Path, number: float) -> None:
+    """A number of 64 bits, written in place: processes have it mapped."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(struct.pack("=q", int(number)))
 
 
 def _send(process: Process, number: int) -> None:

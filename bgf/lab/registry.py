@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Sequence
 
 from bgf.errors import EnvironmentProblem
 from bgf.lab import namespaces
@@ -57,6 +58,14 @@ class Registry:
                     f"{self._processes.last_words(name) or 'none'}"
                 )
             time.sleep(POLL_MS / 1000)
+
+    def restart(self, name: str, before: Sequence[str]) -> None:
+        """End a member and start it again, by the command `before`; returns when all answer."""
+        (member,) = (member for member in self.members if member.name == name)
+        self._processes.stop([p for p in self._processes.running() if p.name == name])
+        argv = member.argv(self.members, token=f"lab-{self._plan.prefix}")
+        self._processes.start(name, self._plan.registry, [*before, *argv])
+        self.start_and_wait()
 
     def healthy(self) -> dict[str, bool]:
         """Which members answer and know a leader; asked from where they live."""

@@ -124,8 +124,9 @@ class Trial:
         self._sip = SipPeers(lab.plan, lab.processes)
 
     def run(self) -> TrialResult:
-        """Everything. Raises EnvironmentProblem when it could not even begin; whatever is broken
-        afterwards is in the result. All that was done to the lab is undone either way."""
+        """Everything. Raises EnvironmentProblem when it could not even begin, or there is no
+        verdict; whatever is broken otherwise is in the result. All that was done to the lab is
+        undone either way."""
         self._ready()
         with contextlib.ExitStack() as stack:
             try:
@@ -249,12 +250,13 @@ class Trial:
         who = ", ".join(f"{role} {node}" for role, node in struck.items())
         self._progress(f"{fault.text} ({who})")
         t0_ns = faults.strike(fault.blows)
-        self._last(meters, t0_ns, roles[Role.ACTIVE])
-        owner_after = self._registered_owner()
+        self._last(faults, meters, t0_ns)
+        owner_after = self._registered_owner(faults)
         self._progress("repairing")
         faults.heal()
         whole_ms, left = wait_whole(lab, fault.whole_ms, self._progress)
-        owner_after = owner_after or self._registered_owner()  # etcd may have been what was broken
+        # etcd may have been what was broken
+        owner_after = owner_after or self._registered_owner(faults)
         self._broken += invariants.moved_as_expected(
             fault.moves, roles[Role.ACTIVE], owner_after, self._group
         )
@@ -273,18 +275,23 @@ class Trial:
                 f"{len(silent)} of {len(flows) + len(others)} flows are silent for good: "
                 f"{silent[0].source} to {silent[0].destination}, and more"
             )
-        if fault.held and packets_lost and not skipped:  # else the machine was too busy to tell
+        lost_some = fault.held and packets_lost > 0
+        if lost_some and not skipped:
             self._broken.append(f"{packets_lost} packets of calls were lost: none was to be")
         events = self._events()
         started, completed = self._verify(proxies)
         self._end(meters, generators, proxies)
         history = claims.history(self._plan, since)
-        said = [
-            one
-            for (node, file), size in logs.items()
-            for one in invariants.said(node, _read_from(file, size))
-        ]
+        texts = [(node, _read_from(file, size)) for (node, file), size in logs.items()]
+        said = [one for node, text in texts for one in invariants.said(node, text)]
+        if fault.said and not any(fault.said in text for _, text in texts):
+            self._broken.append(f"nobody said '{fault.said}'")
         self._broken += invariants.one_owner(history, said)
+        if lost_some and skipped and not self._broken:
+            raise EnvironmentProblem(
+                f"no verdict: {packets_lost} packets of calls were lost, none was to be, but the "
+                f"load generator itself left out {skipped}: the machine was too busy to tell"
+            )
         counts = sum((proxy.ledger.counts for proxy in proxies), Counter[str]())
         steps = measure.timeline(events, t0_ns, self._group)
         back = [f.end_ms for f in flows if f.end_ms is not None and f.end_ms > 0]
@@ -315,25 +322,23 @@ class Trial:
             broken=tuple(dict.fromkeys(self._broken))[:BROKEN_MAX],
         )
 
-    def _last(self, meters: Mapping[str, Meter], t0_ns: int, before: str) -> None:
+    def _last(self, faults: Faults, meters: Mapping[str, Meter], t0_ns: int) -> None:
         """Until it has lasted: its time, a move that must come, or media that is back."""
-        fault = self._fault
+        fault, before = self._fault, faults.roles[Role.ACTIVE]
         _sleep_ms(fault.lasts_ms)
         deadline = _deadline(MOVED_TIMEOUT_MS)
         while fault.moves is Moves.MUST and time.monotonic() < deadline:
-            if self._registered_owner() != before:
+            if self._registered_owner(faults) not in ("", before):
                 break
             _sleep_ms(POLL_MS)
         if not fault.lasts_ms:
             self._wait_back(meters, t0_ns, BACK_TIMEOUT_MS)
 
-    def _registered_owner(self) -> str:
-        """As etcd has it; empty when it does not say."""
-        with contextlib.suppress(BgfError):
-            for owned in claims.history(self._plan, claims.revision(self._plan)):
-                if owned.group == self._group:
-                    return owned.node
-        return ""
+    def _registered_owner(self, faults: Faults) -> str:
+        """As etcd has it; empty when it does not say. Those of its members that have been silenced
+        are not waited for: the fault would last the longer for it."""
+        hosts = [m.address for m in self._lab.registry.members if m.name not in faults.mute]
+        return claims.owner(self._plan, self._group, hosts)
 
     # -- media ------------------------------------------------------------------------------
 

@@ -136,7 +136,7 @@ class Cloud:
         except self._errors as error:
             raise self._refused(f"looking for {key} '{name}'", error) from None
         if found is None:
-            what = key.replace("_", " ")
+            what = {"key_name": "key pair"}.get(key, key.replace("_", " "))
             missing.append(f"there is no {what} '{name}' in this project: name one that is there")
         return found
 
@@ -254,12 +254,21 @@ class Cloud:
         }
         self._call("PATCH", f"/stacks/{stack.name}/{stack.id}", body)
 
-    def validate(
+    def against(
         self, template: str, files: Mapping[str, str], parameters: Mapping[str, Any]
-    ) -> None:
-        """Raises CloudRefused for what Heat would refuse."""
-        body = {"template": template, "files": dict(files), "parameters": dict(parameters)}
-        self._call("POST", "/validate", body)
+    ) -> str:
+        """What Heat has against a stack of these parameters, empty for nothing. Makes none."""
+        body = {
+            "stack_name": "preview",
+            "template": template,
+            "files": dict(files),
+            "parameters": dict(parameters),
+        }
+        try:
+            self._call("POST", "/stacks/preview", body, none_when=(403, 404))
+        except CloudRefused as error:
+            return str(error)
+        return ""
 
     def delete(self, stack: Stack) -> None:
         self._call("DELETE", f"/stacks/{stack.name}/{stack.id}", none_when=(404,))
@@ -270,7 +279,7 @@ class Cloud:
         query += f"&marker={after}" if after else ""
         path = f"/stacks/{stack.name}/{stack.id}/events?{query}"
         answer = self._call("GET", path, none_when=(404,)) or {"events": []}
-        return [_event(raw, stack.name) for raw in answer["events"]]
+        return [_event(raw, stack.name) for raw in answer["events"] if not _twice(raw, stack.name)]
 
     def servers(self, name: str) -> list[dict[str, str]]:
         """The cluster's servers: node, server, status, id."""
@@ -345,6 +354,11 @@ def _event(raw: Mapping[str, Any], root: str) -> Event:
         status=str(raw["resource_status"]),
         reason=str(raw.get("resource_status_reason") or ""),
     )
+
+
+def _twice(raw: Mapping[str, Any], root: str) -> bool:
+    """A nested stack's word on itself, which the resource that it is has too."""
+    return bool(raw["resource_name"] == _stack_name(raw) != root)
 
 
 def _stack_name(raw: Mapping[str, Any]) -> str:

@@ -64,11 +64,14 @@ def schema(template: str) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def node_list(path: Path) -> tuple[str, dict[str, str]]:
-    """The cluster's name and its nodes' addresses, from the stack's output `bgfctl`."""
+def node_list(path: Path) -> tuple[str, dict[str, str], dict[str, str]]:
+    """The cluster's name, its nodes' addresses and servers, from the stack's output `bgfctl`."""
     try:
         data = tomllib.loads(_text(path))
-        return str(data["cluster"]), {str(n["name"]): str(n["address"]) for n in data["nodes"]}
+        nodes = {str(node["name"]): node for node in data["nodes"]}
+        addresses = {name: str(node["address"]) for name, node in nodes.items()}
+        servers = {name: str(node["server"]) for name, node in nodes.items() if "server" in node}
+        return str(data["cluster"]), addresses, servers
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path}: not a list of nodes ({error}); take the stack's output bgfctl"

@@ -78,6 +78,8 @@ class Facts:
     """Compute hosts that are up, 0 where the project may not know."""
     anti_affinity: str = "anti-affinity"
     gateways: int = 0
+    refused: str = ""
+    """What Heat has against the parameters."""
 
 
 def examine(facts: Facts, needs: Needs) -> list[Finding]:
@@ -85,6 +87,7 @@ def examine(facts: Facts, needs: Needs) -> list[Finding]:
     found = [
         *_services(facts),
         *_missing(facts),
+        *_parameters(facts),
         *_quotas(facts.compute, needs.compute),
         *_quotas(facts.network, needs.network),
         *_extensions(facts),
@@ -112,6 +115,13 @@ def _missing(facts: Facts) -> Iterator[Finding]:
         yield Finding(FAIL, "names", sentence)
     if not facts.missing:
         yield Finding(OK, "names", "image, flavours, key pair, networks and zones are there")
+
+
+def _parameters(facts: Facts) -> Iterator[Finding]:
+    if facts.refused:
+        yield Finding(FAIL, "parameters", facts.refused)
+    elif not facts.missing and "orchestration" in facts.services:
+        yield Finding(OK, "parameters", "Heat would take them")
 
 
 def _quotas(quotas: Mapping[str, Quota], needs: Mapping[str, int]) -> Iterator[Finding]:

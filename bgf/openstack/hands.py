@@ -6,9 +6,11 @@ Knows how a node is reached. Must not know why: `operate` says what is to be don
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from bgf.openstack.errors import NodeRefused
@@ -31,6 +33,9 @@ class Nodes(Protocol):
     def restart(self, node: str) -> None:
         """Restart its processes."""
 
+    def rebuilt(self, node: str) -> None:
+        """Its disk is a new one, and so is the key by which its ssh proves who it is."""
+
 
 class NullNodes:
     """Touches nothing: for a stack whose nodes cannot be reached, and for tests. All is well."""
@@ -44,14 +49,32 @@ class NullNodes:
     def restart(self, node: str) -> None:
         """Nobody to restart."""
 
+    def rebuilt(self, node: str) -> None:
+        """Nobody to know again."""
+
 
 class SshNodes:
-    """`command` begins each call, as in `ssh -i KEY -J HOST`; `addresses` are of management."""
+    """`command` begins each call, as in `ssh -i KEY -J HOST`; `addresses` are of management.
 
-    def __init__(self, addresses: Mapping[str, str], user: str, command: str = "ssh") -> None:
+    A host key is taken as it is at the first contact with a server, and has to stay what it is
+    until the server is rebuilt: addresses of management come again in other clusters, so the user's
+    own known_hosts says nothing of them. `servers` are Nova's identities by node. Options within
+    `command` come first, and so win over these.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, str],
+        user: str,
+        command: str = "ssh",
+        servers: Mapping[str, str] | None = None,
+    ) -> None:
         self.addresses = dict(addresses)
         self._user = user
         self._command = shlex.split(command)
+        self._servers = dict(servers or {})
+        state = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+        self._keys = Path(state) / "bgf" / "hosts"
 
     def ask(self, node: str, *words: str, within_s: float = COMMAND_S) -> dict[str, Any]:
         remote = ["sudo", "-n", "bgfctl", *words, "--config", FILE, "--json"]
@@ -69,7 +92,8 @@ class SshNodes:
     def write_file(self, node: str, text: str) -> None:
         """The interfaces' names are put in by the node itself, which knows its MAC addresses."""
         script = (
-            f"cat >{FILE}.new && mv {FILE} {FILE}.old && mv {FILE}.new {FILE} && "
+            f"set -e; cat >{FILE}.new; bgf config check {FILE}.new >&2; cp -p {FILE} {FILE}.old; "
+            f"mv {FILE}.new {FILE}; "
             f"/etc/bgf/first-boot place || {{ mv {FILE}.old {FILE}; exit 1; }}"
         )
         code, _, err = self._run(node, ["sudo", "-n", "sh", "-c", script], text, COMMAND_S)
@@ -82,6 +106,20 @@ class SshNodes:
         if code:
             raise NodeRefused(f"{node}: bgf.target does not start: {_last(err)}")
 
+    def rebuilt(self, node: str) -> None:
+        self._key_file(node).unlink(missing_ok=True)
+
+    def _key_file(self, node: str) -> Path:
+        return self._keys / (self._servers.get(node) or self.addresses.get(node, node))
+
+    def _host_key(self, node: str) -> list[str]:
+        try:
+            self._keys.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NodeRefused(f"{self._keys}, for host keys: {error.strerror}") from None
+        file = self._key_file(node)
+        return ["-o", "StrictHostKeyChecking=accept-new", "-o", f'UserKnownHostsFile="{file}"']
+
     def _run(
         self, node: str, remote: Sequence[str], stdin: str, within_s: float
     ) -> tuple[int, str, str]:
@@ -89,6 +127,7 @@ class SshNodes:
             raise NodeRefused(f"no address of {node} is known")
         address = self.addresses[node]
         options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_S}"]
+        options += self._host_key(node)
         words = [*self._command, *options, f"{self._user}@{address}", shlex.join(remote)]
         try:
             done = subprocess.run(

@@ -82,6 +82,10 @@ _KNOWN: Final[Sequence[tuple[str, str]]] = (
         "there is no {what} '{name}' in this project: name one that is there",
     ),
     (
+        r"No (?P<what>\w+?)s matching \{'name': '(?P<name>[^']*)'\}",
+        "there is no {what} '{name}' in this project: name one that is there",
+    ),
+    (
         r"Unable to find (?P<what>network|subnet|router) with name or id '(?P<name>[^']*)'",
         "there is no {what} '{name}' in this project: name one that is there",
     ),
@@ -101,9 +105,9 @@ def explain(reason: str) -> str:
 
 
 def failures(events: Sequence[Event]) -> list[str]:
-    """What failed innermost, one line each; what failed only because of it is left out."""
+    """What failed innermost, a line per reason; what failed only because of it is left out."""
     failed = [event for event in events if event.failed and event.path]
-    lines: dict[str, str] = {}
+    parts: dict[str, dict[str, None]] = {}
     for event in failed:
         if "aborted" in event.reason or "cancelled" in event.reason.lower():
             continue
@@ -113,8 +117,11 @@ def failures(events: Sequence[Event]) -> list[str]:
             if other.path != event.path and other.path.startswith(event.path + ".")
         ]
         if not inner:
-            lines.setdefault(event.path, f"{part_of(event.path)}: {explain(event.reason)}")
-    return list(lines.values())
+            parts.setdefault(explain(event.reason), {})[part_of(event.path)] = None
+    lines = []
+    for reason, (first, *more) in parts.items():
+        lines.append(f"{first}{f' (and {len(more)} more)' if more else ''}: {reason}")
+    return lines
 
 
 _PARTS: Final[Mapping[str, str]] = {

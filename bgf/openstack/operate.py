@@ -22,6 +22,8 @@ from bgf.openstack.plan import Scaling, Size, size_of, upgrade_order
 POLL_S: Final = 2.0
 DRAIN_S: Final = 90
 READY_S: Final = 300.0
+DRAINED: Final = "it is drained"
+"""What `bgfctl ready` says of a drained node: no reason against giving it back."""
 KEY_BYTES: Final = 32
 Say = Callable[[str], None]
 
@@ -130,13 +132,16 @@ class Operator:
         if scaling.before == after and not stack.failed:
             self.say(f"{self.name} is of that size already")
             return stack
+        if upgraded := _listed(stack.parameters.get("upgraded")):
+            raise CloudRefused(
+                f"an upgrade is not finished ({', '.join(upgraded)} have it): type it again to "
+                "finish it, or roll back with --rollback"
+            )
         self.say(f"{self.name} {scaling.sentence()}")
         for group in scaling.closed:
             self._require_idle(nodes, scaling, group)
         for node in scaling.drained:
             self._drain(nodes, node)
-        if upgraded := stack.parameters.get("upgraded"):
-            raise CloudRefused(f"an upgrade is not finished ({upgraded}): finish it first")
         stack = self._update(
             stack,
             {"groups": after.groups, "standbys": after.standbys},
@@ -167,6 +172,7 @@ class Operator:
             stack = self._update(
                 stack, {"next_image": image, "upgraded": done}, f"{node} is rebuilt with {image}"
             )
+            nodes.rebuilt(node)
             self._refresh(nodes, stack, node)
         last = {"image": image, "next_image": "", "upgraded": []}
         return self._update(stack, last, f"all gateways run {image}")
@@ -182,6 +188,7 @@ class Operator:
             self._drain(nodes, node)
             done = [other for other in done if other != node]
             stack = self._update(stack, {"upgraded": done}, f"{node} gets its old image again")
+            nodes.rebuilt(node)
             self._refresh(nodes, stack, node)
         return self._update(stack, {"next_image": ""}, "the upgrade is undone")
 
@@ -206,7 +213,7 @@ class Operator:
             self._reached(nodes, node)
             nodes.write_file(node, file)
             nodes.restart(node)
-        self._ready(nodes, node)
+        self._until(node, lambda: _against(nodes.ask(node, "ready", node), node), "is ready")
         nodes.ask(node, "undrain", node)
 
     def _tell_files(self, nodes: Nodes, stack: StackLike, stay: tuple[str, ...]) -> None:
@@ -217,26 +224,26 @@ class Operator:
             self._refresh(nodes, stack, node)
 
     def _reached(self, nodes: Nodes, node: str) -> None:
-        self._until(node, lambda: nodes.ask(node, "status") is not None, "answers")
+        def silent() -> str:
+            nodes.ask(node, "status")
+            return ""
 
-    def _ready(self, nodes: Nodes, node: str) -> None:
-        def ready() -> bool:
-            return "failed" not in nodes.ask(node, "ready", node)
+        self._until(node, silent, "answers")
 
-        self._until(node, ready, "is ready")
-
-    def _until(self, node: str, good: Callable[[], bool], what: str) -> None:
+    def _until(self, node: str, against: Callable[[], str], what: str) -> None:
         deadline = self.clock() + READY_S
-        last = ""
         while True:
             try:
-                if good():
-                    return
-                last = "it says that it is not"
+                last = against()
             except NodeRefused as error:
                 last = str(error)
+            if not last:
+                return
             if self.clock() >= deadline:
-                raise NodeRefused(f"{node} was waited for {READY_S:.0f} s until it {what}: {last}")
+                raise NodeRefused(
+                    f"{node} was waited for {READY_S:.0f} s until it {what}: {last}; it stays "
+                    "drained, the others serve: mend it and type the command again"
+                )
             self.sleep(self.pause_s)
 
     def _carries(self, nodes: Nodes, gateways: tuple[str, ...]) -> dict[str, int]:
@@ -312,6 +319,17 @@ class Operator:
         return now
 
 
+def _against(said: Mapping[str, Any], node: str) -> str:
+    """What speaks against giving a drained node back, by its own `bgfctl ready`."""
+    if "failed" not in said:
+        return ""
+    rows = said.get("nodes")
+    own = [r for r in rows if r.get("node") == node] if isinstance(rows, list) else []
+    whys = [str(why) for row in own for why in row.get("why") or ()]
+    rest = [why for why in whys if why != DRAINED]
+    return (rest[0] if rest else "") if whys else str(said["failed"])
+
+
 def files_of(stack: StackLike) -> dict[str, str]:
     """The node.toml of each gateway, from the stack's outputs."""
     files, nodes = stack.outputs.get("files"), stack.outputs.get("nodes")
@@ -325,6 +343,13 @@ def addresses_of(stack: StackLike) -> dict[str, str]:
     nodes = stack.outputs.get("nodes")
     rows = nodes if isinstance(nodes, list) else []
     return {str(n["name"]): str(n["address"]) for n in rows if isinstance(n, dict)}
+
+
+def servers_of(stack: StackLike) -> dict[str, str]:
+    """Nova's identity by gateway."""
+    nodes = stack.outputs.get("nodes")
+    rows = nodes if isinstance(nodes, list) else []
+    return {str(n["name"]): str(n.get("server", "")) for n in rows if isinstance(n, dict)}
 
 
 def _listed(value: object) -> list[str]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from bgf.config import MonitorSection, NodeConfig
 from bgf.ctl.client import Node
+from bgf.drill_book import book
 from bgf.errors import ConfigError
 from bgf.monitor.drills import Drills
 from bgf.monitor.monitor import Monitor
@@ -31,7 +31,7 @@ async def run(node: NodeConfig) -> None:
 
 async def watch(section: MonitorSection, nodes: Sequence[Node]) -> None:
     """The page of these nodes, whose run directories are here."""
-    drills = Drills(section.drills and Path(section.drills))
+    drills = Drills(section.drills, book())
     async with Monitor(section.listen, nodes, section.peers, drills) as monitor:
         address = monitor.server.address
         log.info(

@@ -216,8 +216,9 @@ def test_the_outputs_are_what_is_copied_elsewhere(tmp_path: Path) -> None:
     assert found["kamailio"].startswith('modparam("rtpengine", "rtpengine_sock", "udp:10.30.0.')
     assert found["kamailio"].count(":2223") == 2
     (tmp_path / "nodes.toml").write_text(found["bgfctl"])
-    cluster, addresses = files.node_list(tmp_path / "nodes.toml")
+    cluster, addresses, servers = files.node_list(tmp_path / "nodes.toml")
     assert cluster == "voice"
+    assert servers == {node["name"]: node["server"] for node in found["nodes"]}
     assert addresses == {node["name"]: node["address"] for node in found["nodes"]}
 
 

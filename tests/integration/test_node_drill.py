@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bgf.ctl import main as ctl
-from bgf.ctl.drill_history import ENVIRONMENT_NAME, read
 from bgf.ctl.node_drill import pid_of
+from bgf.drill_book import ENVIRONMENT_NAME, read
 
 NODE = """
 import asyncio, sys

@@ -62,11 +62,18 @@ class World:
             ' "calls": {"started": 20, "dropped": 0}, "rows": [],'
             ' "runs": [{"why": "n3 claims g1"}]}'
         )
+        (run_dir / "drills.jsonl").write_text(
+            '{"at": "2026-01-02T03:04:05Z", "where": "n2", "fault": "kill gateway",'
+            ' "passed": false, "outage_mean_ms": 0.0, "outage_max_ms": 21.0,'
+            ' "broken": ["2 calls are missing"]}\n'
+        )
         nodes = [Node(name, run_dir / name) for name in self.answers]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.monitor = Monitor(Address("127.0.0.1", 0), nodes, [], Drills(drills))
+        self.monitor = Monitor(
+            Address("127.0.0.1", 0), nodes, [], Drills(drills, run_dir / "drills.jsonl")
+        )
         self._do(self.monitor.server.start())
 
     def answer(self, node: str, process: str) -> dict[str, Any]:
@@ -124,6 +131,7 @@ def test_all_is_well_and_live(world: World, browser: Browser) -> None:
                           "document.querySelector('#nodes dd').innerText")  # fmt: skip
     assert int(str(first).replace("\u202f", "")) > 1_000
     assert "longest silence" in text(browser, "#drills")
+    assert "2 calls are missing" in text(browser, "#drills")
     browser.until("document.querySelectorAll('#nodes path').length")
     picture(browser, "well")
     assert browser.said == []

@@ -41,8 +41,10 @@ SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
 SEEDS = 300
 SHARES = 6  # run two at a time
 SANITIZED_SEEDS = 12
+AT_ONCE_SEEDS = 60
 # a mutant and how many worlds the checks may take to notice it
 MUTANTS = {"NO_EPOCH_CHECK": 300, "ACK_EARLY": 300, "THAW_EARLY": 300, "PROMOTE_AT_ONCE": 300}
+MUTANTS_AT_ONCE = {"NO_EPOCH_CHECK": 300, "ACK_EARLY": 300}
 RUN_TIMEOUT_S = 170
 
 
@@ -149,6 +151,15 @@ def test_no_rule_is_broken(simulator: Path) -> None:
     assert not never, f"faults that never happened: {never}"
 
 
+def test_masters_that_begin_at_once_lose_no_write(simulator: Path) -> None:
+    """Reads may be old for a lease after an eviction; nothing that was acknowledged may be."""
+    first = str(SEEDS + 1)
+    done = run(simulator, "--from", first, "--count", str(AT_ONCE_SEEDS), "--at-once")
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr
+    evictions = re.search(r"(\d+) evictions", done.stdout)
+    assert evictions is not None and int(evictions[1]) > AT_ONCE_SEEDS / 10, done.stdout
+
+
 def test_a_seed_is_a_whole_history(simulator: Path) -> None:
     first, second = (run(simulator, "--from", "1", "--count", "8", "--digest") for _ in range(2))
     digests = re.findall(r"digest ([0-9a-f]{16})", first.stdout)
@@ -167,6 +178,16 @@ def test_under_the_sanitizers(work: Path) -> None:
 def test_the_checks_bite(mutant: str, protocol: Callable[..., Path]) -> None:
     binary = protocol(mutant, f"-DDAL_MUTANT_{mutant}")
     done = run(binary, "--from", "1", "--count", str(MUTANTS[mutant]), "--first", "--quiet")
+    assert done.returncode == 1 and "broke a rule" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("mutant", MUTANTS_AT_ONCE)
+def test_the_checks_bite_where_masters_begin_at_once(
+    mutant: str, protocol: Callable[..., Path]
+) -> None:
+    binary = protocol(mutant, f"-DDAL_MUTANT_{mutant}")
+    worlds = str(MUTANTS_AT_ONCE[mutant])
+    done = run(binary, "--count", worlds, "--first", "--quiet", "--at-once")
     assert done.returncode == 1 and "broke a rule" in done.stdout, done.stdout + done.stderr
 
 

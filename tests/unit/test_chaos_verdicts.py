@@ -205,6 +205,8 @@ def test_every_fault_that_is_asked_for_is_there() -> None:
     assert {"etcd-leader-dies-in-takeover", "etcd-member-dies-in-takeover"} <= names
     assert {"clock-jumps-forward", "clock-jumps-back", "starved-active", "starved-standby"} <= names
     assert {"isolated", "management-cut", "power-off-two-actives", "rolling-restart"} <= names
+    assert {"etcd-leader-stands-still", "etcd-minority", "etcd-all-gone"} <= names
+    assert {"etcd-slow-disks", "etcd-slow-disk-leader", "etcd-gone-active-dies"} <= names
 
 
 def test_the_short_form_is_short_and_of_every_kind() -> None:
@@ -220,6 +222,13 @@ def test_every_halt_is_waited_for() -> None:
         waits = [blow for blow in one.blows if blow.verb is Verb.AWAIT_HALT]
         assert len(halts) == len(waits)
         assert all(blow.role in Role for blow in one.blows)
+
+
+def test_a_disk_is_slow_only_where_it_can_be() -> None:
+    for one in FAULTS:
+        fakes = [blow.role for blow in one.prepare if blow.verb is Verb.FAKE_DISK]
+        slows = [blow for blow in one.blows if blow.verb is Verb.SLOW_DISK]
+        assert bool(fakes) == bool(slows) and all(role is Role.ALL for role in fakes)
 
 
 def test_faults_are_found_by_name_or_beginning() -> None:

@@ -98,7 +98,7 @@ name = "east-1"
 profile = "fast"
 replicas = 1
 history = 1
-promote = "at once"
+promote = "lease"
 repair_per_s = 500
 metrics = "10.30.0.11:9400"
 [media]""",
@@ -125,7 +125,7 @@ def test_a_cluster_member_says_where_it_listens_and_who_decides() -> None:
             profile="fast",
             replicas=1,
             history=1,
-            promote="at once",
+            promote="lease",
             repair_per_s=500,
             metrics=Address("10.30.0.11", 9400),
         ),
@@ -158,12 +158,12 @@ def test_etcd_over_tls_needs_an_authority_and_takes_a_certificate() -> None:
         assert says in str(caught.value)
 
 
-def test_defaults_of_a_cluster_member_are_the_careful_ones() -> None:
+def test_defaults_of_a_cluster_member() -> None:
     cluster = config.parse(CLUSTER_MINIMAL).state.cluster
     assert cluster == config.StateCluster(
         Address("fd00::11", 7400), Path("/etc/bgf/cluster.key"), ("http://10.30.0.201:2379",)
     )
-    assert (cluster.name, cluster.profile, cluster.promote) == ("bgf", "safe", "lease")
+    assert (cluster.name, cluster.profile, cluster.promote) == ("bgf", "safe", "at once")
     assert (cluster.replicas, cluster.history, cluster.metrics) == (2, 8, None)
 
 
@@ -183,7 +183,7 @@ def test_defaults_of_a_cluster_member_are_the_careful_ones() -> None:
         ("http://10.30.0.201:2379", "http://10.30.0.201:99999", "state.cluster.etcd = ["),
         ('name = "east-1"', 'name = "east/1"', 'state.cluster.name = "east/1": must be 1 to 32'),
         ('"fast"', '"faster"', "profile = \"faster\": must be one of 'safe', 'fast', 'lab'"),
-        ('"at once"', '"never"', "promote = \"never\": must be one of 'lease', 'at once'"),
+        ('"lease"', '"never"', "promote = \"never\": must be one of 'lease', 'at once'"),
         ("replicas = 1", "replicas = 16", "replicas = 16: must be a whole number from 0 to 15"),
         ("history = 1", "history = 17", "history = 17: must be a whole number from 0 to 16"),
         ("repair_per_s = 500", "repair_per_s = 0", "repair_per_s = 0: must be a whole number"),

@@ -12,11 +12,13 @@ import pytest
 from bgf.ctl.main import bgfctl
 from bgf.ctl.openstack_commands import _parameters
 from bgf.openstack import files
+from tests.openstack import page
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "deploy-openstack.md").read_text()
 EXAMPLES = sorted((ROOT / "deploy/openstack/examples").glob("*.yaml"))
-COMMANDS = re.findall(r"^ +(bgfctl .*)$", PAGE, re.MULTILINE)
+SECTIONS = page.sections()
+COMMANDS = [line for lines in SECTIONS.values() for line in lines]
 
 
 def commands_of(epilog: str | None) -> list[str]:
@@ -35,13 +37,19 @@ def typed(line: str) -> None:
         command, context = inner, inner.make_context(inner.name, rest, parent=context)
 
 
-def test_there_are_commands() -> None:
-    assert len(COMMANDS) >= 8
+def test_there_are_commands_and_a_test_on_a_control_plane_types_all() -> None:
+    assert len(COMMANDS) >= 12
+    assert len(re.findall(r"^ *(?:bgfctl|openstack) ", PAGE, re.MULTILINE)) == len(COMMANDS)
+    test = (ROOT / "tests/openstack/test_cluster.py").read_text()
+    for section in SECTIONS:
+        assert f'typed("{section}"' in test, section
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_of_the_page_can_be_typed(line: str) -> None:
-    typed(line)
+    assert line.startswith(("bgfctl openstack ", "openstack "))
+    if line.startswith("bgfctl "):
+        typed(line)
 
 
 def test_every_example_of_the_help_can_be_typed() -> None:

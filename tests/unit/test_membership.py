@@ -537,6 +537,26 @@ def test_a_segment_that_was_in_a_view_does_not_come_back_as_it_is() -> None:
     assert proposals(alone.step())[0].view.epoch == 4
 
 
+def test_the_last_one_out_goes_on_and_who_left_before_it_does_not() -> None:
+    nobody = View(6, NO_SLOT, {}, [1])
+    last = Bench("n1", nobody, epoch_seen=6)
+    (proposal,) = proposals(last.step())
+    assert proposal.view.members == {0: seat("n1")} and proposal.view.epoch == 7
+    assert Bench("n0", nobody, epoch_seen=5).step().standing is Standing.EVICTED
+    assert Bench("n1", view_of("n0", epoch=6), epoch_seen=6).step().standing is Standing.EVICTED
+
+
+def test_who_has_left_is_told_of_no_later_view() -> None:
+    bench = Bench("n1", view_of("n0", "n1"))
+    bench.step()
+    bench.core.leave()
+    bench.view, bench.view_revision = view_of("n0", epoch=6), 2
+    assert bench.step(1).view == bench.view
+    bench.view, bench.view_revision = View(7, NO_SLOT, {}, [0]), 3
+    step = bench.step(1)
+    assert (step.standing, step.view) == (Standing.LEFT, None)
+
+
 def test_a_restart_on_the_same_segment_goes_on() -> None:
     bench = Bench("n1", view_of("n0", "n1"), epoch_seen=5)
     assert bench.step().standing is Standing.INSIDE

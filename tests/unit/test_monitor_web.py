@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -265,3 +266,52 @@ def test_an_address_that_is_not_here_is_one_line() -> None:
     server = web.WebServer(Address("203.0.113.9", 9401), Monitor.route)  # type: ignore[arg-type]
     with pytest.raises(EnvironmentProblem, match=r"^monitor\.listen = 203\.0\.113\.9:9401: "):
         asyncio.run(server.start())
+
+
+def history_line(**fields: Any) -> str:
+    line = {"at": "2026-03-04T05:06:07Z", "where": "n2", "fault": "kill gateway", "passed": False}
+    return json.dumps(line | fields)
+
+
+def test_drills_that_left_no_report_are_shown_from_their_history(tmp_path: Path) -> None:
+    history = tmp_path / "drills.jsonl"
+    history.write_text(
+        "\n".join(
+            [
+                history_line(at="2026-03-04T05:00:00Z", passed=True, fault="older"),
+                "[no drill",
+                history_line(at="yesterday"),
+                history_line(
+                    outage_mean_ms=41.5, outage_max_ms="long", timeline_ms={"armed": 60.0, "x": []},
+                    calls_started=20, calls_completed=19, why="n3 claims g1",
+                    broken=["2 calls are missing"],
+                ),
+            ]
+        )
+    )  # fmt: skip
+    shown = Drills(None, history).newest()
+    assert [one["name"] for one in shown] == ["kill gateway on n2", "older on n2"]
+    newest = shown[0]
+    assert (newest["at_s"], newest["ok"]) == (1772600767, False)
+    assert newest["outage_ms"] == {"mean": 41.5} and newest["timeline_ms"] == {"armed": 60.0}
+    assert newest["calls"] == {"started": 20, "dropped": 1}
+    assert (newest["why"], newest["problems"]) == (["n3 claims g1"], ["2 calls are missing"])
+
+
+def test_a_drill_with_a_report_is_shown_once(tmp_path: Path) -> None:
+    (tmp_path / "power-off.json").write_text('{"outage_ms": {}, "timeline_ms": {}}')
+    os.utime(tmp_path / "power-off.json", (1_772_600_769, 1_772_600_769))
+    history = tmp_path / "drills.jsonl"
+    history.write_text(history_line() + "\n")
+    (only,) = Drills(tmp_path, history).newest()
+    assert only["name"] == "power-off"
+    history.write_text(history_line(at="2026-03-04T06:00:00Z") + "\n")
+    os.utime(history, (1, 1))
+    drills = Drills(tmp_path, history)
+    assert [one["at_s"] for one in drills.newest()] == [1_772_604_000, 1_772_600_769]
+    history.write_text(history_line() + "\n")  # read again when it changes
+    assert [one["name"] for one in drills.newest()] == ["power-off"]
+
+
+def test_no_history_is_no_drill(tmp_path: Path) -> None:
+    assert Drills(None, tmp_path / "none").newest() == []

@@ -149,6 +149,7 @@ REASONS = {
     "WaitConditionTimeout: resources.ready: 0 of 1 received": "did not say within its time",
     "WaitConditionFailure: resources.ready: gw1: not ready in time: no etcd": "gw1: not ready in",
     "The Image (bgf) could not be found.": "there is no image 'bgf'",
+    "Error validating value 'x': No images matching {'name': 'x'}.": "there is no image 'x'",
     "Unable to find network with name or id 'x'": "there is no network 'x'",
     "": "Heat gives no reason",
 }
@@ -177,6 +178,10 @@ def test_only_the_innermost_failure_is_told() -> None:
     ]
     (line,) = messages.failures(events)
     assert line.startswith("gateway gw2, server: Nova found no host")
+    full = "OverQuotaClient: resources.core: Quota exceeded for resources: ['port']."
+    events = [Event(str(n), f"gateway_ports.{n}.core", "CREATE_FAILED", full) for n in range(3)]
+    (line,) = messages.failures(events)
+    assert line.startswith("gateway gw1, core (and 2 more): the project's quota of port is used up")
     assert messages.progress(Event("6", "gateways.0.ready", "CREATE_COMPLETE")) == (
         "gateway gw1 says that it is ready"
     )
@@ -261,11 +266,15 @@ class FakeNodes:
         self.log = log
         self.carries: dict[str, list[str]] = {}
         self.stuck: set[str] = set()
+        self.against: list[str] = []
         self.calls = 0
 
     def ask(self, node: str, *words: str, within_s: float = 0) -> dict[str, Any]:
         if words[0] != "status":
             self.log.append(f"{node} {words[0]}")
+        if words[0] == "ready":
+            why = ["it is drained", *self.against]
+            return {"failed": "not well", "nodes": [{"node": node, "why": why}]}
         if words[0] == "drain":
             return {"carries": self.carries.get(node, []) if node in self.stuck else []}
         if words[0] == "status":
@@ -281,6 +290,9 @@ class FakeNodes:
 
     def restart(self, node: str) -> None:
         self.log.append(f"{node} restart")
+
+    def rebuilt(self, node: str) -> None:
+        self.log.append(f"{node} rebuilt")
 
 
 def operator(heat: FakeHeat, said: list[str] | None = None) -> Operator:

@@ -181,13 +181,14 @@ function drillCard(drill) {
       el("span", { class: "to" }, age(Date.now() / 1000 - drill.at_s), " ago"),
       el("span", { class: `end ${drill.ok ? "good" : "bad"}` }, drill.ok ? "passed" : "failed")),
     facts(
-      ["flows listened to", count(drill.flows)],
+      ["flows listened to", drill.flows ? count(drill.flows) : null],
       ["calls dropped", drill.calls.started === undefined ? null
         : `${count(drill.calls.dropped)} of ${count(drill.calls.started)}`],
       ["silence, mean", outage.mean === undefined ? null : `${count(outage.mean)} ms`],
       ["silence, longest", outage.max === undefined ? null : `${count(outage.max)} ms`],
     ),
     steps(drill.timeline_ms, outage.max),
+    drill.problems.map((line) => el("p", { class: "note bad" }, line)),
     bad.map((row) => el("p", { class: "note bad" }, `${row.name}: ${row.value} ${row.unit}, goal ${row.goal}`)),
     drill.why.filter(Boolean).map((line) => el("p", { class: "note" }, line)),
     drill.plot ? el("details", {}, el("summary", {}, "the plot"),

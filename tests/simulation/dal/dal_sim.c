@@ -16,7 +16,7 @@
 typedef struct {
     uint64_t from, count;
     uint32_t without;
-    bool trace, digest, progress, first, quiet;
+    bool trace, digest, progress, first, quiet, at_once;
     const char *directory;
 } choice;
 
@@ -24,7 +24,7 @@ static int usage(const char *what)
 {
     fprintf(stderr,
             "dal_sim: %s\nusage: dal_sim [--seed N | --from N --count N] [--trace] [--digest] [--progress] "
-            "[--first] [--quiet]\n  [--directory PATH] [--without FAULT[,FAULT...]]\nfaults:",
+            "[--first] [--quiet] [--at-once]\n  [--directory PATH] [--without FAULT[,FAULT...]]\nfaults:",
             what);
     for (int i = 0; i < FAULTS; i++) {
         fprintf(stderr, " %s", fault_names[i]);
@@ -73,6 +73,8 @@ static bool parse(int argc, char **argv, choice *c)
             c->progress = true;
         } else if (strcmp(argv[i], "--first") == 0) {
             c->first = true; /* stop at the first failure */
+        } else if (strcmp(argv[i], "--at-once") == 0) {
+            c->at_once = true; /* new masters do not wait for a lease */
         } else if (strcmp(argv[i], "--quiet") == 0) {
             c->quiet = true; /* without the last events before a failure */
         } else {
@@ -97,10 +99,11 @@ static bool run(const choice *c, uint64_t seed, const char *directory, totals *t
     w->tracing = c->trace;
     w->without = c->without;
     w->quiet = c->quiet;
+    w->at_once = c->at_once;
     bool good = world_run(w, seed);
     if (!good) {
-        printf("seed %llu broke a rule: %s\n  replay: dal_sim --seed %llu --trace\n", (unsigned long long)seed,
-               w->verdict, (unsigned long long)seed);
+        printf("seed %llu broke a rule: %s\n  replay: dal_sim --seed %llu%s --trace\n", (unsigned long long)seed,
+               w->verdict, (unsigned long long)seed, c->at_once ? " --at-once" : "");
     }
     if (c->digest) {
         printf("seed %llu digest %016llx steps %llu\n", (unsigned long long)seed, (unsigned long long)w->digest,

@@ -24,6 +24,7 @@
 #define DOUBTS_PER_KEY 40u  /* more make the search long */
 #define BIT_ADDS 40u        /* the first adds to a counter are bits of their own */
 #define TRACE_RING 512u     /* events printed with a failure */
+#define EVICTIONS_MAX 256u  /* of one history, remembered */
 #define HELD_MAX 256u       /* datagrams a stopped process finds when it goes on */
 #define VALUE_MAX 24000u    /* longest value used */
 #define SEGMENT_BYTES (8ull << 20) /* room for a slab of every size */
@@ -222,6 +223,7 @@ typedef struct {
     uint64_t asked_at[HOSTS_MAX]; /* when the host asked for what it got last, */
     uint64_t gone_at[HOSTS_MAX];  /* and when it went: what was asked before is late */
     uint16_t unwanted;
+    uint64_t evicted_at[EVICTIONS_MAX]; /* the first ones */
     uint64_t views, evictions, joins, leaves, held_back, forsaken;
 } registry;
 
@@ -326,6 +328,7 @@ struct world {
 
     uint32_t hosts, clients, keys, fences;
     uint8_t history;
+    bool at_once;  /* a new master does not wait for the lease of the last one */
     bool reckless; /* losses are not held back: what had no other copy is not checked from then on */
     uint64_t fault_every_ns, faults_until, operations_until;
     double usual_loss;

@@ -39,7 +39,7 @@ static void new_node(world *w, uint32_t h)
         .link = me->link,
         .name = name,
         .history = w->history,
-        .promote_delay_ns = LEASE_NS,
+        .promote_delay_ns = w->at_once ? 0 : LEASE_NS,
         .resend_ns = 5 * MS,
         .repair_per_s = 1000,
         .random = chance_next(w),

@@ -293,7 +293,11 @@ void registry_decide(world *w)
             r->leaves++;
         } else {
             registry_lose(w);
-            r->evictions++;
+            if (r->evictions == EVICTIONS_MAX) {
+                broken(w, "simulation", "too many evictions: raise EVICTIONS_MAX");
+                return;
+            }
+            r->evicted_at[r->evictions++] = w->now;
         }
         trace(w, i->leaving ? "registry lets go" : "registry evicts", i->host, s, 0);
         r->suspected[i->host] = false;
