@@ -38,6 +38,7 @@ class Voucher:
         tally: Counter[str],
     ) -> None:
         self._me = me
+        self._lease_ns = lease_ns
         self._link = link
         self._memory = memory
         self._tell = tell
@@ -92,12 +93,13 @@ class Voucher:
         for request in self._core.ask(now_ns, reached_ns, self._served):
             self._tally["vouches_asked"] += 1
             self._link.send(request)
-        self._tell_standing(now_ns)
+        self._tell_standing(now_ns, reached_ns)
         moved, self._moved = self._moved, False
         return moved
 
-    def _tell_standing(self, now_ns: int) -> None:
-        stands = bool(self._core.stands(now_ns))
+    def _tell_standing(self, now_ns: int, reached_ns: int) -> None:
+        """Once the registry's lease alone would not do any more."""
+        stands = bool(self._core.stands(now_ns)) and now_ns >= reached_ns + self._lease_ns
         if stands and not self._told:
             text = f"{self._me} serves on by the word of {listed(self.by)}: nobody reaches the"
             self._tell("vouched", f"{text} registry, and nobody takes anything over meanwhile")

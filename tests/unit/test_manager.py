@@ -175,7 +175,10 @@ def test_registry_trouble_waits_and_says_so_and_ends() -> None:
     assert "the registry does not answer" in status["sentence"]
     assert status["registry"].startswith("no answer since")
     world.run(350)
-    assert "by the word of n2 and n3" in world.manager("n1").status()["sentence"]
+    status = world.manager("n1").status()
+    assert "by the word of n2 and n3" in status["sentence"]
+    assert "no takeover is possible meanwhile" in status["vouching"]["sentence"]
+    assert "has its word" in world.manager("n3").status()["vouching"]["sentence"]
     world.run(10_000)
     assert world.serving("g1") == ["n1"]
     world.power_off("n2")
