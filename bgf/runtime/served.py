@@ -16,6 +16,9 @@ from bgf.events import Verb
 from bgf.hands import Driver
 from bgf.model import Group
 
+REFUSE_AFTER_MS: Final = 6_000
+"""Until then silence is better than an error: a proxy asks again (Kamailio: five times a second
+apart), and by then it may be done. An error would lose the deletion of a call."""
 PARKED_MAX: Final = 1_024
 """Commands that wait for a takeover to be complete. Who is not kept asks again."""
 PARKED_NEW_MAX: Final = 768
@@ -57,9 +60,9 @@ class Served:
         return self.ours
 
     def refuse_unserved(self, unserved_ns: int) -> None:
-        """It is this node's, and the state plane has not served here for longer than a takeover
-        takes: silence would only keep a proxy waiting. Raises Unserved."""
-        if self.ours:
+        """It is this node's, and the state plane has not served here for longer than anybody asks
+        again: silence would only keep a proxy waiting. Raises Unserved."""
+        if self.ours and unserved_ns >= REFUSE_AFTER_MS * 10**6:
             raise Unserved(
                 f"the state plane has not served this node for {unserved_ns // 10**9} s (its lease"
                 " ended; has etcd a majority?): calls go on, and cannot be changed meanwhile"
