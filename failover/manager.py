@@ -327,7 +327,7 @@ class Manager:
             node=self._me,
             incarnation=self._incarnation,
             lease_deadline_ns=lease_deadline_ns,
-            ready=self._ready(),
+            ready=self._ready() and not self._voucher.unready(self._clock()),
             suspects=suspects,
             observing=self._detector.observing(),
             host=self._config.host,

@@ -17,7 +17,7 @@ from bgf.hands import Driver
 from bgf.model import Group
 
 REFUSE_AFTER_MS: Final = 6_000
-"""Until then silence is better than an error: a proxy asks again (Kamailio: five times a second
+"""Until then silence is better than an error: a proxy asks again (Kamailio: five times, a second
 apart), and by then it may be done. An error would lose the deletion of a call."""
 PARKED_MAX: Final = 1_024
 """Commands that wait for a takeover to be complete. Who is not kept asks again."""

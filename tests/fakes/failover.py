@@ -120,7 +120,7 @@ class WorldRegistry:
     def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
         self._reach()
         world = self._world
-        if world.random.random() < world.doubt:  # it comes through yet, or not; nobody tells
+        if world.doubt and world.random.random() < world.doubt:  # it comes through yet, or not; nobody tells
             later_ns = world.now_ns + world.random.randrange(1, 3_000) * MS
             world.later(later_ns, lambda: void(self._claim(group, seen, node)))
             raise RegistryUnavailable("the answer was lost")
@@ -253,7 +253,7 @@ class FakeVouchLink:
     def __init__(self, world: World, node: Node) -> None:
         self._world = world
         self._node = node
-        self.life = world.random.getrandbits(63)
+        self.life = world.now_ns  # it differs from that of its earlier processes
         self.inbox: list[VouchRequest | Vouch] = []
 
     def send(self, message: VouchRequest | Vouch) -> None:
