@@ -120,7 +120,9 @@ class WorldRegistry:
     def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
         self._reach()
         world = self._world
-        if world.doubt and world.random.random() < world.doubt:  # it comes through yet, or not; nobody tells
+        if (
+            world.doubt and world.random.random() < world.doubt
+        ):  # it comes through yet, or not; nobody tells
             later_ns = world.now_ns + world.random.randrange(1, 3_000) * MS
             world.later(later_ns, lambda: void(self._claim(group, seen, node)))
             raise RegistryUnavailable("the answer was lost")
