@@ -22,12 +22,12 @@ help:
 	@echo 'make bench-media  the packet path beside its peers, with a picture in demo/ (QUICK=--quick)'
 	@echo 'make soak       the packet path at half capacity, every packet accounted for (MINUTES=10)'
 	@echo 'make soak-control  calls through Kamailio, the owner killed at every step of every exchange (forty minutes; KILLS= PASSED= SLICE=)'
-	@echo 'make chaos      every fault on a standing lab, with what must hold after each (TIMES=1 SEED=1, fifteen minutes)'
+	@echo 'make chaos      every fault on a standing lab, with what must hold after each (TIMES=1 SEED=1 PREVIOUS=tag, fifteen minutes)'
 	@echo 'make bpf-check  rebuild the packet programs with clang and compare with the committed ones'
 	@echo 'make bpf        rebuild the packet programs and write them'
 	@echo 'make deb        the Debian package, dist/bgf_*.deb, and its test in a bare Debian 12 (deb-test)'
 	@echo 'make image      a Debian 12 cloud image with the package in it, dist/bgf_*.qcow2'
-	@echo 'make image-test boots the image twice under QEMU and calls through it (ACCEL=tcg: pure emulation)'
+	@echo 'make image-test boots the image twice under QEMU and calls through it (ACCEL=tcg: pure emulation; BGF_PATIENCE=4: on a busy machine)'
 	@echo 'make setup      only the set-up'
 	@echo 'make clean      remove what was built'
 
@@ -110,9 +110,12 @@ soak-control: setup
 
 TIMES ?= 1
 SEED ?= 1
+# The version that a rolling upgrade begins with: the newest tag, or else a commit from before the first.
+PREVIOUS ?= $(shell git describe --tags --abbrev=0 HEAD^ 2>/dev/null || echo dcdaef6)
 chaos: setup
 	@mkdir -p demo
-	@.venv/bin/bgfctl chaos --times $(TIMES) --seed $(SEED) --json demo/chaos.json --logs demo/chaos-logs
+	@previous=$$(scripts/previous.sh $(PREVIOUS)) && .venv/bin/bgfctl chaos --times $(TIMES) --seed $(SEED) \
+		--previous $$previous --json demo/chaos.json --logs demo/chaos-logs
 
 bpf-check: setup-bpf
 	@scripts/bpf-build.sh --check

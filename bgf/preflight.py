@@ -57,6 +57,14 @@ IP_FREEBIND: Final = 15  # linux/in.h, valid for IPv6 sockets too; Python has no
 BPF_SYSCALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 BPF_PROG_LOAD: Final = 5
 BPF_PROG_TYPE_XDP: Final = 6
+# perf_event_open(2), and linux/perf_event.h: a software event that carries what a program puts out
+PERF_SYSCALL: Final = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
+PERF_TYPE_SOFTWARE: Final = 1
+PERF_COUNT_SW_BPF_OUTPUT: Final = 10
+PERF_SAMPLE_RAW: Final = 1 << 10
+PERF_ATTR_SIZE_VER0: Final = 64
+PERF_FLAG_FD_CLOEXEC: Final = 8
+PARANOID: Final = Path("/proc/sys/kernel/perf_event_paranoid")
 XDP_PASS_PROGRAM: Final = bytes.fromhex("b700000002000000 9500000000000000")  # r0 = 2; exit
 
 
@@ -153,6 +161,22 @@ def check_bpf(number: int) -> Problem | None:
         errno.EINVAL: "XDP programs are refused: boot a kernel with CONFIG_NET and CONFIG_BPF",
     }.get(number, "this machine cannot run the packet program")
     return Problem("bpf", f"bpf(2) answers {errno.errorcode.get(number, number)}: {way_out}")
+
+
+def check_perf_events(number: int, paranoid: str) -> Problem | None:
+    """`number` is the errno of opening a perf event ring, 0 when that worked; `paranoid` what
+    `kernel.perf_event_paranoid` says."""
+    if number == 0:
+        return None
+    way_out = {
+        # a restriction of Debian's kernels: CAP_PERFMON counts only where this is 2 or less
+        errno.EACCES: f"kernel.perf_event_paranoid is {paranoid}: set it to 2 "
+        "(the package's /usr/lib/sysctl.d/60-bgf.conf: systemctl restart systemd-sysctl)",
+        errno.EPERM: "not permitted: run as root outside a restricted container, or by its unit",
+        errno.ENOSYS: "this kernel has no perf events: boot one with CONFIG_PERF_EVENTS=y",
+    }.get(number, "captures and STUN checks could not leave the packet program")
+    name = errno.errorcode.get(number, number)
+    return Problem("perf events", f"perf_event_open(2) answers {name}: {way_out}")
 
 
 def check_bpffs(mounts: str, filesystems: str, directory: Path) -> Problem | None:
@@ -311,6 +335,27 @@ def read_bpf() -> int:
     return 0
 
 
+def read_perf_event() -> int:
+    """Open a ring as the packet path does and close it; the errno, 0 when it worked."""
+    number = PERF_SYSCALL.get(platform.machine())
+    if number is None:
+        return 0
+    kind, count, every = PERF_TYPE_SOFTWARE, PERF_COUNT_SW_BPF_OUTPUT, 1
+    attributes = struct.pack("=IIQQQ", kind, PERF_ATTR_SIZE_VER0, count, every, PERF_SAMPLE_RAW)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    handle = libc.syscall(
+        *(ctypes.c_long(number), attributes.ljust(PERF_ATTR_SIZE_VER0, b"\0")),
+        # of every process, on the first processor, in no group
+        *(ctypes.c_long(-1), ctypes.c_long(0), ctypes.c_long(-1)),
+        ctypes.c_ulong(PERF_FLAG_FD_CLOEXEC),
+    )
+    if handle < 0:
+        return ctypes.get_errno()
+    os.close(handle)
+    return 0
+
+
 def has_binary(name: str) -> bool:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{BINARY_PATH}") is not None
 
@@ -410,6 +455,8 @@ def node(config: NodeConfig, *, binds_control: bool = False) -> list[Problem]:
     fit = [check_kernel(read_release()), capabilities]
     if fit[1] is None:
         fit.append(check_bpf(read_bpf()))
+    if fit[1] is None and binds_control:
+        fit.append(check_perf_events(read_perf_event(), _text(PARANOID).strip()))
     found = [*fit, check_bpffs(mounts, filesystems, config.media.pin_dir)]
     interfaces, addresses = read_interfaces(), read_addresses()
     found += [check_interface(r.name, r.interface, interfaces) for r in config.realms.values()]

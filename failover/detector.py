@@ -9,6 +9,9 @@ The rules:
   - the observer's own lateness does not count as the peer's silence: time that passed while this
     detector should have run and did not is added to every timeout (Lifeguard, Dadgar et al. 2018,
     section IV: distrust yourself first)
+  - paths of one peer that would fall silent one after the other within TOGETHER_PARTS-th of an
+    interval do so together, at the last one's time: one word to the registry instead of two, and
+    the second is what a takeover waits for
   - a session that recovered FLAPS_FREE times within FLAP_WINDOW_NS gets twice the timeout, then
     four times, up to 2 ** FLAP_DOUBLINGS_MAX (flap damping as routers do it for BFD)
   - on a path that carries no media (management) everything takes CONTROL_FACTOR times as long:
@@ -20,7 +23,7 @@ The rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -34,6 +37,7 @@ FLAP_WINDOW_NS: Final = 15_000_000_000
 FLAP_DOUBLINGS_MAX: Final = 3
 CONTROL_FACTOR: Final = 5
 LATENESS_FREE_PARTS: Final = 4  # up to a quarter of an interval late is normal timer jitter
+TOGETHER_PARTS: Final = 8
 EVENTS_MAX: Final = 256
 
 
@@ -183,14 +187,11 @@ class Detector:
         observed_ns = now_ns - self.tally.late_ns
         changed: dict[str, int] = {}
         probes: list[Probe] = []
-        for session in self._sessions.values():
-            if (
-                session.ever_heard
-                and not session.silent
-                and observed_ns >= session.heard_observed_ns + self._timeout_of(session, now_ns)
-            ):
+        for session, verdict_ns in self._verdicts(now_ns):
+            if observed_ns >= verdict_ns:
                 session.silent = True
                 changed[session.peer] = max(changed.get(session.peer, 0), session.heard_ns)
+        for session in self._sessions.values():
             if now_ns >= session.send_ns:
                 up = session.ever_heard and not session.silent
                 datagram = session.probe_up if up else session.probe_down
@@ -207,11 +208,7 @@ class Detector:
     def next_deadline(self) -> int:
         """When `tick` must be called at the latest."""
         due = [s.send_ns for s in self._sessions.values()]
-        due += [
-            s.heard_observed_ns + self._timeout_of(s, self._seen_ns) + self.tally.late_ns
-            for s in self._sessions.values()
-            if s.ever_heard and not s.silent
-        ]
+        due += [at_ns + self.tally.late_ns for _, at_ns in self._verdicts(self._seen_ns)]
         return min(due, default=self._seen_ns + SLOW_INTERVAL_NS)
 
     def events(self) -> list[Suspicion]:
@@ -257,6 +254,24 @@ class Detector:
         recent = sum(1 for at_ns in session.recoveries if now_ns - at_ns < FLAP_WINDOW_NS)
         doublings = min(max(recent - FLAPS_FREE + 1, 0), FLAP_DOUBLINGS_MAX)
         return (session.interval_ns * self._multiplier) << doublings
+
+    def _verdicts(self, now_ns: int) -> Iterator[tuple[_Session, int]]:
+        """Sessions that are not silent, and when each will be if nothing is heard, in observed
+        time. A path waits for the next one of its peer if that is due shortly after it."""
+        timeouts: dict[str, list[tuple[int, _Session]]] = {}
+        for session in self._sessions.values():
+            if session.ever_heard and not session.silent:
+                at_ns = session.heard_observed_ns + self._timeout_of(session, now_ns)
+                timeouts.setdefault(session.peer, []).append((at_ns, session))
+        shortly_ns = self._interval_ns // TOGETHER_PARTS
+        for of_peer in timeouts.values():
+            of_peer.sort(key=lambda one: -one[0])
+            verdict_ns = before_ns = of_peer[0][0]
+            for at_ns, session in of_peer:
+                if before_ns - at_ns > shortly_ns:
+                    verdict_ns = at_ns
+                before_ns = at_ns
+                yield session, verdict_ns
 
     def _pause_of(self, session: _Session) -> int:
         if session.unanswered > SLOW_AFTER_PROBES:

@@ -144,6 +144,21 @@ static bool speaks_v4(const dal *d, const client_options *o)
            memcmp(c.member[c.self].ip, mapped, sizeof mapped) == 0;
 }
 
+/* Beside a member, at its address, where the other members are: a datagram that comes in by another
+ * of the host's networks finds no socket. Without a view yet, or where the kernel refuses: anywhere. */
+static void bind_own(const dal *d)
+{
+    union address a;
+    link_addr own = {.port = 0};
+    seg_cluster c;
+    if (d->s == NULL || seg_cluster_read(d->s, &c) != SEG_OK || c.self >= SEG_SLOTS_MAX) {
+        return;
+    }
+    memcpy(own.ip, c.member[c.self].ip, sizeof own.ip);
+    socklen_t size = to_socket(d, &own, &a);
+    (void)bind(d->fd, &a.any, size);
+}
+
 static int open_socket(dal *d, bool v4)
 {
     int off = 0, room = DAL_SOCKET_BYTES;
@@ -185,6 +200,7 @@ dal_status dal_net_open(dal *d, const client_options *o)
         if (open_socket(d, speaks_v4(d, o)) != 0) {
             return dal_fail(d, DAL_UNAVAILABLE, "socket: %s", strerror(errno));
         }
+        bind_own(d);
     }
     d->c = client_new(d->s, d->link, o, dal_now_ns());
     return d->c != NULL ? DAL_OK : dal_fail(d, DAL_UNAVAILABLE, "no memory");

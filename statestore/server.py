@@ -291,11 +291,13 @@ class Server:
             told.view, told.lease_ns = None, 0
         epoch = step.view.epoch if step.view is not None else 0
         serving = step.lease_deadline_ns > now_ns()
-        said = (step.standing, epoch, step.slot, serving)
+        # only just begun is no trouble yet
+        silent = step.standing is Standing.UNREACHED and bool(self._registry.trouble())
+        said = (step.standing, epoch, step.slot, serving, silent)
         if said != told.said and step.standing is not Standing.EVICTED:
             told.said = said
-            quiet = step.standing not in (Standing.REFUSED, Standing.REPLACED, Standing.UNREACHED)
-            level = logging.INFO if quiet else logging.WARNING
+            loud = silent or step.standing in (Standing.REFUSED, Standing.REPLACED)
+            level = logging.WARNING if loud else logging.INFO
             self._say(level, f"{self.config.node}: {_words(step)}")
 
     def _perform(self, action: Propose | Renew) -> None:

@@ -42,6 +42,12 @@ _logs = click.option(
 )  # fmt: skip
 
 
+_previous = click.option(
+    "--previous", type=click.Path(path_type=Path, file_okay=False, exists=True), metavar="DIR",
+    help="An earlier version: a checkout with its extensions built (scripts/previous.sh).",
+)  # fmt: skip
+
+
 def fault_command(fault: Fault) -> click.Command:
     """`bgfctl drill NAME` of one fault."""
 
@@ -83,7 +89,7 @@ def fault_command(fault: Fault) -> click.Command:
         )
         return OK if report.ok else FAILED
 
-    return command
+    return _previous(command) if fault.previous else command
 
 
 def add_faults(group: click.Group) -> None:
@@ -115,6 +121,7 @@ def add_faults(group: click.Group) -> None:
 @_profile
 @_seed
 @_logs
+@_previous
 @file_option("--json", "the report")
 def chaos(
     *,
@@ -123,12 +130,13 @@ def chaos(
     calls: int,
     flows: int,
     json_path: Path | None,
+    previous: Path | None,
     **more: Any,
 ) -> int:
     """Do every fault to one standing lab, one after the other, and judge each.
 
-    What `bgfctl drill FAULT` does for one. The order is drawn by the seed. Needs root and nftables.
-    Exits with 1 when something did not hold.
+    What `bgfctl drill FAULT` does for one. The order is drawn by the seed. Upgrades are tried only
+    with --previous. Needs root and nftables. Exits with 1 when something did not hold.
     """
     from bgf.lab import chaos as lab_chaos  # noqa: PLC0415
     from bgf.lab import trial  # noqa: PLC0415
@@ -141,7 +149,11 @@ def chaos(
     faults = named(only) if only else FAULTS
     if short:
         faults = tuple(fault for fault in faults if fault.short)
-    options = lab_chaos.ChaosOptions(faults=faults, scale=trial.Scale(calls, flows), **more)
+    if previous is None and not only:
+        faults = tuple(fault for fault in faults if not fault.previous)
+    options = lab_chaos.ChaosOptions(
+        faults=faults, scale=trial.Scale(calls, flows), previous=previous, **more
+    )
     rows: list[dict[str, Any]] = []
     with Steps() as steps:
         report = lab_chaos.run_chaos(options, steps, lambda one: rows.append(lab_chaos.as_row(one)))

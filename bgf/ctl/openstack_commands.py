@@ -380,6 +380,8 @@ def _shown(operator: Any, nodes: Any, as_json: bool) -> int:
         for server in operator.cloud.servers(operator.name)
     ]
     outputs = {k: v for k, v in stack.outputs.items() if k != "files"}
+    if stack.status in ("CREATE_IN_PROGRESS", "CREATE_FAILED"):
+        outputs = {}  # half of it would be copied
     found: Json = {
         "cluster": operator.name,
         "status": stack.status,

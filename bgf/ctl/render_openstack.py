@@ -60,7 +60,9 @@ def status(found: Json) -> Group:
             cell(_both(row, "access", ("ipv6", "ipv4"))),
             cell(_both(row, "core", ("ipv4", "ipv6"))),
         )
-    parts: list[RenderableType] = [head, servers, moving]
+    parts: list[RenderableType] = [head]
+    parts += [servers] if servers.row_count else [cell("no server yet", QUIET)]
+    parts += [moving] if moving.row_count else []
     kamailio = text(table(found.get("outputs")).get("kamailio"))
     if kamailio:
         parts += [Text(), cell(f"Kamailio: {kamailio}")]

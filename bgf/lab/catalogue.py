@@ -110,6 +110,8 @@ class Fault:
     whole_ms: int = WHOLE_MS
     short: bool = False
     """It is in the short form."""
+    previous: bool = False
+    """Every node runs an earlier version when it begins: a lab of its own, and none without one."""
     said: str = ""
     """Words that a failover process must have logged meanwhile: trouble is told, not only borne."""
 
@@ -358,7 +360,14 @@ def _upgrades() -> list[Fault]:
             "each node in turn is drained, its processes start again, it is a standby",
             (Blow(Verb.RESTART, Role.ACTIVE),),
             held=True,
-        )
+        ),
+        Fault(
+            "rolling-upgrade",
+            "all nodes run an earlier version; each in turn is drained and starts again with this",
+            (Blow(Verb.RESTART, Role.ACTIVE),),
+            held=True,
+            previous=True,
+        ),
     ]
 
 

@@ -28,6 +28,7 @@ from bgf.lab.measure import STEPS, TO_ACCESS, TO_CORE, Spread
 from bgf.lab.ngload import SESSIONS_MAX
 from bgf.lab.nodes import Timers
 from bgf.lab.plan import DEFAULT_PREFIX, DEFAULT_RUN_DIR
+from bgf.lab.previous import Previous
 from bgf.lab.sip import CALLS_MAX
 from bgf.lab.trial import CLOSING, Scale, Trial, TrialResult
 
@@ -44,7 +45,7 @@ class ChaosOptions:
     """`faults` in this order, or shuffled by `seed`, `times` over. A trial that could not even
     begin, or came to no verdict, is tried once more, on a fresh lab."""
 
-    faults: tuple[Fault, ...] = FAULTS
+    faults: tuple[Fault, ...] = tuple(fault for fault in FAULTS if not fault.previous)
     times: int = 1
     seed: int = 1
     shuffled: bool = True
@@ -54,9 +55,19 @@ class ChaosOptions:
     prefix: str = DEFAULT_PREFIX
     logs_to: Path | None = None
     """Where the logs of a trial that failed are kept."""
+    previous: Path | None = None
+    """An earlier version: a checkout with its extensions built."""
 
     def check(self) -> None:
         """Raises ConfigError naming the option, its value and its range."""
+        upgrades = [fault.name for fault in self.faults if fault.previous]
+        if upgrades and self.previous is None:
+            raise ConfigError(
+                f"{upgrades[0]} needs --previous DIR, an earlier version that could run: "
+                "scripts/previous.sh COMMIT makes one"
+            )
+        if self.previous is not None:
+            Previous(self.previous)
         for name, value, low, high in (
             ("times", self.times, 1, TIMES_MAX),
             ("calls", self.scale.calls, 0, CALLS_MAX),
@@ -182,6 +193,19 @@ def _named(progress: Progress, name: str) -> Progress:
 
 
 def _trial(lab: Lab, options: ChaosOptions, fault: Fault, progress: Progress) -> TrialResult:
+    """On the lab that stands, or on one of an earlier version that is of no use for others."""
+    if not fault.previous or options.previous is None:
+        return _on_lab(lab, options, fault, progress)
+    lab.down(_silent)
+    lab.nodes.previous = Previous(options.previous)
+    try:
+        return _on_lab(lab, options, fault, progress)
+    finally:
+        lab.nodes.previous = None
+        lab.down(_silent)
+
+
+def _on_lab(lab: Lab, options: ChaosOptions, fault: Fault, progress: Progress) -> TrialResult:
     """On the lab that stands; on a fresh one when that is no more what it should be."""
     began = time.monotonic()
     timers = Timers.of(options.profile)

@@ -29,6 +29,7 @@ from bgf.lab.plan import (
     NodePlan,
     Plan,
 )
+from bgf.lab.previous import Previous
 from bgf.lab.processes import Process, Processes
 from bgf.model import Address, Group, RealmAddress
 
@@ -182,6 +183,8 @@ class Nodes:
         self._timers = timers or Timers()
         self._sessions_max = sessions_max
         self._adjust = adjust
+        self.previous: Previous | None = None
+        """Processes that are started, and the files that are written, are those of that version."""
 
     def config_file(self, node: NodePlan) -> Path:
         return self._plan.run_dir / "etc" / f"{node.id}.toml"
@@ -191,13 +194,23 @@ class Nodes:
         for node in nodes if nodes is not None else self._plan.nodes:
             path = self.config_file(node)
             path.parent.mkdir(parents=True, exist_ok=True)
-            made = node_config(self._plan, node, self._timers, self._sessions_max)
-            path.write_text(config.dump(self._adjust(made)))
+            path.write_text(self._text(node))
             # A node never has two of a kind: one that lives already is kept.
             running = {process.name for process in self._processes.running(node.id)}
             for kind in kinds:
                 if kind not in running:
-                    self._processes.start(kind, node.namespace, command(kind, path), node=node.id)
+                    argv = command(kind, path)
+                    environment = self.previous.environment if self.previous else None
+                    self._processes.start(
+                        kind, node.namespace, argv, node=node.id, environment=environment
+                    )
+
+    def _text(self, node: NodePlan) -> str:
+        """What stands in a node's file."""
+        if self.previous is not None:
+            return self.previous.configurations(self._plan, self._timers.profile)[node.id]
+        made = node_config(self._plan, node, self._timers, self._sessions_max)
+        return config.dump(self._adjust(made))
 
     def ask(self, node_id: str, kind: str, request: str = "status", **more: object) -> Any:
         """What a node's process answers on its admin socket; raises BgfError when nothing."""

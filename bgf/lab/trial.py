@@ -140,9 +140,12 @@ class Trial:
         _, left = wait_whole(self._lab, self._fault.whole_ms, self._progress)
         if left:
             raise EnvironmentProblem(f"the lab is not whole before {self._fault.name}: {left[0]}")
-        halts = any(blow.verb is Verb.HALT_AT for blow in self._fault.prepare)
-        spread_out(self._lab, self._progress, rested=halts or self._fault.moves is Moves.MUST)
+        spread_out(self._lab, self._progress, rested=self._halts or self._fault.moves is Moves.MUST)
         wait_whole(self._lab, self._fault.whole_ms, self._progress)
+
+    @property
+    def _halts(self) -> bool:
+        return any(blow.verb is Verb.HALT_AT for blow in self._fault.prepare)
 
     def _roles(self) -> dict[Role, str]:
         owned = owners(self._lab)
@@ -232,6 +235,10 @@ class Trial:
         if fault.prepare:
             self._progress("making ready for it")
             faults.strike(fault.prepare)
+            if self._halts:
+                # A process was started again for it: one death more, after which its node may be
+                # held to die too often, and rightly come last.
+                spread_out(lab, self._progress, rested=True)
             faults.roles = self._roles()
         roles = faults.roles
         since = claims.revision(self._plan)

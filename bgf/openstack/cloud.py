@@ -207,9 +207,10 @@ class Cloud:
 
     # -- stacks -----------------------------------------------------------------------------------
 
-    def stack(self, name: str) -> Stack | None:
-        """None when there is none of that name."""
-        answer = self._call("GET", f"/stacks/{name}", none_when=(404,))
+    def stack(self, name: str, outputs: bool = True) -> Stack | None:
+        """None when there is none of that name. Outputs cost Heat and Neutron many questions."""
+        query = "" if outputs else "?resolve_outputs=False"
+        answer = self._call("GET", f"/stacks/{name}{query}", none_when=(404,))
         if answer is None:
             return None
         raw = answer["stack"]

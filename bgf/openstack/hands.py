@@ -27,6 +27,9 @@ class Nodes(Protocol):
     def ask(self, node: str, *words: str, within_s: float = COMMAND_S) -> dict[str, Any]:
         """What `bgfctl WORDS --json` says there; {"failed": TEXT} when it exits with 1."""
 
+    def has_file(self, node: str, text: str) -> bool:
+        """Whether its node.toml is that, but for the interfaces' names."""
+
     def write_file(self, node: str, text: str) -> None:
         """Give it another node.toml, checked there before it counts."""
 
@@ -42,6 +45,9 @@ class NullNodes:
 
     def ask(self, node: str, *words: str, within_s: float = COMMAND_S) -> dict[str, Any]:
         return {}
+
+    def has_file(self, node: str, text: str) -> bool:
+        return True
 
     def write_file(self, node: str, text: str) -> None:
         """Nobody to tell."""
@@ -88,6 +94,12 @@ class SshNodes:
         if not isinstance(found, dict):
             raise NodeRefused(f"{node}: bgfctl says no JSON object")
         return found | ({"failed": _last(err) or "not well"} if code else {})
+
+    def has_file(self, node: str, text: str) -> bool:
+        code, out, err = self._run(node, ["sudo", "-n", "cat", FILE], "", COMMAND_S)
+        if code:
+            raise NodeRefused(f"{node}: {FILE} cannot be read: {_last(err)}")
+        return _unplaced(out) == _unplaced(text)
 
     def write_file(self, node: str, text: str) -> None:
         """The interfaces' names are put in by the node itself, which knows its MAC addresses."""
@@ -144,6 +156,11 @@ class SshNodes:
                 "give --ssh 'ssh -i KEY -J JUMP' and --ssh-user, or --no-nodes"
             )
         return done.returncode, done.stdout[:OUTPUT_CHARS_MAX], done.stderr
+
+
+def _unplaced(text: str) -> list[str]:
+    """A node.toml without what each node puts in by itself."""
+    return [line for line in text.strip().splitlines() if not line.startswith("interface = ")]
 
 
 def _last(text: str) -> str:

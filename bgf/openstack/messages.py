@@ -169,4 +169,5 @@ _TOLD: Final = frozenset(
     {"management_net", "access_net", "core_net", "router", "security", "service_groups"}
     | {"gateway_ports", "gateways", "state_nodes"}
 )
-_VERBS: Final = {"CREATE": "complete", "UPDATE": "changed", "DELETE": "gone"}
+_VERBS: Final = {"CREATE": "complete", "DELETE": "gone"}
+"""Of whole parts. Heat calls each of them updated in every update, changed or not."""

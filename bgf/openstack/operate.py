@@ -19,7 +19,7 @@ from bgf.openstack.hands import Nodes
 from bgf.openstack.messages import Event, explain, failures, progress
 from bgf.openstack.plan import Scaling, Size, size_of, upgrade_order
 
-POLL_S: Final = 2.0
+POLL_S: Final = 3.0
 DRAIN_S: Final = 90
 READY_S: Final = 300.0
 DRAINED: Final = "it is drained"
@@ -52,7 +52,7 @@ class StackLike(Protocol):
 class Stacks(Protocol):
     """What is done with stacks; `cloud.Cloud` does it. Raises CloudRefused."""
 
-    def stack(self, name: str) -> StackLike | None: ...
+    def stack(self, name: str, outputs: bool = True) -> StackLike | None: ...
     def create(
         self, name: str, template: str, files: Mapping[str, str], parameters: Mapping[str, Any],
         timeout_min: int,
@@ -129,14 +129,15 @@ class Operator:
         """To another number of groups or gateways, while calls go on."""
         stack = self.settled()
         scaling = Scaling(size_of(stack.parameters), after)
-        if scaling.before == after and not stack.failed:
-            self.say(f"{self.name} is of that size already")
-            return stack
         if upgraded := _listed(stack.parameters.get("upgraded")):
             raise CloudRefused(
                 f"an upgrade is not finished ({', '.join(upgraded)} have it): type it again to "
                 "finish it, or roll back with --rollback"
             )
+        if scaling.before == after and not stack.failed:
+            self.say(f"{self.name} is of that size already")
+            self._tell_files(nodes, stack, scaling.stay)
+            return stack
         self.say(f"{self.name} {scaling.sentence()}")
         for group in scaling.closed:
             self._require_idle(nodes, scaling, group)
@@ -165,6 +166,10 @@ class Operator:
         if now.get("image") == image and not done:
             self.say(f"{self.name} runs {image} already")
             return stack
+        for node in done:
+            if not self._is_back(nodes, node):
+                self.say(f"{node} is not back yet")
+                self._refresh(nodes, stack, node)
         order = upgrade_order(size.gateways, done, self._carries(nodes, size.gateways))
         for node in order:
             self._drain(nodes, node)
@@ -202,7 +207,7 @@ class Operator:
             carries = ", ".join(map(str, found["carries"]))
             why = found.get("sentence") or "nobody else is ready"
             raise NodeRefused(
-                f"{node} still carries {carries} after {DRAIN_S} s ({why}); nothing was changed: "
+                f"{node} still carries {carries} after {DRAIN_S} s ({why}) and stays as it was: "
                 "'bgfctl ready' on the others says why, 'bgfctl undrain' takes it back"
             )
 
@@ -217,11 +222,21 @@ class Operator:
         nodes.ask(node, "undrain", node)
 
     def _tell_files(self, nodes: Nodes, stack: StackLike, stay: tuple[str, ...]) -> None:
-        """Those that stand by first, so that there is somebody to drain to."""
-        for node in upgrade_order(stay, (), self._carries(nodes, stay)):
+        """Those that stand by first, so that there is somebody to drain to. Who has it already,
+        from an earlier attempt, is left alone."""
+        files = files_of(stack)
+        late = [n for n in stay if n in files and not nodes.has_file(n, files[n])]
+        for node in upgrade_order(late, (), self._carries(nodes, stay)):
             self._drain(nodes, node)
             self.say(f"{node} gets its new file")
             self._refresh(nodes, stack, node)
+
+    def _is_back(self, nodes: Nodes, node: str) -> bool:
+        """Whether it was given back and is ready: an earlier attempt may have ended before."""
+        try:
+            return "failed" not in nodes.ask(node, "ready", node)
+        except NodeRefused:
+            return False
 
     def _reached(self, nodes: Nodes, node: str) -> None:
         def silent() -> str:
@@ -290,7 +305,7 @@ class Operator:
         seen: list[Event] = []
         began = False
         while True:
-            now = self.cloud.stack(self.name)
+            now = self.cloud.stack(self.name, outputs=False)
             events = self.cloud.events(stack, after) if now is not None else []
             for event in events:
                 after = event.id
@@ -316,7 +331,7 @@ class Operator:
                 "DELETE": "mend it and type the command again",
             }[action]
             raise CloudRefused(f"{'; '.join(lines[:5])} ({now.status}; {way})")
-        return now
+        return self.there()
 
 
 def _against(said: Mapping[str, Any], node: str) -> str:

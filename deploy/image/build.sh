@@ -17,7 +17,7 @@ files=deploy/image/files
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
 
-work=$(mktemp -d /var/tmp/bgf-image.XXXXXX)
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/bgf-image.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/packages" dist
 cp "$deb" "$work/packages/bgf.deb"

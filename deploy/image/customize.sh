@@ -3,7 +3,8 @@ set -e
 inside() { chroot "$root" "$@"; }
 root=$1
 # services that wait until somebody wants them
-inside systemctl disable etcd.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer
+inside systemctl disable etcd.service apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
+  e2scrub_reap.service
 inside systemctl enable systemd-networkd.service systemd-resolved.service chrony.service ssh.service
 # haste is for builds
 sed -i /force-unsafe-io/d "$root"/etc/dpkg/dpkg.cfg.d/*

@@ -5,17 +5,23 @@ Knows QEMU's options, the console, ssh. Must not know what the machine is for.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 CORES: Final = 2
 MEMORY_MIB: Final = 1536
-SSH_S: Final = 120
-SHUT_DOWN_S: Final = 120
+PATIENCE: Final = float(os.environ.get("BGF_PATIENCE", "1"))
+"""Every wait is so many times as long: for a machine that others keep busy. Measures nothing."""
+SSH_S: Final = 120 * PATIENCE
+SHUT_DOWN_S: Final = 120 * PATIENCE
+TRANSLATED_MIB: Final = 512
+"""Without KVM: room for translated code. The default is small for a whole system of Python."""
+ACCEL: Final = {"kvm": "kvm", "tcg": f"tcg,thread=multi,tb-size={TRANSLATED_MIB}"}
 CONSOLE_CHARS: Final = 100
 OVMF_CODE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
@@ -28,6 +34,28 @@ class Failed(Exception):
 
 def say(text: str) -> None:
     print(f"image-test: [{time.monotonic() - _began:4.0f} s] {text}", flush=True)
+
+
+def wait(what: str, holds: Callable[[], object], seconds: float) -> Any:
+    """What `holds` gives once it is true. Raises Failed with what was last found instead."""
+    seconds *= PATIENCE
+    until, last = time.monotonic() + seconds, ""
+    while True:
+        try:
+            found = holds()
+            if found:
+                return found
+        except Failed as problem:
+            last = f": {problem}"
+        if time.monotonic() > until:
+            raise Failed(f"not within {seconds:.0f} s: {what}{last}")
+        time.sleep(0.5)
+
+
+def check(what: str, good: object, found: object = "") -> None:
+    if not good:
+        raise Failed(f"{what}{f': found {found}' if found != '' else ''}")
+    say(f"ok: {what}")
 
 
 class Machine:
@@ -65,7 +93,7 @@ class Machine:
         ]
         self._who = f"debian@{address}"
         argv = ["qemu-system-x86_64", "-name", "bgf-image-test", "-nodefaults", "-display", "none"]
-        argv += ["-machine", "pc" if firmware == "bios" else "q35", "-accel", accel]
+        argv += ["-machine", "pc" if firmware == "bios" else "q35", "-accel", ACCEL[accel]]
         # of the host, KVM within KVM may refuse this and that
         argv += ["-cpu", "qemu64" if accel == "kvm" else "max"]
         argv += ["-smp", str(CORES), "-m", str(MEMORY_MIB), "-device", "virtio-rng-pci"]
@@ -94,7 +122,7 @@ class Machine:
             said = self._qemu_log.read_text("utf-8", "replace").strip()[-300:]
             raise SystemExit(f"image-test: QEMU ended: {said}")
         self._progress()
-        return self._run("true", 15).returncode == 0
+        return self._run("true", 15 * PATIENCE).returncode == 0
 
     def _progress(self) -> None:
         try:
@@ -141,7 +169,7 @@ class Machine:
         return {line.partition("=")[0]: line.partition("=")[2] for line in said.splitlines()}
 
     def restart(self, unit: str) -> None:
-        self.ssh(f"sudo systemctl restart {unit}", 120)
+        self.ssh(f"sudo systemctl restart {unit}")
 
     def boot_time(self) -> str:
         return self.ssh("systemd-analyze time").partition("\n")[0].strip()

@@ -15,16 +15,16 @@ import time
 from types import TracebackType
 from typing import Any, Final, Self
 
-from machine import Failed
+from machine import PATIENCE, Failed
 
 from bgf.control.client import NgClient, NoAnswer
 from bgf.model import Address
 
 INTERVAL_S: Final = 0.02
 PAYLOAD: Final = bytes(160)
-WARM_UP_S: Final = 15.0
+WARM_UP_S: Final = 15.0 * PATIENCE
 UNCOUNTED: Final = (1 << 64) - 1
-LATE_S: Final = 2.0
+LATE_S: Final = 2.0 * PATIENCE
 """How long the last packets may be under way."""
 Place = tuple[str, int]
 

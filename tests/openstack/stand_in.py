@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 BOOT_S = 300
-POLL_S = 1.0
+POLL_S = 4.0
 ETC = "/etc/bgf"
 
 SSH = """\

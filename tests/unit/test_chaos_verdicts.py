@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bgf.errors import ConfigError
+import bgf
+from bgf import config
+from bgf.errors import ConfigError, EnvironmentProblem
 from bgf.lab.catalogue import FAULTS, STEPS, Moves, Role, Verb, fault, named
 from bgf.lab.chaos import ChaosOptions, ChaosReport, as_row, render_one
 from bgf.lab.invariants import (
@@ -26,6 +29,9 @@ from bgf.lab.invariants import (
 )
 from bgf.lab.ledger import GONE, Answer, Ledger, lost
 from bgf.lab.measure import GENERATED, TO_ACCESS, FlowOutage
+from bgf.lab.nodes import Timers, node_config
+from bgf.lab.plan import make_plan
+from bgf.lab.previous import Previous
 from bgf.lab.trial import Scale, TrialResult
 
 MS = 1_000_000
@@ -246,6 +252,27 @@ def test_options_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     ChaosOptions().check()
     with pytest.raises(ConfigError, match="out of range"):
         ChaosOptions(**wrong).check()  # type: ignore[arg-type]
+
+
+def test_an_upgrade_needs_an_earlier_version_that_could_run(tmp_path: Path) -> None:
+    upgrades = tuple(one for one in FAULTS if one.previous)
+    assert [one.name for one in upgrades] == ["rolling-upgrade"]
+    with pytest.raises(ConfigError, match="rolling-upgrade needs --previous DIR"):
+        ChaosOptions(faults=upgrades).check()
+    with pytest.raises(ConfigError, match="no earlier version that could run: it has no bgf/lab"):
+        ChaosOptions(faults=upgrades, previous=tmp_path).check()
+    ChaosOptions(faults=upgrades, previous=Path(bgf.__file__).parents[1]).check()
+
+
+def test_an_earlier_version_configures_its_nodes_itself(tmp_path: Path) -> None:
+    plan = make_plan(run_dir=tmp_path, actives=2, standbys=1, prefix="t-")
+    here = Previous(Path(bgf.__file__).parents[1])  # this one, in that place
+    made = here.configurations(plan, "fast")
+    assert set(made) == {node.id for node in plan.nodes}
+    for node in plan.nodes:
+        assert made[node.id] == config.dump(node_config(plan, node, Timers.of("fast")))
+    with pytest.raises(EnvironmentProblem, match=r"cannot configure this lab: .*nonsense"):
+        here.configurations(plan, "nonsense")
 
 
 # -- the report

@@ -11,6 +11,7 @@ from failover.detector import (
     FLAPS_FREE,
     SLOW_AFTER_PROBES,
     SLOW_INTERVAL_NS,
+    TOGETHER_PARTS,
     Detector,
     Peer,
     Probe,
@@ -106,6 +107,48 @@ def test_paths_fall_silent_one_by_one_and_come_back() -> None:
     events = bench.run(400 * MS)
     assert [e.paths_silent for e in events] == [()]
     assert str(events[0]) == "n2 answers again"
+
+
+def heard_apart(apart_ns: int) -> list[tuple[int, Suspicion]]:
+    """n2 answers on core so much later than on access, and never again: when who is accused."""
+    detector = Detector(1, {"n2": PEERS["n2"]}, INTERVAL, 3, 0)
+    answer = ControlPacket(2, 1).encode()
+    detector.tick(0)
+    detector.receive(answer, "access", 1 * MS)
+    detector.receive(answer, "core", 1 * MS + apart_ns)
+    told = []
+    while (now_ns := detector.next_deadline()) < 200 * MS:
+        detector.tick(now_ns)
+        told += [(now_ns, event) for event in detector.events()]
+    return told
+
+
+def test_paths_that_fall_silent_within_a_moment_do_so_in_one_word() -> None:
+    apart_ns = INTERVAL // TOGETHER_PARTS
+    ((at_ns, event),) = heard_apart(apart_ns)
+    assert event.paths_silent == ("access", "core")
+    assert at_ns == 1 * MS + apart_ns + TIMEOUT
+
+
+def test_paths_that_fall_silent_further_apart_do_so_one_by_one() -> None:
+    first, second = heard_apart(INTERVAL // TOGETHER_PARTS + 1)
+    assert first[0] == 1 * MS + TIMEOUT and first[1].paths_silent == ("access",)
+    assert second[1].paths_silent == ("access", "core")
+
+
+def test_a_path_that_answers_keeps_no_other_waiting() -> None:
+    detector = Detector(1, {"n2": PEERS["n2"]}, INTERVAL, 3, 0)
+    answer = ControlPacket(2, 1).encode()
+    detector.tick(0)
+    detector.receive(answer, "access", 1 * MS)
+    detector.receive(answer, "core", 2 * MS)
+    for at_ms in (20, 40):
+        detector.tick(at_ms * MS)
+        detector.receive(answer, "core", at_ms * MS)
+    detector.tick(60 * MS)
+    detector.tick(1 * MS + TIMEOUT)
+    (event,) = detector.events()
+    assert event.paths_silent == ("access",)
 
 
 def test_who_was_never_heard_is_never_accused() -> None:

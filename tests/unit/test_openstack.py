@@ -220,7 +220,7 @@ class FakeHeat:
         self.log: list[str] = []
         self._events: list[Event] = []
 
-    def stack(self, name: str) -> FakeStack | None:
+    def stack(self, name: str, outputs: bool = True) -> FakeStack | None:
         return self.now
 
     def create(
@@ -267,13 +267,16 @@ class FakeNodes:
         self.carries: dict[str, list[str]] = {}
         self.stuck: set[str] = set()
         self.against: list[str] = []
+        self.drained: set[str] = set()
         self.calls = 0
 
     def ask(self, node: str, *words: str, within_s: float = 0) -> dict[str, Any]:
         if words[0] != "status":
             self.log.append(f"{node} {words[0]}")
-        if words[0] == "ready":
-            why = ["it is drained", *self.against]
+        if words[0] in ("drain", "undrain"):
+            (self.drained.add if words[0] == "drain" else self.drained.discard)(node)
+        why = ["it is drained"] * (node in self.drained) + self.against
+        if words[0] == "ready" and why:
             return {"failed": "not well", "nodes": [{"node": node, "why": why}]}
         if words[0] == "drain":
             return {"carries": self.carries.get(node, []) if node in self.stuck else []}
@@ -284,6 +287,9 @@ class FakeNodes:
             ]
             return {"groups": rows}
         return {}
+
+    def has_file(self, node: str, text: str) -> bool:
+        return f"{node} file '{text}'" in self.log
 
     def write_file(self, node: str, text: str) -> None:
         self.log.append(f"{node} file '{text}'")
@@ -332,6 +338,22 @@ def test_scaling_in_drains_first_and_tells_the_others_after() -> None:
     ]  # fmt: skip
 
 
+def test_scaling_that_was_interrupted_goes_on_when_it_is_typed_again() -> None:
+    heat = FakeHeat({"groups": 1, "standbys": 2})
+    nodes = FakeNodes(heat.log)
+    nodes.carries, nodes.stuck = {"gw1": ["g1"]}, {"gw1"}
+    with pytest.raises(NodeRefused, match="gw1 still carries g1"):
+        operator(heat).scale(nodes, plan.Size(1, 1))
+    nodes.stuck = set()
+    heat.log.remove("gw1 drain")
+    told = len(heat.log)
+    for _ in range(2):
+        operator(heat).scale(nodes, plan.Size(1, 1))
+    assert heat.log[told:] == [
+        "gw1 drain", "gw1 file 'gw1 of 2'", "gw1 restart", "gw1 ready", "gw1 undrain"
+    ]  # fmt: skip
+
+
 def test_a_group_with_calls_does_not_go_nor_a_node_that_carries() -> None:
     heat = FakeHeat({"groups": 2, "standbys": 1})
     nodes = FakeNodes(heat.log)
@@ -364,7 +386,17 @@ def test_an_upgrade_goes_on_where_it_stopped_and_can_be_undone() -> None:
         "update next_image=new upgraded=['gw3', 'gw1', 'gw2']",
         "update image=new next_image= upgraded=[]",
     ]
-    heat.now.parameters |= {"next_image": "bad", "upgraded": ["gw3", "gw1"]}
+    assert not nodes.drained
+    heat.now.parameters |= {"image": "old", "next_image": "bad", "upgraded": ["gw3", "gw1"]}
+    nodes.drained = {"gw1"}
+    nodes.stuck = {"gw2"}
+    told = len(heat.log)
+    with pytest.raises(NodeRefused, match="gw2 still carries"):
+        operator(heat).upgrade(nodes, "bad")
+    assert heat.log[told:] == [
+        "gw3 ready", "gw1 ready", "gw1 file 'gw1 of 3'", "gw1 restart", "gw1 ready", "gw1 undrain",
+        "gw2 drain",
+    ]  # fmt: skip
     operator(heat).roll_back(nodes)
     assert heat.now.parameters["upgraded"] == []
     assert heat.log.index("gw1 undrain") < len(heat.log)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from bgf.ctl import render_openstack
 from bgf.openstack.errors import NodeRefused
 from bgf.openstack.hands import SshNodes
 from bgf.openstack.operate import Operator
@@ -89,12 +92,18 @@ def test_a_file_counts_when_it_is_checked_and_placed(machines: Machines, nodes: 
     with pytest.raises(NodeRefused, match=r"gw1: its file stays as it was: .*node\.toml\.new"):
         nodes.write_file("gw1", "[node]\nid = 7\n")
     assert file.read_text() == "old\n"
+    assert not nodes.has_file("gw1", EXAMPLE)
     nodes.write_file("gw1", EXAMPLE)
     assert file.read_text() == EXAMPLE + "# placed\n"
+    place = "sed -i 's/^interface = .*/interface = \"eth9\"/'"
+    script(file.with_name("first-boot"), f'{place} "${{0%/*}}/node.toml"')
+    nodes.write_file("gw1", EXAMPLE)
+    assert 'interface = "eth9"' in file.read_text()
+    assert nodes.has_file("gw1", EXAMPLE)
     script(file.with_name("first-boot"), "exit 1")
     with pytest.raises(NodeRefused, match="its file stays"):
         nodes.write_file("gw1", EXAMPLE + "# another\n")
-    assert file.read_text() == EXAMPLE + "# placed\n"
+    assert nodes.has_file("gw1", EXAMPLE)
 
 
 def test_a_drained_gateway_that_is_ready_but_for_that_is_given_back(
@@ -126,3 +135,27 @@ exit 1""",
     )
     with pytest.raises(NodeRefused, match="until it is ready: no copy of g1; it stays drained"):
         operator._refresh(nodes, Told({}), "gw1")
+
+
+def shown(found: dict[str, Any]) -> str:
+    out = io.StringIO()
+    Console(file=out, width=100).print(render_openstack.status(found))
+    return out.getvalue()
+
+
+def test_what_is_not_there_yet_is_not_shown() -> None:
+    """Half a line for Kamailio would be copied."""
+    assert shown({"cluster": "voice", "status": "CREATE_IN_PROGRESS", "nodes": []}).split() == [
+        "voice:", "CREATE_IN_PROGRESS", "no", "server", "yet"
+    ]  # fmt: skip
+    rows = [{"node": "gw1", "server": "voice-gw1", "status": "SHUTOFF", "address": ADDRESS}]
+    moving = [{"group": "g1", "control": "10.30.0.101", "access_ipv6": "fd00:a::65"}]
+    outputs = {"moving": moving, "kamailio": "modparam(...)"}
+    said = shown(
+        {
+            "cluster": "voice", "status": "UPDATE_COMPLETE", "nodes": rows, "outputs": outputs,
+            "problems": ["voice-gw1 is SHUTOFF"],
+        }
+    )  # fmt: skip
+    for word in ("gw1", "SHUTOFF", "fd00:a::65", "Kamailio: modparam(...)", "voice-gw1 is SHUTOFF"):
+        assert word in said

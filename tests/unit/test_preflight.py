@@ -82,6 +82,21 @@ def test_no_bpf(number: int, says: str) -> None:
     assert preflight.check_bpf(0) is None
 
 
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.EACCES, "perf_event_open(2) answers EACCES: kernel.perf_event_paranoid is 3: set"),
+        (errno.EPERM, "perf_event_open(2) answers EPERM: not permitted: run as root outside"),
+        (errno.ENOSYS, "perf_event_open(2) answers ENOSYS: this kernel has no perf events: boot"),
+        (errno.EMFILE, "perf_event_open(2) answers EMFILE: captures and STUN checks could not"),
+        (4095, "perf_event_open(2) answers 4095: captures"),
+    ],
+)
+def test_no_perf_events(number: int, says: str) -> None:
+    assert line(preflight.check_perf_events(number, "3")).startswith(says)
+    assert preflight.check_perf_events(0, "3") is None
+
+
 MOUNTS = """\
 /dev/vda1 / ext4 rw 0 0
 bpf /sys/fs/bpf bpf rw 0 0

@@ -169,11 +169,14 @@ static __always_inline struct bgf_pinhole *find_pinhole(const struct bgf_place *
 							__u32 ifindex, __u16 vlan, __be16 port_be,
 							__u32 *slot, __u32 *version)
 {
-	__u16 port = bpf_ntohs(port_be);
+	__u32 port = bpf_ntohs(port_be);
 	struct bgf_pinhole *pinhole;
 	struct bgf_ports *row;
 	__u32 cell;
 
+	/* The verifier of Linux 6.1 forgets at a byte swap that 16 bits were 16 bits. */
+	asm volatile("" : "+r"(port));
+	port &= 0xffff;
 	if (unlikely(place->ifindex != ifindex || place->vlan != vlan))
 		return NULL;
 	cell = place->row;
