@@ -217,6 +217,7 @@ class Manager:
             self._lease.next_renewal_ns(),
             self._next_look_ns,
             self._voucher.due_ns(self._lease.reached_ns),
+            lease_ns if lease_ns > now_ns else self._next_look_ns,
             *self._hands.next_announcement_ns(),
         )
 
