@@ -242,7 +242,7 @@ class Manager:
             now_ns=self._clock(),
             config=self._config,
             plan=self._plan,
-            view=self._view or View(),
+            view=self._view or self._voucher.view,
             own=self._record(self._lease.deadline_ns),
             held=self._hands.held,
             detector=self._detector,

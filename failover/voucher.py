@@ -65,6 +65,11 @@ class Voucher:
     def by(self) -> tuple[str, ...]:
         return self._core.by
 
+    @property
+    def view(self) -> View:
+        """The last that was seen, however old."""
+        return self._view or View()
+
     def until_ns(self) -> int:
         """Until when anything stands by the peers' word; 0 when nothing does."""
         return max((one.until_ns for one in self._core.standing.values()), default=0)
@@ -251,7 +256,7 @@ class Voucher:
         if self._core.asking or (self._served and not self._core.parties.needed()):
             return f"no lease without the registry: {self._lacking() or 'nobody can vouch for it'}"
         if left:
-            return f"{listed(left)} has its word: it takes nothing over from there"
+            return f"its word is given to {listed(left)}: it takes nothing over from there"
         return ""
 
     def _lacking(self) -> str:
