@@ -10,6 +10,7 @@ import json
 import random
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -230,9 +231,11 @@ def _on_lab(lab: Lab, options: ChaosOptions, fault: Fault, progress: Progress) -
             if not fresh:
                 progress(f"not on this lab, so on a fresh one: {problem}")
                 continue
-            result = TrialResult(
-                fault.name, fault.text, options.seed, "", "", "", broken=(str(problem),)
-            )
+            result = _failed(options, fault, str(problem))
+        except Exception as bug:  # of the runner's: this trial has failed, the others can be made
+            _keep_logs(lab, options, fault, traceback.format_exc())
+            lab.down(_silent)
+            result = _failed(options, fault, f"the runner failed: {type(bug).__name__}: {bug}")
         break
     if not result.passed and lab.topology.exists():
         _keep_logs(lab, options, fault)
@@ -242,11 +245,18 @@ def _on_lab(lab: Lab, options: ChaosOptions, fault: Fault, progress: Progress) -
     return result
 
 
-def _keep_logs(lab: Lab, options: ChaosOptions, fault: Fault) -> None:
+def _failed(options: ChaosOptions, fault: Fault, why: str) -> TrialResult:
+    """Of a trial that came to no end."""
+    return TrialResult(fault.name, fault.text, options.seed, "", "", "", broken=(why,))
+
+
+def _keep_logs(lab: Lab, options: ChaosOptions, fault: Fault, trace: str = "") -> None:
     if options.logs_to is not None and lab.processes.log_dir.exists():
         into = options.logs_to / fault.name
         shutil.rmtree(into, ignore_errors=True)
         shutil.copytree(lab.processes.log_dir, into)
+        if trace:
+            (into / "runner.log").write_text(trace)
 
 
 def lacks() -> list[str]:

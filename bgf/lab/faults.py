@@ -10,6 +10,7 @@ and a frame that an XDP program redirects passes no qdisc of the sender.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -21,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Final
+
+from pyroute2.netlink.exceptions import NetlinkError
 
 from bgf.admin import AdminRefused, AdminUnreachable
 from bgf.errors import BgfError, EnvironmentProblem
@@ -448,9 +451,13 @@ def _forget_addresses(keep: set[str]) -> None:
             host = message.get_attr("IFA_ADDRESS")
             whole = f"{host}/{message['prefixlen']}"
             if message["scope"] == 0 and whole not in keep:
-                netlink.addr(
-                    "del", index=message["index"], address=host, prefixlen=message["prefixlen"]
-                )
+                try:
+                    netlink.addr(
+                        "del", index=message["index"], address=host, prefixlen=message["prefixlen"]
+                    )
+                except NetlinkError as gone:  # its lifetime ended meanwhile
+                    if gone.code != errno.EADDRNOTAVAIL:
+                        raise
 
 
 def _now_ns() -> int:

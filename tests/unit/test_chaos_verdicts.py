@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from rich.console import Console
 import bgf
 from bgf import config
 from bgf.errors import ConfigError, EnvironmentProblem
+from bgf.lab import chaos
 from bgf.lab.catalogue import FAULTS, STEPS, Moves, Role, Verb, fault, named
 from bgf.lab.chaos import ChaosOptions, ChaosReport, as_row, render_one
 from bgf.lab.invariants import (
@@ -32,7 +34,7 @@ from bgf.lab.measure import GENERATED, TO_ACCESS, FlowOutage
 from bgf.lab.nodes import Timers, node_config
 from bgf.lab.plan import make_plan
 from bgf.lab.previous import Previous
-from bgf.lab.trial import Scale, TrialResult
+from bgf.lab.trial import Scale, Trial, TrialResult
 
 MS = 1_000_000
 HISTORY = (Owned(5, "g1", "n1", 1), Owned(9, "g1", "n3", 2), Owned(6, "g2", "n2", 1))
@@ -273,6 +275,41 @@ def test_an_earlier_version_configures_its_nodes_itself(tmp_path: Path) -> None:
         assert made[node.id] == config.dump(node_config(plan, node, Timers.of("fast")))
     with pytest.raises(EnvironmentProblem, match=r"cannot configure this lab: .*nonsense"):
         here.configurations(plan, "nonsense")
+
+
+class NoLab:
+    """What `_on_lab` asks of a lab, where every trial ends in the runner's own bug."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self.topology = self.processes = self.plan = self
+        self.groups = (SimpleNamespace(id="g1"),)
+        self.log_dir = log_dir
+        self.downs = 0
+
+    def complete(self) -> bool:
+        return True
+
+    def exists(self) -> bool:
+        return False
+
+    def down(self, _progress: object) -> None:
+        self.downs += 1
+
+
+def test_a_bug_of_the_runner_fails_one_trial_and_not_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boom(_: object) -> TrialResult:
+        raise KeyError("what")
+
+    monkeypatch.setattr(Trial, "__init__", lambda *_, **__: None)
+    monkeypatch.setattr(Trial, "run", boom)
+    (tmp_path / "log").mkdir()
+    lab = NoLab(tmp_path / "log")
+    options = ChaosOptions(faults=(fault("isolated"),), logs_to=tmp_path / "kept")
+    result = chaos._on_lab(lab, options, fault("isolated"), lambda _: None)  # type: ignore[arg-type]
+    assert result.broken == ("the runner failed: KeyError: 'what'",) and lab.downs == 1
+    assert "KeyError" in (tmp_path / "kept" / "isolated" / "runner.log").read_text()
 
 
 # -- the report
