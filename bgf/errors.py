@@ -88,6 +88,12 @@ class LoadLimit(PeerError):
     code = "load-limit"
 
 
+class Unserved(PeerError):
+    """This node owns the group, and its state plane has not served for long: nothing is done."""
+
+    code = "unserved"
+
+
 class StateError(BgfError):
     """The state store did not take or give an item (full, unavailable, unreadable)."""
 

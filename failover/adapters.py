@@ -12,6 +12,7 @@ from typing import Protocol
 from failover.config import MovingAddress
 from failover.detector import Probe
 from failover.fencing import Fenced
+from failover.vouching import Recollection, Vouch, VouchRequest
 
 
 class Armer(Protocol):
@@ -59,6 +60,38 @@ class Prober(Protocol):
         """Give the sockets back."""
 
 
+class VouchLink(Protocol):
+    """Authenticated datagrams to and from the peers' failover processes. Nothing raises.
+
+    `life` is this process's, drawn at random when it starts.
+    """
+
+    life: int
+
+    def send(self, message: VouchRequest | Vouch) -> None:
+        """To whom it names, on every path there is; what is lost is asked for again."""
+
+    def drain(self) -> Iterable[VouchRequest | Vouch]:
+        """All that has arrived since and was sealed by somebody with the cluster's key."""
+
+    def watch(self, readable: Callable[[], None]) -> None:
+        """Call `readable` from the running event loop whenever something has arrived."""
+
+    def close(self) -> None:
+        """Give the sockets back."""
+
+
+class Memory(Protocol):
+    """What one failover process leaves to the next on this machine, until it is switched off."""
+
+    def load(self) -> Recollection | None:
+        """None: nothing is known of an earlier process, which is not to say that there was none."""
+
+    def keep(self, recollection: Recollection) -> None:
+        """Before it returns, the next process would find it. Raises OSError; then it finds
+        nothing at all."""
+
+
 class Fencer(Protocol):
     """Has nodes switched off for good. Neither call waits, and neither raises."""
 
@@ -77,6 +110,34 @@ class Watchdog(Protocol):
 
     def close(self) -> None:
         """This process ends on purpose: nothing is to reset."""
+
+
+class NullVouchLink:
+    """Nobody to ask, nobody asks: a node whose registry is on its own host."""
+
+    life = 1
+
+    def send(self, message: VouchRequest | Vouch) -> None:
+        """Nobody hears."""
+
+    def drain(self) -> Iterable[VouchRequest | Vouch]:
+        return ()
+
+    def watch(self, readable: Callable[[], None]) -> None:
+        """Nothing will arrive."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class NullMemory:
+    """Nothing was ever promised."""
+
+    def load(self) -> Recollection | None:
+        return Recollection()
+
+    def keep(self, recollection: Recollection) -> None:
+        """Nothing to keep."""
 
 
 class NullFencer:

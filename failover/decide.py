@@ -38,6 +38,7 @@ from failover.evidence import NO_ONE, Death, Evidence, listed
 from failover.placement import Placement, warnings
 from failover.reasons import Condition, Seen, conditions, silent_since
 from failover.registry import Offer, Ownership, View
+from failover.vouching import Standing
 
 ANYBODY: Final = ""
 """A wish for a group to go to whoever is next in line."""
@@ -48,10 +49,12 @@ class Rule(enum.StrEnum):
 
     LEASE_OVER = "my lease has run out -> hold nothing"
     BLIND = "the registry does not answer -> keep what I hold until my lease ends, take nothing"
+    VOUCHED = "my lease cannot be renewed, all who could take it over vouch -> serve it meanwhile"
     HANDING = "I gave it away, it is not served there yet -> go on as I am until my deadline"
     RELEASE = "I gave it away, it is served there -> let the addresses go"
     HANDED_OVER = "I gave it away and let it go -> forward what still comes until my deadline"
     FOREIGN = "the view names another owner of what I hold -> step down at once"
+    BOUND = "its last owner has my word, or may have -> leave it alone until that ends"
     UNFINISHED = "I own it and a step is not done for this epoch -> the missing steps, in order"
     WITHDRAW = "I offered it, it is not to go there any more -> take the offer back"
     OFFERED = "I offered it -> go on until it is claimed"
@@ -67,6 +70,7 @@ class Rule(enum.StrEnum):
     UNOWNED_WAIT = "nobody has ever owned it, somebody else is to claim it -> wait"
     WATCH = "its owner is dead, some leases are over, I have not watched for a lease -> wait"
     RESTLESS = "its owner died too often lately and is only accused -> wait a lease"
+    NEWCOMER = "its owner is dead and had not taken note of whoever is ready -> wait"
     SUCCEED = "its owner is dead, I am the first in line -> claim"
     FOLLOW = "its owner is dead, somebody else is the first in line -> wait"
     NOBODY = "its owner is dead, nobody is ready to succeed -> wait"
@@ -96,7 +100,9 @@ class Local:
     fresh, both without a break. `vacant_since` and `silent_since` are the previous plan's.
     `barred` maps a group to the reason why it must not be brought up for the first time now.
     `wishes` maps a group of this node's to where an operator wants it, or to ANYBODY. `restless`
-    and `control` are what `flapping` and the state plane say of other nodes.
+    and `control` are what `flapping` and the state plane say of other nodes. `standing` are the
+    groups that go on by the word of `vouchers`; `bound` maps a group that this node must leave
+    alone to the reason (`vouching`).
     """
 
     groups: Mapping[str, Held]
@@ -109,6 +115,9 @@ class Local:
     restless: frozenset[str] = frozenset()
     control: Mapping[str, bool] = field(default_factory=dict)
     silent_since: Mapping[str, int] = field(default_factory=dict)
+    standing: Mapping[str, Standing] = field(default_factory=dict)
+    vouchers: tuple[str, ...] = ()
+    bound: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,10 @@ def decide(me: str, policy: Policy, view: View | None, local: Local, now_ns: int
     Deterministic, without side effects, and idempotent: performing any prefix of the actions and
     deciding again gives the rest.
     """
-    if now_ns >= local.lease_deadline_ns:
+    alive = now_ns < local.lease_deadline_ns
+    if any(now_ns < one.until_ns for one in local.standing.values()) and (not alive or not view):
+        return _plan_vouched(me, policy, view, local, now_ns)
+    if not alive:
         return _plan_without_lease(me, policy, local)
     if view is None:
         return _plan_blind(me, policy, local)
@@ -182,6 +194,48 @@ def _plan_blind(me: str, policy: Policy, local: Local) -> Plan:
         actions=(),
         sentence=f"{me} {what} takes nothing over: the registry does not answer.",
         rules=tuple((group, Rule.BLIND) for group in sorted(policy.groups)),
+        vacant_since=local.vacant_since,
+    )
+
+
+def _plan_vouched(me: str, policy: Policy, view: View | None, local: Local, now_ns: int) -> Plan:
+    """What stands by the peers' word goes on, and is finished where a takeover was interrupted;
+    everything else ends with the lease."""
+    alive = now_ns < local.lease_deadline_ns
+    actions: list[Action] = []
+    rules: list[tuple[str, Rule]] = []
+    serves, keeps, drops = [], [], []
+    for group in sorted(policy.groups):
+        held = local.groups.get(group, Held())
+        stands = local.standing.get(group, _NOTHING)
+        epoch = stands.epoch
+        mine = view is None or view.owners.get(group) == Ownership(me, epoch)
+        covered = now_ns < stands.until_ns and held.armed == epoch and not held.released
+        if covered and mine:
+            rules.append((group, Rule.VOUCHED))
+            serves.append(group)
+            steps: list[tuple[bool, Action]] = [
+                (held.armed_until_ns >= stands.until_ns, Arm(group, epoch, stands.until_ns)),
+                (held.addressed == epoch, AddAddresses(group, epoch)),
+                (held.announced == epoch, Announce(group, epoch)),
+                (held.woken == epoch, WakeGateway(group, epoch)),
+            ]
+            actions += [action for done, action in steps if not done]
+        elif alive and not covered:
+            rules.append((group, Rule.BLIND))
+            keeps += [group] if held.anything else []
+        else:
+            rules.append((group, Rule.FOREIGN if covered else Rule.LEASE_OVER))
+            drops += [group] if held.anything else []
+            actions += [StepDown(group)] if held.anything else []
+    parts = [f"serves {listed(serves)} by the word of {listed(local.vouchers)}"] if serves else []
+    parts += [f"keeps {listed(keeps)} until its lease ends"] if keeps else []
+    parts += [f"steps down from {listed(drops)}"] if drops else []
+    why = ": the registry is out of reach of all, and nobody takes anything over meanwhile"
+    return Plan(
+        actions=tuple(actions),
+        sentence=f"{me} {'; '.join(parts) or 'holds nothing'}{why if serves else ''}.",
+        rules=tuple(rules),
         vacant_since=local.vacant_since,
     )
 
@@ -238,8 +292,15 @@ class _Decision:
         death = self._evidence.death(owner.node) if owner.node else None
         if not owner.node or death is not None:
             since_ns = min(self._local.vacant_since.get(group, self._now_ns), self._now_ns)
+            if group in self._local.bound:  # others too, about as long: the line begins anew then
+                since_ns = self._now_ns
             self._vacant_since[group] = since_ns
             line = self._placement.line(owner.node, drained_too=death is not None)
+            last = self._view.members.get(owner.node, NO_ONE)
+            admitted = [node for node in line if last.admits(node)]
+            if line and not admitted:
+                return self._unknown(group, owner, line)
+            line = admitted
             if line:
                 self._placement.give(line[0])
             return self._fill(_Vacancy(group, owner, self._now_ns - since_ns, line, death))
@@ -251,7 +312,11 @@ class _Decision:
         """I own it: which steps are missing for this epoch? Is it to move?"""
         epoch = owner.epoch
         until_ns = self._local.lease_deadline_ns
-        stale_deadline = held.armed_until_ns < until_ns
+        stands = self._local.standing.get(group, _NOTHING)
+        if stands.epoch == epoch:
+            until_ns = max(until_ns, stands.until_ns)
+        # Or later: the peers' word had moved it, and the registry's lease counts again.
+        stale_deadline = held.armed_until_ns != until_ns
         steps: list[tuple[bool, Action]] = [
             (held.armed == epoch and not stale_deadline, Arm(group, epoch, until_ns)),
             (held.addressed == epoch, AddAddresses(group, epoch)),
@@ -260,6 +325,9 @@ class _Decision:
             (held.published == epoch and not held.doubtful, Publish(group, epoch)),
         ]
         missing = [action for done, action in steps if not done]
+        if group in self._local.bound and held.armed != epoch:
+            clause = f"owns {group} at epoch {epoch} and waits: {self._local.bound[group]}"
+            return Rule.BOUND, [], clause
         extends = len(missing) == 1 and held.armed == epoch and isinstance(missing[0], Arm)
         if missing and not extends:
             names = [name for name, (done, _) in zip(STEPS, steps, strict=True) if not done]
@@ -349,7 +417,7 @@ class _Decision:
         """Its owner lives and is not me."""
         member = self._view.members.get(owner.node, NO_ONE)
         if member.offers.get(group) == Offer(self._me, owner.epoch):
-            why = self._not_mine_to_take()
+            why = self._not_mine_to_take(group)
             if why:
                 clause = f"leaves {group} with {owner.node}, which offers it: {why}"
                 return Rule.UNREADY, [], clause
@@ -364,11 +432,13 @@ class _Decision:
             return Rule.DOUBT, [], clause
         return Rule.SETTLED, [], f"sees {owner.node} serve {group}"
 
-    def _not_mine_to_take(self) -> str:
+    def _not_mine_to_take(self, group: str) -> str:
         """Why I cannot accept an offer now."""
         member = self._evidence.live.get(self._me, NO_ONE)
         if self._local.unready:
             return listed(self._local.unready)
+        if group in self._local.bound:
+            return self._local.bound[group]
         if not member.ready:
             return "its gateway process is silent"
         if self._evidence.deaf(self._me) or self._evidence.death(self._me):
@@ -393,13 +463,26 @@ class _Decision:
             clause = f"waits a lease with {group}, {owner.node} died too often lately: {because}"
             return Rule.RESTLESS, [], clause
         rank = line.index(self._me) if self._me in line else None
-        if rank is not None and vacancy.age_ns >= rank * self._policy.patience_ns:
+        due = rank is not None and vacancy.age_ns >= rank * self._policy.patience_ns
+        if due and group in self._local.bound:
+            clause = f"leaves {group} alone: {self._local.bound[group]}; {because}"
+            return Rule.BOUND, [], clause
+        if rank is not None and due:
             late = f", and {listed(line[:rank])} did not act" if rank else ""
             clause = f"claims {group} at epoch {owner.epoch + 1}: {because}{late}"
             return Rule.SUCCEED, [Claim(group, owner)], clause + self._warning(line)
         if not line:
             return Rule.NOBODY, [], f"finds nobody ready to take {group}: {because}"
         return Rule.FOLLOW, [], f"leaves {group} to {line[0]}: {because}"
+
+    def _unknown(self, group: str, owner: Ownership, line: Sequence[str]) -> Verdict:
+        """Its owner may live and go on by the word of nodes that are not here."""
+        parties = self._view.members.get(owner.node, NO_ONE).parties
+        clause = (
+            f"leaves {group} alone: {owner.node} may go on by the word of {listed(parties)}, and"
+            f" {listed(line)} came later"
+        )
+        return Rule.NEWCOMER, [], clause
 
     def _first(self, vacancy: _Vacancy) -> Verdict:
         """Nobody has ever owned it."""
@@ -426,6 +509,9 @@ class _Decision:
 
 
 _URGENT: Final = frozenset({Rule.DOUBT, Rule.FOLLOW, Rule.NOBODY, Rule.OFFERED, Rule.HANDING})
+
+
+_NOTHING: Final = Standing(0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,11 @@ class Lease:
         """The armed deadline: nothing may be armed past it. 0 before the first renewal."""
         return 0 if self._sent_ns is None else self._sent_ns + self._length_ns
 
+    @property
+    def reached_ns(self) -> int:
+        """When the last renewal that succeeded was sent, 0 before the first."""
+        return self._sent_ns or 0
+
     def alive(self, now_ns: int) -> bool:
         return now_ns < self.deadline_ns
 
@@ -35,10 +40,17 @@ class Lease:
         self._tried_ns = now_ns
         return now_ns + self._length_ns
 
-    def confirm(self, sent_ns: int) -> None:
-        """The renewal sent at `sent_ns` succeeded. Late confirmations never move it back."""
-        if self._sent_ns is None or sent_ns > self._sent_ns:
+    def confirm(self, sent_ns: int) -> bool:
+        """The renewal sent at `sent_ns` succeeded. Late confirmations never move it back; says
+        whether it moved."""
+        moves = self._sent_ns is None or sent_ns > self._sent_ns
+        if moves:
             self._sent_ns = sent_ns
+        return moves
+
+    def granted(self, deadline_ns: int) -> int:
+        """When the renewal that offered this deadline was sent."""
+        return deadline_ns - self._length_ns
 
     def next_renewal_ns(self, start_ns: int = 0) -> int:
         """When to try again: a fifth of a lease after the last attempt, failed ones included."""

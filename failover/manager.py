@@ -5,7 +5,8 @@ death is recognised (`detector`, `decide`), when a lease ends (`lease`), how an 
 (`addresses`). `wake` is one turn without waiting, so the simulation runs the same code under its
 own clock; `run` is the loop around it.
 
-Registry trouble never stops media: the lease goes on, takeovers wait, and the sentence says so.
+Registry trouble never stops media: the lease goes on, by the peers' word if the registry stays
+away (`vouching`); takeovers wait, and the sentence says so.
 """
 
 from __future__ import annotations
@@ -16,28 +17,48 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from failover.actions import Action, Claim, MakeOffer, Publish, Withdraw
-from failover.adapters import Addresses, Armer, Fencer, Prober, Watchdog
+from failover.actions import Action, Claim, MakeOffer, Publish, StepDown, Withdraw
+from failover.adapters import (
+    Addresses,
+    Armer,
+    Fencer,
+    Memory,
+    NullMemory,
+    NullVouchLink,
+    Prober,
+    VouchLink,
+    Watchdog,
+)
 from failover.config import FailoverConfig
 from failover.decide import Local, Plan, Policy, decide
-from failover.detector import Detector, Peer, Suspicion
-from failover.errors import MoveRefused
+from failover.detector import Detector, Peer
 from failover.flapping import Flaps
 from failover.history import History, TimelineEvent
 from failover.lease import Lease
+from failover.news import News
 from failover.performer import Performer
 from failover.reasons import State
-from failover.registry import Member, Offer, Ownership, Registry, RegistryUnavailable, View
+from failover.registry import (
+    Member,
+    Offer,
+    Ownership,
+    Registry,
+    RegistryPending,
+    RegistryUnavailable,
+    View,
+)
 from failover.safety import Safety
 from failover.status import status
 from failover.strain import Strain
+from failover.voucher import Voucher
+from failover.vouching import Standing
+from failover.wishes import Wishes
 
 MS: Final = 1_000_000
 TIMELINE_MAX: Final = 512  # events kept for the admin socket
 ROUNDS_MAX: Final = 8  # decide-perform rounds in one turn
 URGENT_POLLS: Final = 4  # looks at the registry per probe interval while a death is in doubt
 SLEEP_MIN_S: Final = 0.0005
-WISH_MS: Final = 10_000  # a planned move that has not begun by then is given up
 
 
 class Manager:
@@ -49,7 +70,8 @@ class Manager:
     the state plane need not wait for its lease; it must not wait either. `unready` says what a
     planned move to this node would have to wait for, `health` which of its processes are unwell,
     `control` whom the state plane hears; all three tell what they know, without asking anybody.
-    `on_event` gets every timeline event as it happens. `fencer` and `watchdog` are null by default.
+    `on_event` gets every timeline event as it happens. `fencer` and `watchdog` are null by default,
+    and so are `link` and `memory`, by which nodes vouch for each other while there is no registry.
     """
 
     def __init__(
@@ -70,6 +92,8 @@ class Manager:
         on_event: Callable[[TimelineEvent], None] = lambda _: None,
         fencer: Fencer | None = None,
         watchdog: Watchdog | None = None,
+        link: VouchLink | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._config = config
         self._registry = registry
@@ -117,10 +141,9 @@ class Manager:
         self._link_down_since: dict[str, int] = {}
         self._drained = False
         self._remembered = False
-        self._wishes: dict[str, tuple[str, int]] = {}
-        self._told: dict[str, str] = {}
+        self._wishes = Wishes(self._me, config.groups, config.peers)
+        self._news = News(self._me, self._tell)
         self._last_owner: dict[str, str] = {}
-        self._warned: tuple[str, ...] = ()
         self._timeline: deque[TimelineEvent] = deque(maxlen=TIMELINE_MAX)
         self.history = History()
         self.tally: Counter[str] = Counter()
@@ -134,6 +157,16 @@ class Manager:
             tally=self.tally,
         )
         self._trouble = self._hands.trouble
+        self._voucher = Voucher(
+            config.node,
+            config.peers,
+            self._policy.lease_ns,
+            link=link or NullVouchLink(),
+            memory=memory or NullMemory(),
+            started_ns=now_ns,
+            tell=lambda event, text: self._tell(event, "", self._me, 0, text),
+            tally=self.tally,
+        )
         self._safety = Safety(
             config.node,
             self._policy.lease_ns,
@@ -147,6 +180,7 @@ class Manager:
     async def run(self, stop: asyncio.Event) -> None:
         """Take turns until `stop` is set. Addresses and deadlines are left to their lifetimes."""
         self._prober.watch(self.hear)
+        self._voucher.watch(self.hear)
         while not stop.is_set():
             until_ns = self.wake()
             wait_s = max((until_ns - self._clock()) / 1e9, SLEEP_MIN_S)
@@ -165,19 +199,25 @@ class Manager:
             self._prober.send(probe)
         self.hear()
         self._note_links()
+        self._take_confirmation()
         self._let_lapse()
         changed = self._note_suspicions()
-        if changed or self._record(0) != self._published or now_ns >= self._renewal_due_ns():
+        if changed or self._record(0) != self._published or now_ns >= self._lease.next_renewal_ns():
             self._renew()
             changed = True
+        changed |= self._voucher.turn(self._clock(), self._lease.reached_ns, self._hands.held)
         if changed or probes or now_ns >= self._next_look_ns:
             self._look_and_act()
-        self._hands.keep_up(self._lease.alive(self._clock()))
-        self._safety.feed(self._hands.held, self._lease.deadline_ns, self._clock())
+        now_ns = self._clock()
+        lease_ns = max(self._lease.deadline_ns, self._voucher.until_ns())
+        self._hands.keep_up(now_ns < lease_ns)
+        self._safety.feed(self._hands.held, lease_ns, now_ns)
         return min(
             self._detector.next_deadline(),
-            self._renewal_due_ns(),
+            self._lease.next_renewal_ns(),
             self._next_look_ns,
+            self._voucher.due_ns(self._lease.reached_ns),
+            lease_ns if lease_ns > now_ns else self._next_look_ns,
             *self._hands.next_announcement_ns(),
         )
 
@@ -185,10 +225,15 @@ class Manager:
         """Take in what has arrived, without deciding anything: cheap, and at any time."""
         for datagram, path in self._prober.drain():
             self._detector.receive(datagram, path, self._clock())
+        self._voucher.hear(self._clock(), self._lease.reached_ns)
 
     def timeline(self) -> list[TimelineEvent]:
         """The last TIMELINE_MAX events, oldest first."""
         return list(self._timeline)
+
+    def standing(self) -> Mapping[str, Standing]:
+        """The groups that go on by the peers' word, while the registry is out of reach."""
+        return self._voucher.standing
 
     def status(self) -> dict[str, Any]:
         """What an operator asks: plain types only."""
@@ -197,16 +242,17 @@ class Manager:
             now_ns=self._clock(),
             config=self._config,
             plan=self._plan,
-            view=self._view or View(),
+            view=self._view or self._voucher.view,
             own=self._record(self._lease.deadline_ns),
             held=self._hands.held,
             detector=self._detector,
             lease=self._lease,
             trouble=self._trouble,
             links_down=self._links_down,
-            wishes=self._wanted(),
+            wishes=self._wishes.wanted(),
             restless=self._flaps.restless(),
             tally=self.tally,
+            vouching=self._voucher.status(self._clock()),
         )
 
     # -- what an operator wants ------------------------------------------------------------
@@ -216,37 +262,19 @@ class Manager:
 
         It happens in the next turns; a move that cannot be made is given up, and told.
         """
+        self._wishes.known(group)
         owner = (self._view or View()).owners.get(group, Ownership())
-        if group not in self._config.groups:
-            known = ", ".join(sorted(self._config.groups))
-            raise MoveRefused(f"no group '{group[:64]}': there are {known}")
-        if owner.node != self._me:
-            raise MoveRefused(
-                f"{group} is {owner.node or 'nobody'}'s: only its owner can hand it over"
-            )
-        if to == self._me:
-            raise MoveRefused(f"{group} is {to}'s already")
-        if to and to not in self._config.peers:
-            known = ", ".join(sorted(self._config.peers))
-            raise MoveRefused(f"no node '{to[:64]}': there are {known}")
-        if not self._hands.held[group].serving:
-            raise MoveRefused(f"{group} is being taken over by {self._me}: wait for that")
-        self._wishes[group] = (to, self._clock() + WISH_MS * MS)
+        self._wishes.add(group, to, owner, self._hands.held[group].serving, self._clock())
         text = f"an operator wants {group} at {to or 'another node'}"
         self._tell("wanted", group, self._me, owner.epoch, text)
         self._next_look_ns = self._clock()
 
-    def _wanted(self) -> dict[str, str]:
-        return {group: to for group, (to, _) in self._wishes.items()}
-
     def _give_up(self) -> None:
         """Wishes that nobody could fulfil for too long."""
-        now_ns = self._clock()
-        for group, (to, until_ns) in list(self._wishes.items()):
-            if now_ns >= until_ns and not self._hands.held[group].offered:
-                del self._wishes[group]
-                text = f"{group} does not move to {to or 'another node'}: {self._about(group)}"
-                self._tell("given-up", group, self._me, 0, text)
+        offered = {group for group, held in self._hands.held.items() if held.offered}
+        for group, to in self._wishes.expired(self._clock(), offered).items():
+            text = f"{group} does not move to {to or 'another node'}: {self._about(group)}"
+            self._tell("given-up", group, self._me, 0, text)
 
     def drain(self, drained: bool) -> None:
         """Carry nothing any more, or be a standby again. Survives a restart of this process."""
@@ -259,6 +287,7 @@ class Manager:
     def close(self) -> None:
         """Close the probing sockets; whatever is armed or added runs out by itself."""
         self._prober.close()
+        self._voucher.close()
         self._safety.close()
 
     # -- hearing and telling ---------------------------------------------------------------
@@ -284,20 +313,9 @@ class Manager:
     def _note_suspicions(self) -> bool:
         events = self._detector.events()
         for suspicion in events:
-            self._tell_suspicion(suspicion)
+            owners = self._view.owners if self._view else {}
+            self._news.suspicion(suspicion, owners, self._clock())
         return bool(events)
-
-    def _tell_suspicion(self, suspicion: Suspicion) -> None:
-        now_ns = self._clock()
-        owners = self._view.owners if self._view else {}
-        groups = [g for g, owner in sorted(owners.items()) if owner.node == suspicion.peer] or [""]
-        name = "detected" if suspicion.paths_silent else "recovered"
-        age_ms = (now_ns - suspicion.since_ns) / MS
-        text = f"{self._me} hears {suspicion}"
-        text += f", last heard {age_ms:.0f} ms ago" if suspicion.paths_silent else ""
-        for group in groups:
-            epoch = owners[group].epoch if group else 0
-            self._tell(name, group, suspicion.peer, epoch, text)
 
     def _record(self, lease_deadline_ns: int) -> Member:
         """What this node's record says now."""
@@ -305,21 +323,24 @@ class Manager:
         if self._links_down:
             suspects[self._me] = self._links_down
         held = self._hands.held
+        parties, settled = self._voucher.words(held, self._lease.deadline_ns)
         return Member(
             node=self._me,
             incarnation=self._incarnation,
             lease_deadline_ns=lease_deadline_ns,
-            ready=self._ready(),
+            ready=self._ready() and not self._voucher.unready(self._clock()),
             suspects=suspects,
             observing=self._detector.observing(),
             host=self._config.host,
             rack=self._config.rack,
             drained=self._drained,
-            unready=tuple(self._unready()),
+            unready=(*self._unready(), *self._voucher.unready(self._clock())),
             offers={g: Offer(h.offered_to, h.offered) for g, h in held.items() if h.offered},
             serves={g: h.serving for g, h in held.items() if h.serving},
             health=dict(self._health()),
             strain=self._strain.word(),
+            parties=parties,
+            settled=settled,
         )
 
     def _let_lapse(self) -> None:
@@ -330,12 +351,11 @@ class Manager:
         now_ns = self._clock()
         lapsed = 0 < self._lease.deadline_ns <= now_ns
         if lapsed and any(held.anything for held in self._hands.held.values()):
-            self._plan = decide(self._me, self._policy, None, self._local(now_ns), now_ns)
-            for action in self._plan.actions:
-                self._perform(action)
-
-    def _renewal_due_ns(self) -> int:
-        return self._lease.next_renewal_ns()
+            plan = decide(self._me, self._policy, None, self._local(now_ns), now_ns)
+            for action in plan.actions:
+                if isinstance(action, StepDown):
+                    self._plan = plan
+                    self._perform(action)
 
     def _renew(self) -> bool:
         if not self._remembered and not self._remember():
@@ -344,14 +364,27 @@ class Manager:
         if not self._lease.alive(sent_ns):
             self._watching_since_ns = None
         record = self._record(self._lease.offer(sent_ns))
+        self._voucher.publishing(record.parties, sent_ns)
         try:
             self._registry.publish(record)
+        except RegistryPending:
+            return False
         except RegistryUnavailable as error:
             self._registry_trouble(error)
             return False
-        self._lease.confirm(sent_ns)
+        self._confirm(sent_ns)
         self._published = replace(record, lease_deadline_ns=0)
         return True
+
+    def _confirm(self, sent_ns: int) -> None:
+        if self._lease.confirm(sent_ns):
+            self._voucher.reached(sent_ns, self._clock())
+
+    def _take_confirmation(self) -> None:
+        """Of a renewal whose answer came after we had stopped waiting for it."""
+        deadline_ns = self._registry.granted_ns()
+        if deadline_ns > self._lease.deadline_ns:
+            self._confirm(self._lease.granted(deadline_ns))
 
     def _remember(self) -> bool:
         """Before the first record: what an earlier life of this node said of itself. The registry
@@ -359,11 +392,14 @@ class Manager:
         """
         try:
             before = self._registry.record(self._me)
+        except RegistryPending:
+            return False
         except RegistryUnavailable as error:
             self._lease.offer(self._clock())
             self._registry_trouble(error)
             return False
         self._remembered = True
+        self._voucher.remember(before)
         self._drained |= before is not None and before.drained
         return True
 
@@ -385,7 +421,7 @@ class Manager:
         self._bury_the_gone()  # media first
         if self._view is not None and self._lease.alive(self._clock()):
             self._safety.fence(self._view, self._clock())
-        self._tell_what_changed()
+            self._news.plan(self._plan, self._view.owners, self._last_owner)
         self._give_up()
         # Usually the next probes come first, and save a turn of their own.
         pause_ns = self._interval_ns * 5 // 4
@@ -416,6 +452,7 @@ class Manager:
         if self._watching_since_ns is None and self._lease.alive(now_ns):
             self._watching_since_ns = now_ns
         self._note_owners(view)
+        self._voucher.read(view, now_ns)
         return view
 
     def _note_owners(self, view: View) -> None:
@@ -424,34 +461,12 @@ class Manager:
         for group in self._config.groups:
             owner = view.owners.get(group, Ownership())
             if owner.node != self._me:
-                self._wishes.pop(group, None)
+                self._wishes.drop(group)
                 if self._view is not None and owner != before.get(group, Ownership()):
                     last = self._last_owner[group] = before.get(group, Ownership()).node
                     text = f"{self._me} sees that {owner.node} owns {group}"
                     text += f", no longer {last}" if last else ""
                     self._tell("moved", group, owner.node, owner.epoch, text)
-
-    def _tell_what_changed(self) -> None:
-        """Conditions and warnings, each time that one comes, changes or goes."""
-        plan, owners = self._plan, (self._view or View()).owners
-        if self._view is None or not self._lease.alive(self._clock()):
-            return
-        told = {node: condition.sentence for node, condition in plan.conditions.items()}
-        for node, condition in plan.conditions.items():
-            if condition.sentence == self._told.get(node):
-                continue
-            owned = [g for g, o in sorted(owners.items()) if o.node == node]
-            lost = [g for g, last in sorted(self._last_owner.items()) if last == node]
-            for group in owned or lost or [""]:
-                epoch, why = owners[group].epoch if group in owned else 0, condition.state.value
-                self._tell("condition", group, node, epoch, condition.sentence, reason=why)
-        for node in sorted(self._told.keys() - told.keys()):
-            self._tell("condition-over", "", node, 0, f"{node} is well again")
-        for line in sorted(set(plan.warnings) - set(self._warned)):
-            self._tell("warning", "", self._me, 0, line)
-        for line in sorted(set(self._warned) - set(plan.warnings)):
-            self._tell("warning-over", "", self._me, 0, f"no more: {line}")
-        self._told, self._warned = told, plan.warnings
 
     def _registry_trouble(self, error: RegistryUnavailable) -> None:
         self.tally["registry_errors"] += 1
@@ -468,11 +483,14 @@ class Manager:
             else self._watching_since_ns,
             vacant_since=self._plan.vacant_since,
             barred=self._hands.barred(now_ns),
-            wishes=self._wanted(),
+            wishes=self._wishes.wanted(),
             unready=tuple(self._unready()),
             restless=self._flaps.restless(),
             control=self._control(),
             silent_since=self._plan.silent_since,
+            standing=self._voucher.standing,
+            vouchers=self._voucher.by,
+            bound=self._voucher.bound(self._config.groups, now_ns),
         )
 
     def _perform(self, action: Action) -> bool:
@@ -513,7 +531,7 @@ class Manager:
             case Withdraw():
                 self._hands.remember(action)
                 self._renew()
-                self._wishes.pop(group, None)
+                self._wishes.drop(group)
                 self._tell("withdrawn", group, self._me, 0, self._about(group))
             case _:
                 self._hands.perform(action, self._about(group))
@@ -522,8 +540,10 @@ class Manager:
     def _claim(self, group: str, seen: Ownership) -> bool:
         if seen.epoch == 0 and not self._hands.free(group):
             return False
+        self._voucher.claiming(group, seen.epoch + 1, self._clock())
         won = self._registry.claim(group, seen, self._me)
         if won is None:
+            self._voucher.claim_failed(group)
             self.tally["claims_lost"] += 1
             text = f"somebody else was faster than {self._me} at {group}"
             self._tell("refused", group, self._me, seen.epoch + 1, text)
@@ -532,6 +552,7 @@ class Manager:
         self.tally["claims_won"] += 1
         view = self._view or View()
         self._view = replace(view, owners={**view.owners, group: won})
+        self._voucher.won(group, won)
         self._last_owner[group] = seen.node
         if seen.node in self._plan.dead:
             self._safety.took(seen.node, group, won.epoch, view)

@@ -56,7 +56,7 @@ class UdpProber:
             self._known[path].add(host)
         try:
             for path, source in sources.items():
-                self._sockets[path] = _open(path, source, self._interfaces.get(path))
+                self._sockets[path] = open_path(path, source, self._interfaces.get(path))
         except BaseException:
             self.close()
             raise
@@ -84,7 +84,7 @@ class UdpProber:
                 if sender[1] != PORT or sender[0] not in self._known[path]:
                     self.tally["strangers"] += 1
                     continue
-                if _hop_limit(ancillary) != HOP_LIMIT:
+                if hop_limit_of(ancillary) != HOP_LIMIT:
                     self.tally["routed"] += 1
                     continue
                 yield datagram, path
@@ -117,7 +117,7 @@ class UdpProber:
         return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
 
 
-def _hop_limit(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+def hop_limit_of(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
     """Of a received datagram; the kernel was asked to say it, so 0 means that it did not."""
     for level, kind, data in ancillary:
         if (level, kind) in _HOP_LIMIT_KINDS and len(data) == 4:
@@ -131,7 +131,9 @@ _HOP_LIMIT_KINDS: Final = (
 )
 
 
-def _open(path: str, source: str, interface: str | None) -> socket.socket:
+def open_path(path: str, source: str, interface: str | None, port: int = 0) -> socket.socket:
+    """A socket that sends and takes datagrams of that link alone, and tells their hop limit.
+    Raises ProbeError."""
     family = socket.AF_INET6 if ":" in source else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
@@ -148,7 +150,7 @@ def _open(path: str, source: str, interface: str | None) -> socket.socket:
             opened.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
-        opened.bind((source, 0))
+        opened.bind((source, port))
     except OSError as error:
         opened.close()
         raise ProbeError(

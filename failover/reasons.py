@@ -44,6 +44,7 @@ class State(enum.StrEnum):
     PROCESS_DEAD = "process dead"
     LINK_DEAD = "link dead"
     MANAGEMENT_CUT = "management cut"
+    REGISTRY_GONE = "registry gone"
     UNRENEWED = "process dead or management cut"
     OVERLOADED = "overloaded"
     SUSPENDED = "suspended"

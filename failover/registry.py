@@ -42,6 +42,9 @@ class Member:
     `offers` maps a group to whom it may go; `serves` maps a group to the epoch for which
     everything is done here. `health` maps a process of the node to what is wrong with it, and
     `strain` is "overloaded" or "suspended" for a while after its failover process was.
+    `parties` are those whose word it needs to go on without the registry, and the only ones who may
+    take over from it; empty: it goes on by nobody's word, and anybody may. `settled` is (life,
+    number) of its last question to them on whose answers it does not depend any more.
     """
 
     node: str
@@ -58,14 +61,22 @@ class Member:
     serves: Mapping[str, int] = field(default_factory=dict)
     health: Mapping[str, str] = field(default_factory=dict)
     strain: str = ""
+    parties: tuple[str, ...] = ()
+    settled: tuple[int, int] = (0, 0)
+
+    def admits(self, node: str) -> bool:
+        """May `node` take over from this one?"""
+        return not self.parties or node == self.node or node in self.parties
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One consistent reading of the registry."""
+    """One consistent reading of the registry, which was the whole truth at `current_ns`
+    (CLOCK_BOOTTIME of this node; 0: not known)."""
 
     members: Mapping[str, Member] = field(default_factory=dict)
     owners: Mapping[str, Ownership] = field(default_factory=dict)
+    current_ns: int = field(default=0, compare=False)
 
 
 class Registry(Protocol):
@@ -80,10 +91,16 @@ class Registry(Protocol):
         RegistryUnavailable."""
 
     def publish(self, member: Member) -> None:
-        """Replace this node's own record (renews its lease). Raises RegistryUnavailable."""
+        """Replace this node's own record (renews its lease). Raises RegistryUnavailable, or
+        RegistryPending when it is still being written: `granted_ns` tells when it was."""
+
+    def granted_ns(self) -> int:
+        """The latest `lease_deadline_ns` of a record of this process that is known to stand, 0
+        before the first. Never waits."""
 
     def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
-        """Own `group` at `seen.epoch + 1` if it is still as `seen`; None when it was not.
+        """Own `group` at `seen.epoch + 1` if it is still as `seen` and the record of its last
+        owner, as it stands at that moment, admits `node`; None otherwise.
 
         It says who may forward. Who acts on the group's state raises its fence to that epoch first,
         and waits for it: media does not.
@@ -94,12 +111,17 @@ class RegistryUnavailable(Exception):
     """The registry cannot answer now (no quorum, no segment); says which and since when."""
 
 
+class RegistryPending(RegistryUnavailable):
+    """It has not answered yet; the answer is still waited for, elsewhere."""
+
+
 class MemoryRegistry:
     """The null twin: one process, no persistence. For tests and simulation."""
 
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
         self._owners: dict[str, Ownership] = {}
+        self._granted_ns = 0
 
     def view(self) -> View:
         return View(dict(self._members), dict(self._owners))
@@ -109,9 +131,16 @@ class MemoryRegistry:
 
     def publish(self, member: Member) -> None:
         self._members[member.node] = member
+        self._granted_ns = max(self._granted_ns, member.lease_deadline_ns)
+
+    def granted_ns(self) -> int:
+        return self._granted_ns
 
     def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
         if self._owners.get(group, Ownership()) != seen:
+            return None
+        last = self._members.get(seen.node)
+        if last is not None and not last.admits(node):
             return None
         won = Ownership(node, seen.epoch + 1)
         self._owners[group] = won

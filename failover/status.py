@@ -35,8 +35,11 @@ def status(
     wishes: Mapping[str, str],
     restless: frozenset[str],
     tally: Mapping[str, int],
+    vouching: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything at one moment."""
+    """Everything at one moment. `lease_left_ms` is how long this node may act as an owner, by the
+    registry's lease or by its peers' word."""
+    stands_ms = [left_ms * MS for left_ms in vouching["stands"].values()]
     return {
         "node": me,
         "sentence": plan.sentence,
@@ -49,11 +52,12 @@ def status(
         "health": dict(own.health),
         "profile": config.profile,
         "lease_ms": config.lease_ms,
-        "lease_left_ms": max(0, lease.deadline_ns - now_ns) // MS,
+        "lease_left_ms": max(0, lease.deadline_ns - now_ns, *stands_ms) // MS,
         "registry": trouble.get("registry", "ok"),
         "trouble": dict(trouble),
+        "vouching": dict(vouching),
         "warnings": list(plan.warnings),
-        "conditions": _conditions(me, plan, trouble),
+        "conditions": _conditions(me, plan, trouble, vouching),
         "restless": sorted(restless),
         "owners": {g: {"node": o.node, "epoch": o.epoch} for g, o in view.owners.items()},
         "members": {
@@ -85,14 +89,17 @@ def status(
     }
 
 
-def _conditions(me: str, plan: Plan, trouble: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _conditions(
+    me: str, plan: Plan, trouble: Mapping[str, str], vouching: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
     found = {
         node: {"state": condition.state.value, "sentence": condition.sentence}
         for node, condition in plan.conditions.items()
     }
     if "registry" in trouble:
         sentence = f"the registry does not answer {me}: {trouble['registry']}"
-        found[me] = {"state": State.MANAGEMENT_CUT.value, "sentence": sentence}
+        state = State.REGISTRY_GONE if vouching["stands"] else State.MANAGEMENT_CUT
+        found[me] = {"state": state.value, "sentence": sentence}
     return found
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The formal model of the state plane (docs/model, docs/decisions/0019): exhaustive runs must find nothing,
+# The formal models of the state plane and of the peers' word (docs/model, docs/decisions/0019, 0046): exhaustive runs must find nothing,
 # and every protection that is left out on purpose must be missed. Usage: scripts/model.sh [quick]
 # Exits 0 when all of it is as it should be, 1 when not, 3 when it cannot run.
 set -euo pipefail
@@ -29,6 +29,10 @@ fence | the same, the leader crashes                        | -DCRASHER=2
 fence | the same with a member that joins, raiser leads     | -DJOINS=1 -DEPOCHS=4 -DLOG=7 -DLEADER=1 -DWRITES_MAX=1
 life  | create and delete: crash and eviction               | -DREADS_MAX=2
 life  | the same, the creator leads                         | -DREADS_MAX=2 -DLEADER=0
+words | two questions to two peers, a claim in doubt        | -DASKS=2 -DBOOTS=0 -DRESTARTS=0
+words | a peer whose process starts again                   | -DASKS=1 -DBOOTS=0 -DRESTARTS=1
+words | a peer that is switched off and on                  | -DASKS=1 -DBOOTS=1 -DRESTARTS=0 -DWRITES=1
+words | one peer, three questions, all of it twice          | -DN=1 -DASKS=3 -DBOOTS=2 -DRESTARTS=2 -DWRITES=3
 '
 # model | protection that is left out | defines
 mutants='
@@ -48,6 +52,14 @@ move  | PLACE before the target has the last version        | -DMUTANT_PLACE_BEF
 life  | a created key is readable when it is sequenced      | -DMUTANT_CREATED_AT_RECEIPT -DREADS_MAX=2
 life  | a miss is confirmed while a delete is under way     | -DMUTANT_MISS_DURING_DELETE -DREADS_MAX=2
 life  | a promoted item is read before it has begun         | -DMUTANT_READ_BEFORE_START -DREADS_MAX=2
+words | a promise is not kept                               | -DMUTANT_NO_PROMISE -DASKS=1 -DBOOTS=0 -DRESTARTS=0
+words | a claim that comes through late is taken up at once | -DMUTANT_TAKES_UP -DASKS=1 -DBOOTS=0 -DRESTARTS=0
+words | who has claimed vouches                             | -DMUTANT_KNOWS_BETTER -DASKS=1 -DBOOTS=0 -DRESTARTS=0
+words | what a late claim brought is not remembered         | -DMUTANT_WON_UNNOTICED -DASKS=1 -DBOOTS=0 -DRESTARTS=1 -DWRITES=1
+words | a machine that forgot its promise does not wait     | -DMUTANT_FORGETS -DASKS=1 -DBOOTS=1 -DRESTARTS=0 -DWRITES=1
+words | a claim by one whom the owner did not note          | -DMUTANT_ADMITS_ALL -DASKS=1 -DBOOTS=0 -DRESTARTS=0
+words | somebody is left out before that is proven          | -DMUTANT_LEFT_OUT_AT_ONCE -DASKS=1 -DBOOTS=0 -DRESTARTS=0
+words | promises are given back while it stands by them     | -DMUTANT_GIVES_BACK_EARLY -DASKS=1 -DBOOTS=0 -DRESTARTS=0
 '
 if [ "${1:-}" = quick ]; then
   exhaustive='
@@ -55,8 +67,9 @@ view  | view change: crash and eviction, promotion          | -DREPAIRS=0 -DWRIT
 move  | move, crash of the old master                       | -DEPOCHS=2 -DEVICTIONS=0 -DCRASHER=0 -DWRITES_MAX=1
 fence | fence raise: crash and eviction                     |
 life  | create and delete: an eviction                      | -DREADS_MAX=2 -DCRASHES=0 -DEPOCHS=2
+words | one peer, three questions, restarts and boots       | -DN=1 -DASKS=3 -DBOOTS=2 -DRESTARTS=2 -DWRITES=3
 '
-  mutants=$(grep -E 'PROMOTE_AT_ONCE|THAW_EARLY|COMMIT_BELOW|ACK_BEFORE|COMMIT_ALONE|JUDGED' <<<"$mutants")
+  mutants=$(grep -E 'PROMOTE_AT_ONCE|THAW_EARLY|COMMIT_BELOW|ACK_BEFORE|COMMIT_ALONE|JUDGED|NO_PROMISE|ADMITS_ALL' <<<"$mutants")
 elif [ -n "${1:-}" ]; then
   echo "model: unknown argument '$1' (quick, or none)" >&2
   exit 3

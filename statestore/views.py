@@ -35,6 +35,7 @@ PREFIX = "/bgf/failover/"
 EMBEDDED_PREFIX = "v/"
 NOBODY = ("", 0)
 REPLACE_TRIES_MAX = 10
+CLAIM_TRIES_MAX = 3
 FIRST_LOOK_MS = 1_000  # the first view waits so long for the registry; no later one waits
 FIRST_LOOK_STEP_MS = 2
 
@@ -221,8 +222,15 @@ class Views:
         if revision is not None:
             self._wrote(key, None, revision, written_ns)
 
-    def claim(self, group: str, seen: tuple[str, int], node: str) -> tuple[str, int] | None:
-        """Own `group` at the epoch after `seen` if that is still how it stands, else None.
+    def claim(
+        self,
+        group: str,
+        seen: tuple[str, int],
+        node: str,
+        admits: Callable[[bytes], bool] = lambda _: True,
+    ) -> tuple[str, int] | None:
+        """Own `group` at the epoch after `seen` if that is still how it stands, and the record of
+        the owner there, as it stands at that moment, `admits` this; else None.
 
         When it returns an ownership, no write under an older epoch of the fence `group` can take
         effect any more. `seen` is ("", 0) for a group that nobody has owned yet.
@@ -238,13 +246,34 @@ class Views:
         expected = entry.revision if entry is not None else ABSENT
         record = _encode(Owner(*won))
         written_ns = self._clock()
-        revision = self._registry.commit([Check(key, expected)], {key: record})
+        revision = self._commit_claim(Check(key, expected), seen[0], record, admits)
         if revision is None:
             return None
         self._wrote(key, record, revision, written_ns)
         if self._raise_fence is not None:
             self._raise_fence(group, won[1])
         return won
+
+    def _commit_claim(
+        self, check: Check, last: str, record: bytes, admits: Callable[[bytes], bool]
+    ) -> int | None:
+        """While the last owner renews its record, the transaction may be too late for it: then
+        the record is asked for and it is tried again."""
+        if not last:
+            return self._registry.commit([check], {check.key: record})
+        known: Seen | Entry | None = self._known(self._members + last)
+        for _ in range(CLAIM_TRIES_MAX):
+            if known is not None and not admits(known.value):
+                return None
+            theirs = Check(self._members + last, ABSENT if known is None else known.revision)
+            revision = self._registry.commit([check, theirs], {check.key: record})
+            if revision is not None:
+                return revision
+            known = self._registry.get(theirs.key)
+            stands = known.revision if known is not None else ABSENT
+            if stands == theirs.revision:
+                return None  # it was the group that had changed
+        return None
 
     @staticmethod
     def _stands(key: str, entry: Entry | None, seen: tuple[str, int]) -> bool:

@@ -110,7 +110,7 @@ CORES = {
         "failover.reasons",
         "failover.flapping",
     ),
-    *("failover.strain", "failover.history"),
+    *("failover.strain", "failover.history", "failover.vouching"),
     *("bgf.monitor.families", "bgf.monitor.exposition", "bgf.runtime.latency"),
     *("bgf.toml_places", "bgf.config_reference"),
     *("bgf.openstack.plan", "bgf.openstack.findings", "bgf.openstack.messages"),

@@ -174,6 +174,8 @@ def _of_failover(node: str, failover: Json) -> list[Text]:
             lines.append(cell(f"{node}: does not hear {peer} on {_listed(paths)}", ODD))
     if failover.get("links_down"):
         lines.append(cell(f"{node}: its link is down on {_listed(failover['links_down'])}", BAD))
+    if vouched := text(table(failover.get("vouching")).get("sentence")):
+        lines.append(cell(f"{node}: {vouched}", ODD))
     for what, why in sorted(table(failover.get("trouble")).items()):
         lines.append(cell(f"{node}: trouble with {what}: {text(why)}", ODD))
     return lines

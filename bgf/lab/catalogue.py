@@ -273,16 +273,32 @@ def _etcd() -> list[Fault]:
         ),
         Fault(
             "etcd-all-pause", "no member of etcd answers for a second",
-            (Blow(Verb.STOP_ETCD, every),), 1_000, moves=Moves.MAY,
+            (Blow(Verb.STOP_ETCD, every),), 1_000, moves=Moves.NEVER, held=True,
         ),
         Fault(
             "etcd-all-gone", "all members of etcd die and come back",
-            (Blow(Verb.KILL_ETCD, every),), 3_000, moves=Moves.MAY, said=TAKEOVERS_WAIT,
+            (Blow(Verb.KILL_ETCD, every),), 3_000, moves=Moves.NEVER, held=True,
+            said=TAKEOVERS_WAIT,
+        ),
+        Fault(
+            "etcd-all-gone-long", "all members of etcd are gone for many leases",
+            (Blow(Verb.KILL_ETCD, every),), 20_000, moves=Moves.NEVER, held=True,
+            said=TAKEOVERS_WAIT,
+        ),
+        Fault(
+            "etcd-all-still-long", "no member of etcd answers for many leases, none refuses",
+            (Blow(Verb.STOP_ETCD, every),), 15_000, moves=Moves.NEVER, held=True,
+            said=TAKEOVERS_WAIT,
+        ),
+        Fault(
+            "etcd-all-gone-isolated", "all members of etcd die, then an active is cut off",
+            (Blow(Verb.KILL_ETCD, every), Blow(Verb.ISOLATE, Role.ACTIVE)), 12_000,
+            moves=Moves.MAY, said=TAKEOVERS_WAIT,
         ),
         Fault(
             "etcd-minority", "two of etcd's three members die and come back",
             (Blow(Verb.KILL_ETCD, leader), Blow(Verb.KILL_ETCD, Role.MEMBER)), 3_000,
-            moves=Moves.MAY, said=TAKEOVERS_WAIT,
+            moves=Moves.NEVER, held=True, said=TAKEOVERS_WAIT,
         ),
         Fault(
             "etcd-gone-active-dies", "an active loses power while no member of etcd runs: its "

@@ -55,6 +55,10 @@ def _nft() -> str:
     return shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin") or ""
 
 
+WORDS_FILE: Final = "failover.words"
+"""What a failover process has promised, in a node's run directory: it does not outlive power."""
+
+
 class Faults:
     """Blows on one lab. `roles` maps a role to the node or member that has it in this trial."""
 
@@ -166,6 +170,7 @@ class Faults:
             address for port in self._plan.ports_of(node.namespace) for address in port.addresses
         }
         namespaces.run_in(node.namespace, lambda: _forget_addresses(own))
+        (self._plan.run_dir / node.id / WORDS_FILE).unlink(missing_ok=True)
         self._lab.cutter(node.id).restore()
         self.dead.discard(node.id)
         self._lab.nodes.start([node])

@@ -38,7 +38,7 @@ CALLS_MAX: Final = 400
 SAID_MAX: Final = 20_000
 PORT_FIRST, PORT_LAST = 44_000, 59_998
 QUERIES_TRIES: Final = 3
-SHED: Final = ("load limit", "Parallel session limit reached")
+SHED: Final = ("load limit", "Parallel session limit reached", "the state plane has not served")
 WORK: Final = ("open", "move", "move", "query", "delete", "close")
 
 
@@ -245,9 +245,10 @@ def _media(reply: Mapping[str, Any] | None) -> str:
 
 
 def _state(reply: Mapping[str, Any]) -> int | None:
-    """Where the caller is, by a query's reply."""
+    """Where the caller is, by a query's reply; None when it does not say."""
     if reply.get("result") != "ok":
-        return GONE
+        why = str(reply.get("error-reason"))
+        return None if any(word in why for word in SHED) else GONE
     try:
         media = reply["tags"][TAG_CALLER]["medias"][0]["streams"][0]
         return int(media["advertised endpoint"]["port"])

@@ -199,6 +199,8 @@ def _failover(families: Families, node: str, said: Json) -> None:
         gauge("bgf_lease_seconds", what, number(said.get("lease_ms")) / MS)
     what = "1: the registry answered this node's failover process when last asked."
     gauge("bgf_registry_up", what, int(said.get("registry") == "ok"))
+    what = "Groups that go on by the other nodes' word, since nobody reaches the registry."
+    gauge("bgf_groups_vouched", what, len(table(table(said.get("vouching")).get("stands"))))
     warnings = said.get("warnings")
     what = "Sentences that an operator should read (bgfctl status)."
     gauge("bgf_warnings", what, len(warnings) if isinstance(warnings, list) else 0)

@@ -15,6 +15,8 @@ import time
 from typing import Any, Final
 
 POLL_S: Final = 0.5
+SILENT: Final = ("DOWN", "UNKNOWN")
+"""What Nova calls a host that was forced down, or that it does not hear: it stops nothing there."""
 OFF: Final = ("SHUTOFF", "DELETED", "SOFT_DELETED", "SHELVED_OFFLOADED")
 
 
@@ -36,7 +38,7 @@ def fence(compute: Any, cluster: str, node: str, timeout_s: float, force_down: b
             said = now.json()["server"]
             if said["status"] in OFF and not said.get("OS-EXT-STS:task_state"):
                 return f"its server is stopped ({said['status']})"
-            if force_down and said.get("host_status") == "DOWN":
+            if force_down and said.get("host_status") in SILENT:
                 break
         time.sleep(POLL_S)
     why = f"Nova did not stop its server within {timeout_s:.0f} s"

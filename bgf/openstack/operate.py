@@ -192,10 +192,12 @@ class Operator:
         for node in reversed(done):
             self._drain(nodes, node)
             done = [other for other in done if other != node]
-            stack = self._update(stack, {"upgraded": done}, f"{node} gets its old image again")
+            left = {"upgraded": done} if done else {"upgraded": [], "next_image": ""}
+            stack = self._update(stack, left, f"{node} gets its old image again")
             nodes.rebuilt(node)
             self._refresh(nodes, stack, node)
-        return self._update(stack, {"next_image": ""}, "the upgrade is undone")
+        self.say("the upgrade is undone")
+        return stack
 
     # -- steps ------------------------------------------------------------------------------------
 

@@ -72,6 +72,7 @@ class FailoverAdmin:
         why = list(status["unready"])
         why += [f"its own link to {path} is down" for path in status["links_down"]]
         why += [f"trouble with {what}: {text}" for what, text in sorted(status["trouble"].items())]
+        why += [status["vouching"]["sentence"]] if status["vouching"]["sentence"] else []
         if not status["lease_left_ms"]:
             why.append("it has no lease")
         if status["drained"]:

@@ -24,9 +24,12 @@ from bgf.runtime.failover_admin import FailoverAdmin
 from bgf.runtime.fencing import NovaFencer
 from bgf.runtime.history_file import HistoryFile, boot_id
 from bgf.runtime.own_addresses import own_addresses
+from bgf.runtime.patient_registry import PatientRegistry
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.readiness import Readiness
 from bgf.runtime.reloading import Reloader
+from bgf.runtime.vouch_link import UdpVouchLink
+from bgf.runtime.vouch_memory import MemoryFile
 from bgf.runtime.witness import Witness
 from failover.addresses import NetlinkAddresses
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
@@ -44,6 +47,7 @@ SAVE_MS = 1_000
 WARNED = (
     *("failed", "conflict", "condition", "warning", "given-up", "withdrawn"),
     *("fenced", "fence-failed", "fence-withheld"),
+    *("registry-lost", "vouched", "vouched-over"),
 )
 
 
@@ -140,6 +144,7 @@ def _sentence(said: dict[str, Any]) -> str:
     ]
     if not said["lease_left_ms"]:
         parts.append("has no lease")
+    parts += [said["vouching"]["sentence"]] if said["vouching"]["sentence"] else []
     parts += said["unready"] or [f"{what}: {text}" for what, text in said["trouble"].items()]
     return "; ".join(parts)
 
@@ -176,13 +181,19 @@ async def run(node: NodeConfig) -> None:
         )
         dog = node.failover.safety.watchdog
         watchdog = LinuxWatchdog(dog.device, dog.timeout_s) if dog.device else None
+        link = None
+        if node.state.cluster is not None:
+            ways = {name: peer.paths for name, peer in config.peers.items()}
+            link = UdpVouchLink(sources, ways, config.interfaces, node.state.cluster.key_file)
     except FailoverError as error:
         raise EnvironmentProblem(str(error)) from error
     fencing = node.failover.safety.fencing
     fencer = NovaFencer(fencing) if fencing.driver == "nova" else None
+    boot = boot_id()
+    patient = PatientRegistry(registry, config.lease_ms)
     manager = Manager(
         config,
-        registry=registry,
+        registry=patient if clustered else registry,
         armer=armer,
         addresses=addresses,
         prober=prober,
@@ -196,9 +207,10 @@ async def run(node: NodeConfig) -> None:
         on_event=_log_event,
         fencer=fencer,
         watchdog=watchdog,
+        link=link,
+        memory=MemoryFile(node.node.run_dir, boot) if clustered else None,
     )
 
-    boot = boot_id()
     history = HistoryFile(node.node.run_dir, manager.history, boot)
     history.load(list(config.groups))
     admin = FailoverAdmin(manager, addresses, config.groups, boot)
@@ -226,6 +238,6 @@ async def run(node: NodeConfig) -> None:
         gravedigger.close()
         if fencer is not None:
             fencer.close()
-        close_registry()
+        patient.close(close_registry)
         if store is not None:
             store.close()

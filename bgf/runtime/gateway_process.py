@@ -199,9 +199,7 @@ class GatewayProcess:
         useless = self._useless()
         for served in self.served.values():
             owner = owners.get(served.group.id, Ownership())
-            mine = owner.node == self.node.node.id and not useless
-            if owner.node not in ("", self.node.node.id):
-                served.owned_before = owner.node
+            mine = served.owned_by(owner.node, self.node.node.id) and not useless
             driver, over = served.driver, not mine or owner.epoch != served.epoch
             if driver is not None and (over or driver.fenced or driver.doubtful):
                 self._stand_by(served, owner)
@@ -424,6 +422,8 @@ class GatewayProcess:
             if served.driver is None:
                 if served.takeover is None:
                     served.outcomes["not-owner"] += 1
+                    if self._useless():
+                        served.refuse_unserved(now_ns() - self.unserved_ns)
                 else:
                     served.park(incoming)
                 return None

@@ -34,6 +34,7 @@ class StoreRegistry:
     def __init__(self, views: Views) -> None:
         self._views = views
         self._decode = msgspec.msgpack.Decoder(Member).decode
+        self._granted_ns = 0
 
     def view(self) -> View:
         raw = self._reach(self._views.view)
@@ -42,7 +43,8 @@ class StoreRegistry:
         for node, data in raw.members.items():
             with contextlib.suppress(msgspec.MsgspecError):  # another version's: as good as silent
                 members[node] = self._of_here(self._decode(data), raw.seen_ns.get(node, 0))
-        return View(members, {group: Ownership(*owner) for group, owner in raw.owners.items()})
+        owners = {group: Ownership(*owner) for group, owner in raw.owners.items()}
+        return View(members, owners, raw.current_ns)
 
     def record(self, node: str) -> Member | None:
         data = self._reach(lambda: self._views.record(node))
@@ -55,9 +57,19 @@ class StoreRegistry:
 
     def publish(self, member: Member) -> None:
         self._reach(lambda: self._views.publish(member.node, _encode(self._of_all(member))))
+        self._granted_ns = max(self._granted_ns, member.lease_deadline_ns)
+
+    def granted_ns(self) -> int:
+        return self._granted_ns
 
     def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
-        won = self._reach(lambda: self._views.claim(group, (seen.node, seen.epoch), node))
+        def admits(data: bytes) -> bool:
+            with contextlib.suppress(msgspec.MsgspecError):
+                return self._decode(data).admits(node)
+            return True  # another version's: it stands by nobody's word
+
+        last = (seen.node, seen.epoch)
+        won = self._reach(lambda: self._views.claim(group, last, node, admits))
         return None if won is None else Ownership(*won)
 
     def _check(self, raw: RawView) -> None:

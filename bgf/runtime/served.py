@@ -11,10 +11,14 @@ from collections import Counter
 from typing import Final
 
 from bgf.control.server import Incoming, NgServer, Peer
+from bgf.errors import Unserved
 from bgf.events import Verb
 from bgf.hands import Driver
 from bgf.model import Group
 
+REFUSE_AFTER_MS: Final = 6_000
+"""Until then silence is better than an error: a proxy asks again (Kamailio: five times, a second
+apart), and by then it may be done. An error would lose the deletion of a call."""
 PARKED_MAX: Final = 1_024
 """Commands that wait for a takeover to be complete. Who is not kept asks again."""
 PARKED_NEW_MAX: Final = 768
@@ -27,6 +31,7 @@ class Served:
     def __init__(self, group: Group) -> None:
         self.group = group
         self.epoch = 0
+        self.ours = False  # by the last view of the registry, whether it can be served or not
         self.owned_before = ""  # the other node that was seen to own it last
         self.driver: Driver | None = None
         self.takeover: asyncio.Task[None] | None = None
@@ -46,6 +51,22 @@ class Served:
         if self.driver is not None:
             return "active"
         return "standby" if self.takeover is None else "taking over"
+
+    def owned_by(self, owner: str, me: str) -> bool:
+        """The registry says so: is it this node's?"""
+        self.ours = owner == me
+        if owner not in ("", me):
+            self.owned_before = owner
+        return self.ours
+
+    def refuse_unserved(self, unserved_ns: int) -> None:
+        """It is this node's, and the state plane has not served here for longer than anybody asks
+        again: silence would only keep a proxy waiting. Raises Unserved."""
+        if self.ours and unserved_ns >= REFUSE_AFTER_MS * 10**6:
+            raise Unserved(
+                f"the state plane has not served this node for {unserved_ns // 10**9} s (its lease"
+                " ended; has etcd a majority?): calls go on, and cannot be changed meanwhile"
+            )
 
     def park(self, incoming: Incoming) -> None:
         """Keep a command until the group can be served; a repetition takes its place."""

@@ -120,6 +120,18 @@ def test_a_sight_that_never_was_wins_nothing(registry: Registry) -> None:
     assert registry.view().owners == {"g1": Ownership("n1", 1)}
 
 
+def test_an_owner_says_who_may_take_over(registry: Registry) -> None:
+    first = registry.claim("g1", Ownership(), "n1")
+    assert first is not None
+    registry.publish(Member("n1", 1, 100, parties=("n2", "n3")))
+    assert registry.claim("g1", first, "n4") is None
+    second = registry.claim("g1", first, "n3")
+    assert second == Ownership("n3", 2)
+    assert registry.claim("g1", second, "n4") == Ownership("n4", 3)  # n3 has said nothing
+    registry.publish(Member("n4", 1, 100, parties=("n1",)))
+    assert registry.claim("g1", Ownership("n4", 3), "n4") == Ownership("n4", 4)
+
+
 def test_groups_do_not_know_each_other(registry: Registry) -> None:
     registry.claim("g1", Ownership(), "n1")
     registry.claim("g2", Ownership(), "n2")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
 from failover.detector import Probe
@@ -29,6 +29,7 @@ from failover.registry import (
     View,
 )
 from failover.sbfd import ControlPacket, reflect
+from failover.vouching import Recollection, Vouch, VouchRequest
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -61,6 +62,12 @@ class Armed:
     lease_ns: int
     owner: Ownership
 
+    vouched: tuple[int, int] = (0, 0)
+    """(epoch, until when): the group stood by the peers' word."""
+    rivals: tuple[str, ...] = ()
+    """Others that forward now and must not: by their peers' word, or under a later epoch where
+    this node does so by its peers' word."""
+
 
 @dataclass(frozen=True)
 class TurnEnded:
@@ -78,6 +85,10 @@ Happening = Claimed | Armed | TurnEnded
 CATCH_UP_MS = 20
 
 
+def void(_: object) -> None:
+    """Whatever came of it."""
+
+
 class WorldRegistry:
     """The shared registry as one node reaches it."""
 
@@ -90,9 +101,12 @@ class WorldRegistry:
         self._reach()
         if self._node.stopped_until_ns <= self._world.now_ns < self._node.stale_until_ns:
             raise RegistryUnavailable("what is known is older than the pause")
-        view = self._shared.view()
+        view = replace(self._shared.view(), current_ns=self._world.now_ns)
         self._node.last_owners = dict(view.owners)
         return view
+
+    def granted_ns(self) -> int:
+        return 0
 
     def record(self, node: str) -> Member | None:
         self._reach()
@@ -105,9 +119,21 @@ class WorldRegistry:
 
     def claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
         self._reach()
-        won = self._shared.claim(group, seen, node)
+        world = self._world
+        if (
+            world.doubt and world.random.random() < world.doubt
+        ):  # it comes through yet, or not; nobody tells
+            later_ns = world.now_ns + world.random.randrange(1, 3_000) * MS
+            world.later(later_ns, lambda: void(self._claim(group, seen, node)))
+            raise RegistryUnavailable("the answer was lost")
+        won = self._claim(group, seen, node)
         if won is not None:
             self._node.last_owners[group] = won
+        return won
+
+    def _claim(self, group: str, seen: Ownership, node: str) -> Ownership | None:
+        won = self._shared.claim(group, seen, node)
+        if won is not None:
             last = self._shared.view().members.get(seen.node)
             planned = last is not None and last.offers.get(group) == Offer(node, seen.epoch)
             claimed = Claimed(self._world.now_ns, node, group, seen, won, planned)
@@ -126,11 +152,13 @@ class FakeArmer:
         self._world = world
         self._node = node
         self._deadlines: dict[str, int] = {}
+        self.epochs: dict[str, int] = {}
 
     def arm(self, group: str, deadline_ns: int) -> None:
         self._deadlines[group] = deadline_ns
         if deadline_ns:
             owner = self._node.last_owners.get(group, Ownership())
+            self.epochs[group] = owner.epoch
             self._world.history.append(
                 Armed(
                     self._world.now_ns,
@@ -139,8 +167,27 @@ class FakeArmer:
                     deadline_ns,
                     self._node.lease_ns,
                     owner,
+                    self._vouched(group),
+                    tuple(self._rivals(group)),
                 )
             )
+
+    def _vouched(self, group: str) -> tuple[int, int]:
+        manager = self._node.manager
+        stands = manager.standing().get(group) if manager is not None else None
+        return (0, 0) if stands is None else (stands.epoch, stands.until_ns)
+
+    def by_word(self, group: str) -> bool:
+        """Does it forward for longer than the registry's lease allows?"""
+        return self.forwards(group) and self._deadlines[group] > self._node.lease_ns
+
+    def _rivals(self, group: str) -> Iterable[str]:
+        for name, other in self._world.nodes.items():
+            if other is self._node or not other.powered or not other.armer.forwards(group):
+                continue
+            later = other.armer.epochs[group] > self.epochs[group]
+            if other.armer.by_word(group) or (later and self.by_word(group)):
+                yield name
 
     def forwards(self, group: str) -> bool:
         return self._world.now_ns < self._deadlines.get(group, 0)
@@ -202,6 +249,43 @@ class FakeProber:
         self.inbox.clear()
 
 
+class FakeVouchLink:
+    """One node's end of the way to the other failover processes, over the same links."""
+
+    def __init__(self, world: World, node: Node) -> None:
+        self._world = world
+        self._node = node
+        self.life = world.now_ns  # it differs from that of its earlier processes
+        self.inbox: list[VouchRequest | Vouch] = []
+
+    def send(self, message: VouchRequest | Vouch) -> None:
+        to = message.to if isinstance(message, VouchRequest) else message.owner
+        self._world.carry_word(self._node, self._world.nodes[to], message)
+
+    def drain(self) -> Iterable[VouchRequest | Vouch]:
+        waiting, self.inbox = self.inbox, []
+        return waiting
+
+    def watch(self, readable: Callable[[], None]) -> None:
+        """The world calls `Manager.hear` itself."""
+
+    def close(self) -> None:
+        self.inbox.clear()
+
+
+class FakeMemory:
+    """A file of one boot of a machine."""
+
+    def __init__(self) -> None:
+        self.kept: Recollection | None = None
+
+    def load(self) -> Recollection | None:
+        return self.kept
+
+    def keep(self, recollection: Recollection) -> None:
+        self.kept = recollection
+
+
 @dataclass(eq=False)
 class Node:
     """One machine. `life` counts its agent's restarts, so that a turn of an old life is void."""
@@ -227,6 +311,8 @@ class Node:
     armer: FakeArmer = field(init=False)
     addresses: FakeAddresses = field(init=False)
     prober: FakeProber = field(init=False)
+    link: FakeVouchLink | None = None
+    memory: FakeMemory = field(default_factory=FakeMemory)
 
 
 def group_addresses(number: int) -> tuple[MovingAddress, ...]:
@@ -269,7 +355,8 @@ def cluster_configs(
 
 
 class World:
-    """N nodes under one clock. `loss` is a probability per datagram and direction."""
+    """N nodes under one clock. `loss` is a probability per datagram and direction, `doubt` one per
+    claim: that its answer is lost, and it comes through later, if at all."""
 
     def __init__(
         self,
@@ -285,6 +372,7 @@ class World:
         self.random = random.Random(seed)
         self.now_ns = START_NS
         self.loss = 0.0
+        self.doubt = 0.0
         self.lateness_ns_max = 2 * MS
         self.carrier_is_seen = True
         self.history: list[Happening] = []
@@ -310,6 +398,7 @@ class World:
         node.life += 1
         node.prober.inbox.clear()
         node.last_owners = {}
+        node.link = FakeVouchLink(self, node)
         node.manager = Manager(
             node.config,
             registry=WorldRegistry(self, node, self.shared),
@@ -323,6 +412,8 @@ class World:
             unready=lambda: node.unready,
             health=lambda: node.health,
             on_event=node.events.append,
+            link=node.link,
+            memory=node.memory,
         )
         self._turn_later(node, self.now_ns)
 
@@ -424,7 +515,24 @@ class World:
         delay_ns = self.random.randrange(50_000, 1_500_000)
         if probe.path in sender.links_cut or self.random.random() < self.loss:
             return
-        self._later(self.now_ns + delay_ns, lambda: self._reflect(sender, target, probe))
+        self.later(self.now_ns + delay_ns, lambda: self._reflect(sender, target, probe))
+
+    def carry_word(self, sender: Node, target: Node, message: VouchRequest | Vouch) -> None:
+        """A datagram to another failover process, on every path; it may come twice, or late."""
+        for path in PATHS:
+            if path in sender.links_cut or self.random.random() < self.loss:
+                continue
+            delay_ns = self.random.randrange(50_000, 1_500_000)
+            self.later(self.now_ns + delay_ns, lambda path=path: self._word(target, message, path))  # type: ignore[misc]
+
+    def _word(self, node: Node, message: VouchRequest | Vouch, path: str) -> None:
+        if not node.powered or path in node.links_cut or self.now_ns < node.frozen_until_ns:
+            return
+        if node.link is None or self.random.random() < self.loss:
+            return
+        node.link.inbox.append(message)
+        if node.manager is not None and self.now_ns >= node.stopped_until_ns:
+            node.manager.hear()
 
     def _reflect(self, sender: Node, target: Node, probe: Probe) -> None:
         working = target.powered and self.now_ns >= target.frozen_until_ns
@@ -435,7 +543,7 @@ class World:
             return
         answer = reflect(request).encode()
         delay_ns = self.random.randrange(50_000, 1_500_000)
-        self._later(self.now_ns + delay_ns, lambda: self._arrive(sender, answer, probe.path))
+        self.later(self.now_ns + delay_ns, lambda: self._arrive(sender, answer, probe.path))
 
     def _arrive(self, node: Node, datagram: bytes, path: str) -> None:
         if not node.powered or path in node.links_cut or self.now_ns < node.frozen_until_ns:
@@ -448,21 +556,22 @@ class World:
         """What a machine knows after its power was off: nothing."""
         node.armer = FakeArmer(self, node)
         node.addresses = FakeAddresses(lambda: self.now_ns)
+        node.memory = FakeMemory()
 
-    def _later(self, at_ns: int, what: Callable[[], None]) -> None:
+    def later(self, at_ns: int, what: Callable[[], None]) -> None:
         self._order += 1
         heapq.heappush(self._queue, (at_ns, self._order, what))
 
     def _turn_later(self, node: Node, due_ns: int) -> None:
         life = node.life
         late_ns = self.random.randrange(0, self.lateness_ns_max + 1)
-        self._later(max(due_ns, self.now_ns) + late_ns, lambda: self._turn(node, life))
+        self.later(max(due_ns, self.now_ns) + late_ns, lambda: self._turn(node, life))
 
     def _turn(self, node: Node, life: int) -> None:
         if life != node.life or node.manager is None:
             return
         if self.now_ns < node.stopped_until_ns:
-            self._later(node.stopped_until_ns, lambda: self._turn(node, life))
+            self.later(node.stopped_until_ns, lambda: self._turn(node, life))
             return
         due_ns = node.manager.wake()
         groups = node.config.groups

@@ -15,6 +15,7 @@ from typing import Any
 from failover.actions import Action, Arm, Claim, Held, MakeOffer, done
 from failover.decide import Local, Plan, Policy, Rule, decide
 from failover.registry import Member, Offer, Ownership, View
+from failover.vouching import Standing
 
 MS = 1_000_000
 ANSWER = ("=", "|", ">", "!", "?")
@@ -51,6 +52,9 @@ class Stage:
     control: dict[str, bool] = field(default_factory=dict)
     vacant: Mapping[str, int] = field(default_factory=dict)
     silent: Mapping[str, int] = field(default_factory=dict)
+    standing: dict[str, Standing] = field(default_factory=dict)
+    vouchers: tuple[str, ...] = ()
+    bound: dict[str, str] = field(default_factory=dict)
     me: str = ""
     lease_ns: int = 0
     watching_ns: int = 0
@@ -97,6 +101,11 @@ class Stage:
                 self.restless = frozenset(rest)
             case "control":
                 self.control = {k: v == "yes" for k, v in (_pair(item) for item in rest)}
+            case "stands":
+                self.standing = {rest[0]: Standing(int(rest[1]), int(rest[2]) * MS)}
+                self.vouchers = tuple(rest[3:])
+            case "bound":
+                self.bound = {rest[0]: " ".join(rest[1:])} if rest else {}
             case "decide":
                 return self._decide()
             case "perform":
@@ -112,6 +121,7 @@ class Stage:
         self.watching_ns = int(options["watching"]) * MS
         self.held, self.vacant, self.barred, self.silent = {}, {}, {}, {}
         self.wishes, self.unready, self.restless, self.control = {}, (), frozenset(), {}
+        self.standing, self.vouchers, self.bound = {}, (), {}
 
     def _decide(self) -> list[str]:
         policy = Policy(
@@ -133,6 +143,9 @@ class Stage:
             self.restless,
             self.control,
             self.silent,
+            self.standing,
+            self.vouchers,
+            self.bound,
         )
         view = View(self.members, self.owners) if self.answers else None
         self.plan = decide(self.me, policy, view, local, self.now_ns)
@@ -187,7 +200,7 @@ def _pair(item: str) -> tuple[str, str]:
 
 def _member(rest: list[str]) -> Member:
     """`member n1 lease=5900 [ready] hears n2:a,b ... [silent n3:a ...]`; also `drained`, `host=`,
-    `rack=`, `strain=`, `unready=`, `gateway=`, `offers=g1:n3@1`, `serves=g1@1`."""
+    `rack=`, `parties=n2,n3`, `strain=`, `unready=`, `gateway=`, `offers=g1:n3@1`, `serves=g1@1`."""
     member = Member(rest[0], 1, 0)
     observing: dict[str, tuple[str, ...]] = {}
     suspects: dict[str, tuple[str, ...]] = {}
@@ -197,6 +210,8 @@ def _member(rest: list[str]) -> Member:
             member = replace(member, lease_deadline_ns=int(word[6:]) * MS)
         elif word == "ready":
             member = replace(member, ready=True)
+        elif word.startswith("parties="):
+            member = replace(member, parties=tuple(word[8:].split(",")))
         elif word == "drained":
             member = replace(member, drained=True)
         elif "=" in word:

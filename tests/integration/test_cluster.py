@@ -225,12 +225,19 @@ def test_an_isolated_node_steps_down_and_serves_again_as_standby(cluster: Cluste
             return bool(held["armed_left_ms"] == 0 and role == "standby")
 
         wait_for("n1 has disarmed and stepped down", given_up)
-        addresses = namespaces.run_in(
-            cluster.plan.node("n1").namespace,
-            lambda: subprocess.run(["ip", "address"], capture_output=True, text=True, check=True),
-        ).stdout
-        assert "10.20.0.101" not in addresses
-        assert "fd00:a::101" not in addresses
+
+        def addresses() -> str:
+            return namespaces.run_in(
+                cluster.plan.node("n1").namespace,
+                lambda: subprocess.run(
+                    ["ip", "address"], capture_output=True, text=True, check=True
+                ),
+            ).stdout
+
+        wait_for(  # at its next turn, and well before their lifetimes end
+            "n1 has let its addresses go",
+            lambda: not any(host in addresses() for host in ("10.20.0.101", "fd00:a::101")),
+        )
         assert client.call(answer("call"))["result"] == "ok"
 
         cutter.restore()

@@ -169,14 +169,22 @@ def test_registry_trouble_waits_and_says_so_and_ends() -> None:
     world = settled()
     for node in world.nodes.values():
         node.registry_cut = True
-    world.run(500)
+    world.run(150)
     assert world.serving("g1") == ["n1"]
     status = world.manager("n1").status()
     assert "the registry does not answer" in status["sentence"]
     assert status["registry"].startswith("no answer since")
+    world.run(350)
+    status = world.manager("n1").status()
+    assert "by the word of n2 and n3" in status["sentence"]
+    assert "no takeover is possible meanwhile" in status["vouching"]["sentence"]
+    assert status["owners"]["g1"] == {"node": "n1", "epoch": 1}  # as last known
+    assert "given to n1 and n2" in world.manager("n3").status()["vouching"]["sentence"]
+    world.run(10_000)
+    assert world.serving("g1") == ["n1"]
     world.power_off("n2")
-    world.run(1_500)
-    assert world.serving("g1") == world.serving("g2") == []  # every lease has run out
+    world.run(4_500)
+    assert world.serving("g1") == world.serving("g2") == []  # no word, and every lease has run out
     assert not world.nodes["n1"].addresses.held()
     for node in world.nodes.values():
         node.registry_cut = False

@@ -399,4 +399,5 @@ def test_an_upgrade_goes_on_where_it_stopped_and_can_be_undone() -> None:
     ]  # fmt: skip
     operator(heat).roll_back(nodes)
     assert heat.now.parameters["upgraded"] == []
+    assert heat.now.parameters["next_image"] == ""
     assert heat.log.index("gw1 undrain") < len(heat.log)

@@ -13,6 +13,7 @@ import statestore
 from bgf.control import ng
 from bgf.control.client import encode_request
 from bgf.control.server import Incoming
+from bgf.errors import Unserved
 from bgf.events import DropFlow, PutFlow
 from bgf.model import Address as At
 from bgf.model import Component, Flow
@@ -292,3 +293,13 @@ def test_a_port_that_went_from_call_to_call_is_not_closed_by_the_first(
     flows.record("call", [])
     assert feed.drain() == [DropFlow("g1", flow(30_002).key)]
     assert feed.found("g1", "").pairs == {30_000: "next"}
+
+
+def test_commands_are_refused_with_a_sentence_when_the_state_plane_is_away_for_long() -> None:
+    served = Served(GROUP)
+    assert not served.owned_by("n2", "n1")
+    served.refuse_unserved(9_000_000_000)  # another node's: it is silent here
+    assert served.owned_by("n1", "n1") and served.owned_before == "n2"
+    served.refuse_unserved(5_000_000_000)  # the proxy asks again
+    with pytest.raises(Unserved, match=r"has not served this node for 7 s .*cannot be changed"):
+        served.refuse_unserved(7_000_000_000)
