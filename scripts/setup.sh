@@ -15,7 +15,7 @@ declare -A need=(
   [gcc]=gcc [make]=make [ip]=iproute2 [ethtool]=ethtool [nsenter]=util-linux
   [kamailio]=kamailio [sipp]=sip-tester [etcd]=etcd-server [setpriv]=util-linux
   [nft]=nftables [promtool]=prometheus [redis-server]=redis-server [spin]=spin
-  [rtpengine]=rtpengine-daemon
+  [rtpengine]=rtpengine-daemon [curl]=curl
 )
 [ "${1:-}" = page ] && need+=([chromium]=chromium)
 [ "${1:-}" = bench ] && need+=([keepalived]=keepalived)

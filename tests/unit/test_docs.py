@@ -2,7 +2,7 @@
 
 Blocks that say `runnable` are typed as they stand, against a program that stops before it acts:
 `--help` is shown only when every command and option before it is known. tests/unit/test_deploy_docs
-does the same for the pages on deploying.
+does the same for the pages on deploying. tests/integration/test_docs_typed types them for real.
 """
 
 from __future__ import annotations
