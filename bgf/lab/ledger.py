@@ -3,7 +3,7 @@
 Knows: calls by name, what was asked of them, what was answered. Must not know `ng`, time or
 gateways. An answered request leaves one possible state; one that nobody answered leaves two, since
 it may have been carried out or not. A call's state is where its caller is to be sent media (the
-port of the last description that counts), or GONE.
+port of the last description that counts), OFFERED or GONE.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Final
 
 GONE: Final = 0
 """No such call. Any other state is the caller's port."""
+
+OFFERED: Final = -1
+"""There, offered and not answered: a query does not tell where its caller is."""
 
 
 class Answer(enum.StrEnum):
@@ -43,11 +46,12 @@ class Ledger:
     broken: list[str] = field(default_factory=list)
     """Promises that an answer itself has broken."""
 
-    def ask(self, call_id: str, group: str, state: int) -> frozenset[int]:
-        """A request that is to bring the call into `state` goes out; what may be true before it."""
+    def ask(self, call_id: str, group: str, *states: int) -> frozenset[int]:
+        """A request that is to bring the call into one of `states` goes out; what may be true
+        before it."""
         call = self.calls.setdefault(call_id, Call(group))
         before = call.possible
-        call.possible = before | {state}
+        call.possible = before | set(states)
         self.counts["asked"] += 1
         return before
 
@@ -66,6 +70,10 @@ class Ledger:
                     f"call {call_id}: the gateway's address was {call.local} and is {local} now"
                 )
             call.local = local
+
+    def half_open(self, call_id: str) -> None:
+        """Its offer was answered; of the answer nobody knows whether it was taken."""
+        self.calls[call_id].possible |= {OFFERED}
 
     def living(self, group: str) -> list[str]:
         """Calls of a group that are certainly there."""
@@ -93,4 +101,6 @@ def lost(ledger: Ledger, seen: Mapping[str, int | None]) -> list[str]:
 
 
 def _words(state: int) -> str:
+    if state == OFFERED:
+        return "is there, offered and not answered"
     return "is gone" if state == GONE else f"is there with its caller at port {state}"

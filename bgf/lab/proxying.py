@@ -21,7 +21,7 @@ from bgf.errors import BgfError
 from bgf.lab import namespaces
 from bgf.lab import plan as lab_plan
 from bgf.lab.invariants import Closed
-from bgf.lab.ledger import GONE, Answer, Ledger
+from bgf.lab.ledger import GONE, OFFERED, Answer, Ledger
 from bgf.lab.ngload import (
     TAG_CALLER,
     LoadSession,
@@ -119,13 +119,17 @@ class Proxy:
         # Not where the generators are: a released call's media must find no new call of its host.
         caller = Address(lab_plan.ACCESS_HOST4 if over4 else lab_plan.ACCESS_HOST6, port)
         callee = Address(lab_plan.CORE_HOST4, port)
-        before = self.ledger.ask(call_id, self._group.id, port)
+        half = () if again else (OFFERED,)
+        before = self.ledger.ask(call_id, self._group.id, port, *half)
         offered = self._call(offer_request(call_id, caller, again=again))
         told = self._answered(f"offer of {call_id}", offered)
         local = _media(offered) if told is Answer.OK else ""
         self.ledger.answer(call_id, before, port, told, local)
         if told is Answer.OK:
-            self._answered(f"answer of {call_id}", self._call(answer_request(call_id, callee)))
+            reply = self._call(answer_request(call_id, callee))
+            answered = self._answered(f"answer of {call_id}", reply)
+            if answered is not Answer.OK and (half or OFFERED in before):
+                self.ledger.half_open(call_id)
 
     def _delete(self, call_id: str) -> None:
         before = self.ledger.ask(call_id, self._group.id, GONE)
@@ -245,12 +249,13 @@ def _media(reply: Mapping[str, Any] | None) -> str:
 
 
 def _state(reply: Mapping[str, Any]) -> int | None:
-    """Where the caller is, by a query's reply; None when it does not say."""
+    """Where the caller is, by a query's reply; None when it does not say. Of a call that nobody
+    has answered the gateway tells no address."""
     if reply.get("result") != "ok":
         why = str(reply.get("error-reason"))
         return None if any(word in why for word in SHED) else GONE
     try:
-        media = reply["tags"][TAG_CALLER]["medias"][0]["streams"][0]
-        return int(media["advertised endpoint"]["port"])
+        told = reply["tags"][TAG_CALLER]["medias"][0]["streams"][0]["advertised endpoint"]
+        return int(told["port"]) if told else OFFERED
     except (KeyError, IndexError, TypeError, ValueError):
         return None

@@ -29,7 +29,7 @@ from bgf.lab.invariants import (
     said,
     stays_closed,
 )
-from bgf.lab.ledger import GONE, Answer, Ledger, lost
+from bgf.lab.ledger import GONE, OFFERED, Answer, Ledger, lost
 from bgf.lab.measure import GENERATED, TO_ACCESS, FlowOutage
 from bgf.lab.nodes import Timers, node_config
 from bgf.lab.plan import make_plan
@@ -155,6 +155,18 @@ def test_what_nobody_answered_may_have_been_done_or_not() -> None:
     assert lost(ledger, {"c": 44_000}) == [] == lost(ledger, {"c": 44_002})
     assert lost(ledger, {"c": 44_004}) and lost(ledger, {"c": GONE})
     assert ledger.living("g1") == ["c"]
+
+
+def test_an_offer_that_nobody_answered_may_have_been_taken_without_its_answer() -> None:
+    ledger = Ledger()
+    before = ledger.ask("c", "g1", 44_000, OFFERED)
+    ledger.answer("c", before, 44_000, Answer.NONE)
+    assert lost(ledger, {"c": OFFERED}) == [] == lost(ledger, {"c": GONE})
+    ledger.answer("c", before, 44_000, Answer.OK)
+    (found,) = lost(ledger, {"c": OFFERED})
+    assert "is there, offered and not answered, but is there with its caller" in found
+    ledger.half_open("c")
+    assert lost(ledger, {"c": OFFERED}) == [] and lost(ledger, {"c": GONE})
 
 
 def test_what_was_refused_has_changed_nothing() -> None:
