@@ -321,6 +321,8 @@ class Cluster:
             whole = len(state.get("members", [])) == len(self.plan.nodes)
             if not whole or not member.get("serving") or member.get("unreplicated"):
                 return False
+            if not self.lab.nodes.ask(node.id, "failover")["ready"]:
+                return False  # not long after a boot, too (decision 46)
             if gateway["groups"][group]["pending"] or gateway["pinholes"] < 4 * sessions:
                 return False
         return True
