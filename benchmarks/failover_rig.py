@@ -40,8 +40,7 @@ PORTS: Final = (10_000, 65_533)
 PINHOLES: Final = 262_144
 STATE_MB: Final = 384
 REPAIR_PER_S: Final = 2_000
-"""Copies made again: the default of a node. Ten times as many took all of two cores for 47 s after
-a death with 20,000 sessions, and control waited for them."""
+"""Copies made again: the default of a node."""
 PACKETS_PER_S: Final = 50
 CARRIED_PER_S: Final = 100_000
 """Packets/s that two cores carry through generators, two switches, gateway and meters at once,
