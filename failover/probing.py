@@ -94,16 +94,10 @@ class UdpProber:
         return [path for path, name in self._interfaces.items() if not self._running(name)]
 
     def watch(self, readable: Callable[[], None]) -> None:
-        loop = asyncio.get_running_loop()
-        for opened in self._sockets.values():
-            loop.add_reader(opened.fileno(), readable)
+        watch_paths(self._sockets, readable)
 
     def close(self) -> None:
-        for opened in self._sockets.values():
-            with contextlib.suppress(RuntimeError):  # no loop runs: nobody watches
-                asyncio.get_running_loop().remove_reader(opened.fileno())
-            opened.close()
-        self._sockets.clear()
+        close_paths(self._sockets)
 
     def _running(self, interface: str) -> bool:
         if self._control is None:
@@ -115,6 +109,22 @@ class UdpProber:
             return False
         flags: int = struct.unpack_from("h", request.tobytes(), 16)[0]
         return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
+
+
+def watch_paths(sockets: Mapping[str, socket.socket], readable: Callable[[], None]) -> None:
+    """Call `readable` from the running loop whenever something has arrived on any path."""
+    loop = asyncio.get_running_loop()
+    for opened in sockets.values():
+        loop.add_reader(opened.fileno(), readable)
+
+
+def close_paths(sockets: dict[str, socket.socket]) -> None:
+    """Watched or not; none is left in `sockets`."""
+    for opened in sockets.values():
+        with contextlib.suppress(RuntimeError):  # no loop runs: nobody watches
+            asyncio.get_running_loop().remove_reader(opened.fileno())
+        opened.close()
+    sockets.clear()
 
 
 def hop_limit_of(ancillary: Sequence[tuple[int, int, bytes]]) -> int:

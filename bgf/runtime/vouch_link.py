@@ -7,8 +7,6 @@ Only the link itself carries them (hop limit 255, RFC 5082, as for the probes).
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import secrets
 import socket
@@ -18,7 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from bgf.runtime.vouch_codec import DATAGRAM_BYTES_MAX, BadDatagram, KeyFile, seal, unseal
-from failover.probing import ANCILLARY_BYTES, hop_limit_of, open_path
+from failover.probing import (
+    ANCILLARY_BYTES,
+    close_paths,
+    hop_limit_of,
+    open_path,
+    watch_paths,
+)
 from failover.sbfd import HOP_LIMIT
 from failover.vouching import Vouch, VouchRequest
 
@@ -100,16 +104,10 @@ class UdpVouchLink:
                 yield message
 
     def watch(self, readable: Callable[[], None]) -> None:
-        loop = asyncio.get_running_loop()
-        for opened in self._sockets.values():
-            loop.add_reader(opened.fileno(), readable)
+        watch_paths(self._sockets, readable)
 
     def close(self) -> None:
-        for opened in self._sockets.values():
-            with contextlib.suppress(RuntimeError):  # no loop runs: nobody watches
-                asyncio.get_running_loop().remove_reader(opened.fileno())
-            opened.close()
-        self._sockets.clear()
+        close_paths(self._sockets)
 
     def _tell(self, why: str) -> None:
         """Once each time that it changes: a peer with another key would fill the log."""
