@@ -36,7 +36,7 @@ from failover.actions import (
 )
 from failover.evidence import NO_ONE, Death, Evidence, listed
 from failover.placement import Placement, warnings
-from failover.reasons import Condition, Seen, conditions, silent_since
+from failover.reasons import Condition, Seen, conditions, next_change_ns, silent_since
 from failover.registry import Offer, Ownership, View
 from failover.vouching import Standing
 
@@ -139,6 +139,11 @@ class Plan:
     silent_since: Mapping[str, int] = field(default_factory=dict)
     clauses: Mapping[str, str] = field(default_factory=dict)
     """The part of the sentence that is about each group."""
+    rests_until_ns: int = 0
+    """Until then, the same view and the same local knowledge give the same plan (`resting`); 0
+    when they need not."""
+    doubted: frozenset[str] = frozenset()
+    """Members that somebody suspects, or whose lease is over: each renewal of theirs counts."""
 
     def about(self, me: str, group: str) -> str:
         """The sentence of one group alone."""
@@ -265,6 +270,12 @@ class _Decision:
             actions += steps
             clauses[group] = clause
         silent = silent_since(evidence, local.silent_since)
+        rests = (
+            not actions
+            and not local.restless
+            and evidence.trust_leases
+            and all(rule in _RESTING for _, rule in rules)
+        )
         seen = Seen(local.control, silent)
         return Plan(
             actions=tuple(actions),
@@ -280,6 +291,8 @@ class _Decision:
             warnings=tuple(warnings(evidence, self._policy.groups, local.restless)),
             silent_since=silent,
             clauses=clauses,
+            rests_until_ns=next_change_ns(evidence, self._policy.lease_ns) if rests else 0,
+            doubted=frozenset(evidence.suspected | (self._view.members.keys() - evidence.live)),
         )
 
     def _judge(self, group: str) -> Verdict:
@@ -508,6 +521,7 @@ class _Decision:
         return f" (warning: no standby is ready, {self._me} already owns {load})" if load else ""
 
 
+_RESTING: Final = frozenset({Rule.MINE, Rule.SETTLED})
 _URGENT: Final = frozenset({Rule.DOUBT, Rule.FOLLOW, Rule.NOBODY, Rule.OFFERED, Rule.HANDING})
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from failover.errors import FailoverConfigError, MalformedPacket
@@ -39,6 +40,10 @@ CONTROL_FACTOR: Final = 5
 LATENESS_FREE_PARTS: Final = 4  # up to a quarter of an interval late is normal timer jitter
 TOGETHER_PARTS: Final = 8
 EVENTS_MAX: Final = 256
+PARSED_MAX: Final = 512
+
+# A reflector's answers are the same bytes again and again; what is malformed is not kept.
+_parse: Final = lru_cache(maxsize=PARSED_MAX)(ControlPacket.parse)
 
 
 class Probe(NamedTuple):
@@ -131,6 +136,7 @@ class Detector:
         self._events: deque[Suspicion] = deque(maxlen=EVENTS_MAX)
         self._seen_ns = now_ns
         self._due_ns = now_ns
+        self._found: dict[str, dict[str, tuple[str, ...]]] = {}
         self.tally = Tally()
         self._claim_discriminator(discriminator, "this node")
         for name, peer in peers.items():
@@ -154,7 +160,7 @@ class Detector:
         """An answer arrived on `path`. False when it was not one; it is counted, never raised."""
         self._observe(now_ns)
         try:
-            packet = ControlPacket.parse(datagram)
+            packet = _parse(datagram)
         except MalformedPacket:
             self.tally.malformed += 1
             return False
@@ -173,10 +179,13 @@ class Detector:
         session.heard_ns = now_ns
         session.heard_observed_ns = now_ns - self.tally.late_ns
         session.unanswered = 0
-        session.ever_heard = True
+        if not session.ever_heard:
+            session.ever_heard = True
+            self._found.clear()
         session.send_ns = min(session.send_ns, now_ns + session.interval_ns)
         if session.silent:
             session.silent = False
+            self._found.clear()
             session.recoveries.append(now_ns)
             self._report(session.peer, now_ns)
         return True
@@ -187,9 +196,10 @@ class Detector:
         observed_ns = now_ns - self.tally.late_ns
         changed: dict[str, int] = {}
         probes: list[Probe] = []
-        for session, verdict_ns in self._verdicts(now_ns):
+        for session, verdict_ns in self._verdicts(now_ns, observed_ns):
             if observed_ns >= verdict_ns:
                 session.silent = True
+                self._found.clear()
                 changed[session.peer] = max(changed.get(session.peer, 0), session.heard_ns)
         for session in self._sessions.values():
             if now_ns >= session.send_ns:
@@ -207,9 +217,12 @@ class Detector:
 
     def next_deadline(self) -> int:
         """When `tick` must be called at the latest."""
-        due = [s.send_ns for s in self._sessions.values()]
-        due += [at_ns + self.tally.late_ns for _, at_ns in self._verdicts(self._seen_ns)]
-        return min(due, default=self._seen_ns + SLOW_INTERVAL_NS)
+        late_ns = self.tally.late_ns
+        due_ns = min(
+            (s.send_ns for s in self._sessions.values()), default=self._seen_ns + SLOW_INTERVAL_NS
+        )
+        verdicts = self._verdicts(self._seen_ns, due_ns - late_ns)
+        return min([due_ns, *(at_ns + late_ns for _, at_ns in verdicts)])
 
     def events(self) -> list[Suspicion]:
         """What changed since the last call, oldest first."""
@@ -219,13 +232,21 @@ class Detector:
 
     def suspects(self) -> dict[str, tuple[str, ...]]:
         """Peer -> the paths on which it was heard once and is silent now."""
-        return self._paths_where(lambda session: session.silent)
+        return dict(self._paths_where("silent", lambda session: session.silent))
 
     def observing(self) -> dict[str, tuple[str, ...]]:
         """Peer -> the paths on which it has ever been heard."""
-        return self._paths_where(lambda session: session.ever_heard)
+        return dict(self._paths_where("heard", lambda session: session.ever_heard))
 
-    def _paths_where(self, holds: Callable[[_Session], bool]) -> dict[str, tuple[str, ...]]:
+    def _paths_where(
+        self, what: str, holds: Callable[[_Session], bool]
+    ) -> Mapping[str, tuple[str, ...]]:
+        """Asked each turn, and seldom another answer: kept under `what` until then."""
+        if what not in self._found:
+            self._found[what] = self._search(holds)
+        return self._found[what]
+
+    def _search(self, holds: Callable[[_Session], bool]) -> dict[str, tuple[str, ...]]:
         found: dict[str, list[str]] = {}
         for session in self._sessions.values():
             if holds(session):
@@ -255,9 +276,17 @@ class Detector:
         doublings = min(max(recent - FLAPS_FREE + 1, 0), FLAP_DOUBLINGS_MAX)
         return (session.interval_ns * self._multiplier) << doublings
 
-    def _verdicts(self, now_ns: int) -> Iterator[tuple[_Session, int]]:
+    def _verdicts(self, now_ns: int, until_ns: int) -> Iterator[tuple[_Session, int]]:
         """Sessions that are not silent, and when each will be if nothing is heard, in observed
-        time. A path waits for the next one of its peer if that is due shortly after it."""
+        time. A path waits for the next one of its peer if that is due shortly after it. None at
+        all when no session can be due by `until_ns`: while everybody answers, the usual case."""
+        if not any(
+            s.ever_heard
+            and not s.silent
+            and s.heard_observed_ns + s.interval_ns * self._multiplier <= until_ns
+            for s in self._sessions.values()
+        ):
+            return
         timeouts: dict[str, list[tuple[int, _Session]]] = {}
         for session in self._sessions.values():
             if session.ever_heard and not session.silent:

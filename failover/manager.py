@@ -47,6 +47,7 @@ from failover.registry import (
     RegistryUnavailable,
     View,
 )
+from failover.resting import Decided
 from failover.safety import Safety
 from failover.status import status
 from failover.strain import Strain
@@ -134,6 +135,7 @@ class Manager:
         self._flaps = Flaps()
         self._view: View | None = None
         self._plan = Plan((), f"{self._me} has just started.", ())
+        self._decided: Decided | None = None
         self._published: Member | None = None
         self._watching_since_ns: int | None = None
         self._next_look_ns = now_ns
@@ -181,13 +183,32 @@ class Manager:
         """Take turns until `stop` is set. Addresses and deadlines are left to their lifetimes."""
         self._prober.watch(self.hear)
         self._voucher.watch(self.hear)
-        while not stop.is_set():
-            until_ns = self.wake()
-            wait_s = max((until_ns - self._clock()) / 1e9, SLEEP_MIN_S)
+        loop = asyncio.get_running_loop()
+        failure: asyncio.Future[None] = loop.create_future()
+        timer: asyncio.Handle | None = None
+
+        def turn() -> None:  # a timer each, no task: there are many turns a second
+            nonlocal timer
+            if stop.is_set():
+                return
             try:
-                await asyncio.wait_for(stop.wait(), wait_s)
-            except TimeoutError:
-                continue
+                until_ns = self.wake()
+            except Exception as error:
+                failure.set_exception(error)
+                return
+            wait_s = max((until_ns - self._clock()) / 1e9, SLEEP_MIN_S)
+            timer = loop.call_later(wait_s, turn)
+
+        stopped = asyncio.ensure_future(stop.wait())
+        turn()
+        try:
+            await asyncio.wait({stopped, failure}, return_when=asyncio.FIRST_COMPLETED)
+            if failure.done():
+                failure.result()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            stopped.cancel()
 
     def wake(self) -> int:
         """One turn: hear, ask, renew, look, act. Returns when the next one is due at the latest."""
@@ -197,7 +218,8 @@ class Manager:
         self._strain.note(self._detector.tally.late_ns, now_ns)
         for probe in probes:
             self._prober.send(probe)
-        self.hear()
+        if probes:
+            self.hear()  # answers of what is near are here already
         self._note_links()
         self._take_confirmation()
         self._let_lapse()
@@ -407,9 +429,32 @@ class Manager:
 
     def _look_and_act(self) -> None:
         self._view = self._look()
+        if not self._rests():
+            self._decide_and_act()
+        if self._view is not None and self._lease.alive(self._clock()):
+            self._safety.fence(self._view, self._clock())
+        self._give_up()
+        # Usually the next probes come first, and save a turn of their own.
+        pause_ns = self._interval_ns * 5 // 4
+        if self._plan.urgent:
+            pause_ns = self._interval_ns // URGENT_POLLS
+        self._next_look_ns = self._clock() + pause_ns
+
+    def _rests(self) -> bool:
+        """Nothing has changed since the last plan, which asked for nothing."""
+        now_ns = self._clock()
+        decided = self._decided
+        if decided is None or decided.plan is not self._plan:
+            return False
+        return decided.holds(self._view, self._local(now_ns), now_ns)
+
+    def _decide_and_act(self) -> None:
         for _ in range(ROUNDS_MAX):
             now_ns = self._clock()
-            self._plan = decide(self._me, self._policy, self._view, self._local(now_ns), now_ns)
+            local = self._local(now_ns)
+            self._plan = decide(self._me, self._policy, self._view, local, now_ns)
+            self.tally["decisions"] += 1
+            self._decided = Decided(self._plan, self._view, local, now_ns)
             if self._view is not None:
                 self._flaps.note(self._view.members.keys() - {self._me}, self._plan.dead, now_ns)
             failed: set[str] = set()  # what follows a failed step of a group waits for it
@@ -420,14 +465,7 @@ class Manager:
                 break
         self._bury_the_gone()  # media first
         if self._view is not None and self._lease.alive(self._clock()):
-            self._safety.fence(self._view, self._clock())
             self._news.plan(self._plan, self._view.owners, self._last_owner)
-        self._give_up()
-        # Usually the next probes come first, and save a turn of their own.
-        pause_ns = self._interval_ns * 5 // 4
-        if self._plan.urgent:
-            pause_ns = self._interval_ns // URGENT_POLLS
-        self._next_look_ns = self._clock() + pause_ns
 
     def _bury_the_gone(self) -> None:
         """Once each time that a member falls silent everywhere."""
@@ -476,7 +514,7 @@ class Manager:
 
     def _local(self, now_ns: int) -> Local:
         return Local(
-            groups=self._hands.held,
+            groups=dict(self._hands.held),
             lease_deadline_ns=self._lease.deadline_ns,
             watching_since_ns=now_ns
             if self._watching_since_ns is None

@@ -7,7 +7,6 @@ pretend that a dead node lives.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import fcntl
@@ -61,6 +60,10 @@ class UdpProber:
             self.close()
             raise
         self._control = next(iter(self._sockets.values()), None)
+        self._questions = {
+            path: struct.pack("16sh14x", name.encode()[:15], 0)
+            for path, name in self._interfaces.items()
+        }
 
     def send(self, probe: Probe) -> None:
         """A path that cannot send counts it, and will hear nothing: that is the message."""
@@ -91,7 +94,7 @@ class UdpProber:
 
     def links_down(self) -> Sequence[str]:
         """Paths whose interface is down or has no carrier; a vanished interface counts."""
-        return [path for path, name in self._interfaces.items() if not self._running(name)]
+        return [path for path, asked in self._questions.items() if not self._running(asked)]
 
     def watch(self, readable: Callable[[], None]) -> None:
         watch_paths(self._sockets, readable)
@@ -99,15 +102,14 @@ class UdpProber:
     def close(self) -> None:
         close_paths(self._sockets)
 
-    def _running(self, interface: str) -> bool:
+    def _running(self, question: bytes) -> bool:
         if self._control is None:
             return True
-        request = array.array("b", struct.pack("16sh14x", interface.encode()[:15], 0))
         try:
-            fcntl.ioctl(self._control.fileno(), SIOCGIFFLAGS, request, True)
+            answer = fcntl.ioctl(self._control.fileno(), SIOCGIFFLAGS, question)
         except OSError:
             return False
-        flags: int = struct.unpack_from("h", request.tobytes(), 16)[0]
+        flags: int = struct.unpack_from("h", answer, 16)[0]
         return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
 
 

@@ -32,6 +32,7 @@ from failover.evidence import Evidence, listed
 from failover.lease import RENEWALS_PER_LEASE
 
 RENEWALS_MISSED: Final = 2
+NEVER_NS: Final = 1 << 62
 CONTROL_LEASES: Final = 2  # the state plane takes longer to miss somebody than a lease is
 
 
@@ -85,6 +86,19 @@ def conditions(evidence: Evidence, seen: Seen, lease_ns: int, me: str = "") -> d
         if condition is not None:
             found[node] = condition
     return found
+
+
+def next_change_ns(evidence: Evidence, lease_ns: int) -> int:
+    """The first moment at which time alone may change what this evidence says: a lease ends, a
+    renewal is missed, an end is long ago. In the past of it, only another record does."""
+    overdue_ns = lease_ns * RENEWALS_MISSED // RENEWALS_PER_LEASE
+    moments = []
+    for node, member in evidence.view.members.items():
+        end_ns = member.lease_deadline_ns
+        moments.append(end_ns)
+        if node in evidence.suspected or node not in evidence.live:
+            moments += [end_ns - lease_ns + overdue_ns + 1, end_ns + lease_ns * CONTROL_LEASES]
+    return min((at_ns for at_ns in moments if at_ns > evidence.now_ns), default=NEVER_NS)
 
 
 def _condition(evidence: Evidence, seen: Seen, lease_ns: int, node: str) -> Condition | None:

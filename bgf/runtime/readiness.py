@@ -45,9 +45,11 @@ class Readiness:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "gateway.ready"
+        self._name = str(self._path)
         self._mark: ReadyMark | None = None
         self._looked_ns = -LOOK_MS * NS_PER_MS
         self._full_ns = 0
+        self._file: tuple[int, int] = (0, 0)
 
     def publish(self, mark: ReadyMark) -> None:
         """Replace the mark; a reader sees the old one or the new one. Raises OSError."""
@@ -79,10 +81,19 @@ class Readiness:
             return self._mark
         self._looked_ns = now_ns
         try:
-            with self._path.open("rb") as file:
-                self._mark = _decode(file.read(BYTES_MAX))
+            found = os.stat(self._name)
+            if self._file != (found.st_ino, found.st_mtime_ns):  # each mark is a file of its own
+                self._mark = self._read()
         except (OSError, msgspec.MsgspecError):
-            self._mark = None
+            self._mark, self._file = None, (0, 0)
         if self._mark is None or self._mark.pinholes >= self._mark.recorded:
             self._full_ns = now_ns
         return self._mark
+
+    def _read(self) -> ReadyMark:
+        """The mark, and which file it was in. Raises OSError, MsgspecError."""
+        with open(self._name, "rb", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            mark = _decode(file.read(BYTES_MAX))
+        self._file = (found.st_ino, found.st_mtime_ns)
+        return mark

@@ -7,7 +7,7 @@ nothing here needs the state store.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final, TypeVar
 
@@ -35,16 +35,38 @@ class StoreRegistry:
         self._views = views
         self._decode = msgspec.msgpack.Decoder(Member).decode
         self._granted_ns = 0
+        self._read_from: Mapping[str, bytes] | None = None
+        self._members: dict[str, Member] = {}
+        self._records: dict[str, tuple[bytes, int, Member | None]] = {}
+        self._raw_owners: Mapping[str, tuple[str, int]] | None = None
+        self._owners: dict[str, Ownership] = {}
 
     def view(self) -> View:
         raw = self._reach(self._views.view)
         self._check(raw)
-        members = {}
-        for node, data in raw.members.items():
-            with contextlib.suppress(msgspec.MsgspecError):  # another version's: as good as silent
-                members[node] = self._of_here(self._decode(data), raw.seen_ns.get(node, 0))
-        owners = {group: Ownership(*owner) for group, owner in raw.owners.items()}
-        return View(members, owners, raw.current_ns)
+        if raw.members is not self._read_from:
+            self._records = {
+                node: self._read(node, data, raw.seen_ns.get(node, 0))
+                for node, data in raw.members.items()
+            }
+            self._members = {
+                node: member for node, (*_, member) in self._records.items() if member is not None
+            }
+            self._read_from = raw.members
+        if raw.owners is not self._raw_owners:
+            self._owners = {group: Ownership(*owner) for group, owner in raw.owners.items()}
+            self._raw_owners = raw.owners
+        return View(self._members, self._owners, raw.current_ns)
+
+    def _read(self, node: str, data: bytes, seen_ns: int) -> tuple[bytes, int, Member | None]:
+        """A record that is as it was is not decoded again: there are many looks per renewal."""
+        before = self._records.get(node)
+        if before is not None and before[:2] == (data, seen_ns):
+            return before
+        try:
+            return data, seen_ns, self._of_here(self._decode(data), seen_ns)
+        except msgspec.MsgspecError:  # another version's: as good as silent
+            return data, seen_ns, None
 
     def record(self, node: str) -> Member | None:
         data = self._reach(lambda: self._views.record(node))
