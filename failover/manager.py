@@ -181,8 +181,8 @@ class Manager:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take turns until `stop` is set. Addresses and deadlines are left to their lifetimes."""
-        self._prober.watch(self.hear)
-        self._voucher.watch(self.hear)
+        self._prober.watch(self._hear_probes)
+        self._voucher.watch(self._hear_words)
         loop = asyncio.get_running_loop()
         failure: asyncio.Future[None] = loop.create_future()
         timer: asyncio.Handle | None = None
@@ -200,9 +200,10 @@ class Manager:
             timer = loop.call_later(wait_s, turn)
 
         stopped = asyncio.ensure_future(stop.wait())
+        ends: set[asyncio.Future[Any]] = {stopped, failure}
         turn()
         try:
-            await asyncio.wait({stopped, failure}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if failure.done():
                 failure.result()
         finally:
@@ -219,7 +220,7 @@ class Manager:
         for probe in probes:
             self._prober.send(probe)
         if probes:
-            self.hear()  # answers of what is near are here already
+            self._hear_probes()  # answers of what is near are here already
         self._note_links()
         self._take_confirmation()
         self._let_lapse()
@@ -245,8 +246,14 @@ class Manager:
 
     def hear(self) -> None:
         """Take in what has arrived, without deciding anything: cheap, and at any time."""
+        self._hear_probes()
+        self._hear_words()
+
+    def _hear_probes(self) -> None:
         for datagram, path in self._prober.drain():
             self._detector.receive(datagram, path, self._clock())
+
+    def _hear_words(self) -> None:
         self._voucher.hear(self._clock(), self._lease.reached_ns)
 
     def timeline(self) -> list[TimelineEvent]:
@@ -446,7 +453,10 @@ class Manager:
         decided = self._decided
         if decided is None or decided.plan is not self._plan:
             return False
-        return decided.holds(self._view, self._local(now_ns), now_ns)
+        holds = decided.holds(self._view, self._local(now_ns), now_ns)
+        if holds and decided.view is not self._view:  # not to be compared again
+            self._decided = replace(decided, view=self._view)
+        return holds
 
     def _decide_and_act(self) -> None:
         for _ in range(ROUNDS_MAX):

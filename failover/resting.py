@@ -44,7 +44,7 @@ class Decided:
         doubted = self.plan.doubted
         return all(
             member is before.members[node]
-            or (member == before.members[node])
+            or member == before.members[node]
             or (node not in doubted and _only_renewed(before.members[node], member))
             for node, member in after.members.items()
         )

@@ -108,6 +108,7 @@ CORES = {
         "failover.fencing",
         "failover.placement",
         "failover.reasons",
+        "failover.resting",
         "failover.flapping",
     ),
     *("failover.strain", "failover.history", "failover.vouching"),

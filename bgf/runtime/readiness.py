@@ -45,7 +45,6 @@ class Readiness:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / "gateway.ready"
-        self._name = str(self._path)
         self._mark: ReadyMark | None = None
         self._looked_ns = -LOOK_MS * NS_PER_MS
         self._full_ns = 0
@@ -81,7 +80,7 @@ class Readiness:
             return self._mark
         self._looked_ns = now_ns
         try:
-            found = os.stat(self._name)
+            found = self._path.stat()
             if self._file != (found.st_ino, found.st_mtime_ns):  # each mark is a file of its own
                 self._mark = self._read()
         except (OSError, msgspec.MsgspecError):
@@ -92,7 +91,7 @@ class Readiness:
 
     def _read(self) -> ReadyMark:
         """The mark, and which file it was in. Raises OSError, MsgspecError."""
-        with open(self._name, "rb", buffering=0) as file:
+        with self._path.open("rb", buffering=0) as file:
             found = os.fstat(file.fileno())
             mark = _decode(file.read(BYTES_MAX))
         self._file = (found.st_ino, found.st_mtime_ns)
