@@ -36,6 +36,7 @@ from failover.flapping import Flaps
 from failover.history import History, TimelineEvent
 from failover.lease import Lease
 from failover.news import News
+from failover.own_links import OwnLinks
 from failover.performer import Performer
 from failover.reasons import State
 from failover.registry import (
@@ -47,10 +48,11 @@ from failover.registry import (
     RegistryUnavailable,
     View,
 )
-from failover.resting import Decided
+from failover.resting import Resting
 from failover.safety import Safety
 from failover.status import status
 from failover.strain import Strain
+from failover.turns import take_turns
 from failover.voucher import Voucher
 from failover.vouching import Standing
 from failover.wishes import Wishes
@@ -59,7 +61,6 @@ MS: Final = 1_000_000
 TIMELINE_MAX: Final = 512  # events kept for the admin socket
 ROUNDS_MAX: Final = 8  # decide-perform rounds in one turn
 URGENT_POLLS: Final = 4  # looks at the registry per probe interval while a death is in doubt
-SLEEP_MIN_S: Final = 0.0005
 
 
 class Manager:
@@ -135,12 +136,12 @@ class Manager:
         self._flaps = Flaps()
         self._view: View | None = None
         self._plan = Plan((), f"{self._me} has just started.", ())
-        self._decided: Decided | None = None
+        self._resting = Resting()
         self._published: Member | None = None
         self._watching_since_ns: int | None = None
         self._next_look_ns = now_ns
         self._links_down: tuple[str, ...] = ()
-        self._link_down_since: dict[str, int] = {}
+        self._links = OwnLinks(self._interval_ns * config.detect_multiplier)
         self._drained = False
         self._remembered = False
         self._wishes = Wishes(self._me, config.groups, config.peers)
@@ -183,33 +184,7 @@ class Manager:
         """Take turns until `stop` is set. Addresses and deadlines are left to their lifetimes."""
         self._prober.watch(self._hear_probes)
         self._voucher.watch(self._hear_words)
-        loop = asyncio.get_running_loop()
-        failure: asyncio.Future[None] = loop.create_future()
-        timer: asyncio.Handle | None = None
-
-        def turn() -> None:  # a timer each, no task: there are many turns a second
-            nonlocal timer
-            if stop.is_set():
-                return
-            try:
-                until_ns = self.wake()
-            except Exception as error:
-                failure.set_exception(error)
-                return
-            wait_s = max((until_ns - self._clock()) / 1e9, SLEEP_MIN_S)
-            timer = loop.call_later(wait_s, turn)
-
-        stopped = asyncio.ensure_future(stop.wait())
-        ends: set[asyncio.Future[Any]] = {stopped, failure}
-        turn()
-        try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if failure.done():
-                failure.result()
-        finally:
-            if timer is not None:
-                timer.cancel()
-            stopped.cancel()
+        await take_turns(self.wake, self._clock, stop)
 
     def wake(self) -> int:
         """One turn: hear, ask, renew, look, act. Returns when the next one is due at the latest."""
@@ -322,18 +297,7 @@ class Manager:
     # -- hearing and telling ---------------------------------------------------------------
 
     def _note_links(self) -> None:
-        """A link of our own counts as down after the time in which a peer would be silent."""
-        now_ns = self._clock()
-        down = self._prober.links_down()
-        self._link_down_since = {
-            path: self._link_down_since.get(path, now_ns) for path in sorted(down)
-        }
-        patience_ns = self._interval_ns * self._config.detect_multiplier
-        lasting = tuple(
-            path
-            for path, since_ns in self._link_down_since.items()
-            if now_ns - since_ns >= patience_ns
-        )
+        lasting = self._links.lasting(self._prober.links_down(), self._clock())
         if lasting != self._links_down:
             self._links_down = lasting
             text = f"own link down: {', '.join(lasting)}" if lasting else "own links are up"
@@ -436,7 +400,8 @@ class Manager:
 
     def _look_and_act(self) -> None:
         self._view = self._look()
-        if not self._rests():
+        now_ns = self._clock()
+        if not self._resting.holds(self._plan, self._view, self._local(now_ns), now_ns):
             self._decide_and_act()
         if self._view is not None and self._lease.alive(self._clock()):
             self._safety.fence(self._view, self._clock())
@@ -447,24 +412,13 @@ class Manager:
             pause_ns = self._interval_ns // URGENT_POLLS
         self._next_look_ns = self._clock() + pause_ns
 
-    def _rests(self) -> bool:
-        """Nothing has changed since the last plan, which asked for nothing."""
-        now_ns = self._clock()
-        decided = self._decided
-        if decided is None or decided.plan is not self._plan:
-            return False
-        holds = decided.holds(self._view, self._local(now_ns), now_ns)
-        if holds and decided.view is not self._view:  # not to be compared again
-            self._decided = replace(decided, view=self._view)
-        return holds
-
     def _decide_and_act(self) -> None:
         for _ in range(ROUNDS_MAX):
             now_ns = self._clock()
             local = self._local(now_ns)
             self._plan = decide(self._me, self._policy, self._view, local, now_ns)
             self.tally["decisions"] += 1
-            self._decided = Decided(self._plan, self._view, local, now_ns)
+            self._resting.note(self._plan, self._view, local, now_ns)
             if self._view is not None:
                 self._flaps.note(self._view.members.keys() - {self._me}, self._plan.dead, now_ns)
             failed: set[str] = set()  # what follows a failed step of a group waits for it
@@ -549,9 +503,7 @@ class Manager:
         except RegistryUnavailable as error:
             self._registry_trouble(error)
             return False
-        except (
-            Exception
-        ) as error:  # the adapters have error trees of their own; this step is undone
+        except Exception as error:  # of the adapters' own error trees: this step is undone
             self.tally["failed_actions"] += 1
             name = f"{type(action).__name__} {group}"
             if self._trouble.get(name) != str(error):

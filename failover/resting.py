@@ -55,3 +55,23 @@ def _only_renewed(before: Member, after: Member) -> bool:
     if after.lease_deadline_ns < before.lease_deadline_ns:
         return False
     return replace(after, lease_deadline_ns=before.lease_deadline_ns) == before
+
+
+class Resting:
+    """The last decision of a process."""
+
+    def __init__(self) -> None:
+        self._last: Decided | None = None
+
+    def note(self, plan: Plan, view: View | None, local: Local, now_ns: int) -> None:
+        """That was decided now."""
+        self._last = Decided(plan, view, local, now_ns)
+
+    def holds(self, plan: Plan, view: View | None, local: Local, now_ns: int) -> bool:
+        """`plan` asked for nothing, and nothing that it was made from has changed since."""
+        last = self._last
+        if last is None or last.plan is not plan or not last.holds(view, local, now_ns):
+            return False
+        if last.view is not view:  # not to be compared again
+            self._last = replace(last, view=view)
+        return True

@@ -106,6 +106,7 @@ CORES = {
     *(
         "failover.evidence",
         "failover.fencing",
+        "failover.own_links",
         "failover.placement",
         "failover.reasons",
         "failover.resting",

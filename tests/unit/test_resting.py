@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from failover.decide import Local, Plan, Policy, decide
 from failover.lease import RENEWALS_PER_LEASE
 from failover.registry import Member, Offer, Ownership, View
 from failover.resting import BELT_NS, Decided
+from failover.turns import take_turns
 from tests.fakes.failover import MS, World
 
 NODES = ("n1", "n2", "n3", "n4")
@@ -173,3 +175,18 @@ def test_a_plan_that_holds_is_what_would_be_decided_anew(
     if not Decided(plan, view, local, NOW).holds(later, local, NOW + after_ns):
         return  # then it is decided anew
     assert _said(decide("n3", POLICY, later, local, NOW + after_ns)) == _said(plan)
+
+
+def test_what_a_turn_raises_ends_the_turns() -> None:
+    left = [0, 0, 0]
+
+    def turn() -> int:
+        left.pop()  # IndexError in the fourth
+        return 0
+
+    async def scenario() -> None:
+        with pytest.raises(IndexError):
+            await asyncio.wait_for(take_turns(turn, lambda: 0, asyncio.Event()), 30)
+
+    asyncio.run(scenario())
+    assert not left
