@@ -19,6 +19,7 @@ from benchmarks.cpu_hog import Use
 from benchmarks.failover_book import Sample
 from benchmarks.failover_rig import (
     ACTIVES,
+    CARRIED_PER_S,
     THIN_PER_S,
     Cluster,
     Death,
@@ -36,6 +37,8 @@ from bgf.lab.plan import NodePlan
 
 PROCESS_FLOWS, QUICK_FLOWS = 2_000, 400
 CONTROL_FLOWS, QUICK_CONTROL_FLOWS = 20_000, 1_000
+CONTROL_CARRIED_PER_S: Final = 25_000
+"""Of media while control is measured: what two cores carry beside it, five nodes being busy."""
 ALARM_FLOWS: Final = 1_000
 SLICE_S: Final = 60.0
 BUSY_PERCENT: Final = 90.0
@@ -64,9 +67,9 @@ def power_off(part: PowerOff, runs: int, seed: int, progress: Progress) -> Itera
             cluster.revive(death.killed)
 
 
-def _sample(death: Death, flows: int) -> Sample:
+def _sample(death: Death, flows: int, carried_per_s: int = CARRIED_PER_S) -> Sample:
     spread = Spread.of(death.outages_ms)
-    full, thin = rates(flows)
+    full, thin = rates(flows, carried_per_s)
     return {
         "killed": death.killed,
         "owner": death.owner,
@@ -147,12 +150,14 @@ def control(runs: int, quick: bool, seed: int, progress: Progress) -> Iterator[S
     """The owner of two full groups dies: when does the next one answer, when has it all?"""
     flows = QUICK_CONTROL_FLOWS if quick else CONTROL_FLOWS
     cluster = Cluster(Timers.of("lab"), progress, seed=seed, on_first=("g1", "g2"))
-    with cluster.up(), cluster.client("g2", "second") as client, cluster.load(flows) as load:
+    load_of = cluster.load(flows, carried_per_s=CONTROL_CARRIED_PER_S)
+    with cluster.up(), cluster.client("g2", "second") as client, load_of as load:
         progress(f"opening {flows // 2:,} sessions on g2")
         second = open_sessions(client, flows // 2, "g2load", lambda _: None)
         for number in range(runs):
             death = cluster.die(load, also="g2", sessions=flows)
-            sample = _sample(death, flows) | {"sessions": flows // 2 + len(second)}
+            sample = _sample(death, flows, CONTROL_CARRIED_PER_S)
+            sample |= {"sessions": flows // 2 + len(second)}
             progress(
                 f"run {number + 1}/{runs}: answered after {death.answered_ms:.0f} ms, "
                 f"restored after {death.restored_ms:.0f} ms"

@@ -65,11 +65,11 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def rates(flows: int) -> tuple[int, int]:
+def rates(flows: int, carried_per_s: int = CARRIED_PER_S) -> tuple[int, int]:
     """(flows at 50 packets/s, flows thinned out to THIN_PER_S) for that many flows."""
-    if flows * PACKETS_PER_S <= CARRIED_PER_S:
+    if flows * PACKETS_PER_S <= carried_per_s:
         return flows, 0
-    full = (CARRIED_PER_S - flows * THIN_PER_S) // (PACKETS_PER_S - THIN_PER_S)
+    full = (carried_per_s - flows * THIN_PER_S) // (PACKETS_PER_S - THIN_PER_S)
     full -= full % 2
     return full, flows - full
 
@@ -195,9 +195,11 @@ class Cluster:
         )
 
     @contextlib.contextmanager
-    def load(self, flows: int, group: str = "g1") -> Iterator[Load]:
+    def load(
+        self, flows: int, group: str = "g1", carried_per_s: int = CARRIED_PER_S
+    ) -> Iterator[Load]:
         """`flows` one-way flows of a group, two a session, sending; heard at both ends."""
-        full, thin = rates(flows)
+        full, thin = rates(flows, carried_per_s)
         sessions = (flows + 1) // 2
         with contextlib.ExitStack() as stack:
             meters = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from bgf.errors import (
@@ -77,6 +77,10 @@ class Journal(Protocol):
 
     def entries(self, call_id: str) -> Sequence[bytes]:
         """A call's entries in order, empty when it has no journal."""
+
+    def several(self, call_ids: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
+        """Entries of as many of these as can be read in one go. A call that is missing has none,
+        or has to be read alone: `entries` says."""
 
     def forget(self, call_id: str) -> None:
         """Delete a call's journal; an unknown one is ignored."""
@@ -391,11 +395,12 @@ class Driver:
             self._agree(call_id)
         return restored
 
-    def _read(self, call_id: str, now_ns: int) -> bool:
+    def _read(self, call_id: str, now_ns: int, entries: Sequence[bytes] | None = None) -> bool:
         if self.gateway.session(call_id) is not None:
             return False
         self._lost.add(call_id)
-        entries = self.hands.journal.entries(call_id)
+        if entries is None:
+            entries = self.hands.journal.entries(call_id)
         if not entries and call_id not in self._found.calls():
             self._lost.discard(call_id)
             return False
@@ -440,10 +445,14 @@ class Driver:
             known = {*self.hands.journal.calls(), *self._found.calls()}
             self._waiting = sorted(known.difference(self.gateway.sessions))
         left = batch
+        found = self._several(self._waiting[-batch:])
         while self._waiting and left and not (self.fenced or self.doubtful):
             left -= 1
             call_id = self._waiting.pop()
-            if not self._note_unless(lambda one=call_id: self._read(one, now_ns)):  # type: ignore[misc]
+            entries = found.get(call_id)
+            if not self._note_unless(
+                lambda one=call_id, has=entries: self._read(one, now_ns, has)  # type: ignore[misc]
+            ):
                 self._waiting.append(call_id)
                 break
         while not self._waiting and self._unagreed and left:
@@ -455,6 +464,14 @@ class Driver:
                 self._unagreed[call_id] = None
                 break
         return 2 * len(self._waiting) + len(self._unagreed)
+
+    def _several(self, call_ids: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
+        """Nobody writes these journals meanwhile but this driver. What fails here is read alone,
+        and fails there."""
+        try:
+            return self.hands.journal.several(call_ids) if len(call_ids) > 1 else {}
+        except BgfError:
+            return {}
 
     def sweep(self) -> int:
         """Close the group's pinholes on ports that no call holds; only after all were restored.

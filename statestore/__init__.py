@@ -32,7 +32,16 @@ from statestore.errors import (
 )
 from statestore.messages import Inbox
 from statestore.places import Home, Member
-from statestore.store import Change, Housekeeping, Kind, Store, Watch, open, pack_entries
+from statestore.store import (
+    Change,
+    Housekeeping,
+    Kind,
+    Store,
+    Watch,
+    open,
+    pack_entries,
+    unpack_entries,
+)
 
 __all__ = [
     "KEY_BYTES_MAX",
@@ -63,4 +72,5 @@ __all__ = [
     "WrongVersion",
     "open",
     "pack_entries",
+    "unpack_entries",
 ]

@@ -165,6 +165,68 @@ static PyObject *segment_create_many(PyObject *self, PyObject *args)
     return existed;
 }
 
+/* Room for each value, in one piece; false with an exception. */
+static char *take_handles(Segment *o, PyObject *own, dal_get *items, Py_ssize_t count)
+{
+    size_t all = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Handle *h = (Handle *)PyList_GetItem(own, i);
+        if (h == NULL || Py_TYPE((PyObject *)h) != handle_type || h->segment != o) {
+            PyErr_SetString(PyExc_TypeError, "read_many() needs handles of this store");
+            return NULL;
+        }
+        const seg_handle at = {h->h.auth, h->h.hash, h->h.item};
+        size_t here = o->d->s != NULL ? seg_length(o->d->s, &at) : 0;
+        here = here > READ_MANY_BYTES ? here : READ_MANY_BYTES;
+        items[i] = (dal_get){.handle = &h->h, .cap = here < DAL_VALUE_BYTES_MAX ? here : DAL_VALUE_BYTES_MAX};
+        all += items[i].cap;
+    }
+    char *room = PyMem_Malloc(all + 1);
+    if (room == NULL) {
+        (void)PyErr_NoMemory();
+        return NULL;
+    }
+    char *at = room;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        items[i].buf = at;
+        at += items[i].cap;
+    }
+    return room;
+}
+
+/* read_many([handle]) -> [value, or None: read it alone to learn why] */
+static PyObject *segment_read_many(PyObject *self, PyObject *handles)
+{
+    Segment *o = (Segment *)self;
+    if (closed(o)) {
+        return NULL;
+    }
+    PyObject *own = PySequence_List(handles);
+    Py_ssize_t count = own == NULL ? 0 : PyList_Size(own);
+    dal_get *items = own == NULL ? NULL : PyMem_Calloc((size_t)count + 1, sizeof *items);
+    char *room = items == NULL ? NULL : take_handles(o, own, items, count);
+    PyObject *values = NULL;
+    if (room != NULL) {
+        hold(o);
+        dal_status status = dal_read_many(o->d, items, (size_t)count);
+        values = status == DAL_OK ? PyList_New(count) : fail(o, status, NULL, 0);
+        let_go(o);
+    }
+    for (Py_ssize_t i = 0; values != NULL && i < count; i++) {
+        PyObject *value = items[i].status == DAL_OK
+                              ? PyBytes_FromStringAndSize(items[i].buf, (Py_ssize_t)items[i].len)
+                              : Py_NewRef(Py_None);
+        if (value == NULL || PyList_SetItem(values, i, value) != 0) {
+            Py_DECREF(values);
+            values = NULL;
+        }
+    }
+    PyMem_Free(room);
+    PyMem_Free(items);
+    Py_XDECREF(own);
+    return values;
+}
+
 typedef struct {
     const char *name;
     uint64_t value;
@@ -312,6 +374,7 @@ static PyMethodDef segment_methods[] = {
      "(key, value, (capacity, ttl_ns, grant, replicas, hint, sync))"},
     {"put", segment_put, METH_VARARGS, "As create; replaces."},
     {"create_many", segment_create_many, METH_VARARGS, "([(key, value)], way) -> [existed]"},
+    {"read_many", segment_read_many, METH_O, "[handle] -> [value or None]"},
     {"stats", segment_stats, METH_NOARGS, "Figures."},
     {"housekeep", segment_housekeep, METH_O, "(now_ns) -> what was done"},
     {"verify", segment_verify, METH_NOARGS, "Walk everything; only while nobody writes."},

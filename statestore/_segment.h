@@ -18,6 +18,8 @@
 #define WORDS(function) (PyCFunction)(void (*)(void))(function), METH_VARARGS | METH_KEYWORDS
 #define SEALED (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE)
 
+#define READ_MANY_BYTES 4096u /* expected of a value that is elsewhere; larger ones are read alone */
+
 typedef struct {
     PyObject_HEAD
     dal *d;         /* NULL once closed */

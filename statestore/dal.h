@@ -131,6 +131,14 @@ DAL_API dal_status dal_read(dal *d, dal_handle *h, void *buf, size_t cap, size_t
 /* The latest value that every replica has: what was read survives any single death. */
 DAL_API dal_status dal_read_sync(dal *d, dal_handle *h, void *buf, size_t cap, size_t *len,
                                  uint64_t *version);
+/* Many of these in flight together; a row's status and length say what came of it (DAL_TOO_BIG: cap). */
+typedef struct {
+    dal_handle *handle;
+    void *buf;
+    size_t cap, len;
+    dal_status status;
+} dal_get;
+DAL_API dal_status dal_read_many(dal *d, dal_get *items, size_t count);
 /* The copy on this host, however old, without asking anybody. DAL_AWAY: none here. */
 DAL_API dal_status dal_peek(dal *d, dal_handle *h, void *buf, size_t cap, size_t *len, uint64_t *version);
 DAL_API dal_status dal_write_value(dal *d, dal_handle *h, const void *value, size_t len, dal_write *w);

@@ -74,6 +74,13 @@ void dal_drive(dal *d, bool wait);
 /* 0, or one line in `why`. */
 int dal_parse_contacts(const char *text, client_options *o, char *why, size_t why_len);
 
+/* ---- dal_many.c ---- */
+/* `ask` says what operation i is, `told` what came of it; all of them to their ends, in any order.
+ * Not DAL_OK: the dal was closed meanwhile, and not all were told. */
+typedef client_request (*dal_ask)(void *context, size_t i);
+typedef void (*dal_told)(void *context, size_t i, const client_result *t);
+dal_status dal_together(dal *d, size_t count, dal_ask ask, dal_told told, void *context);
+
 /* ---- dal.c ---- */
 /* Is this a cluster's segment (or is there none)? Then the core is there. */
 bool dal_in_cluster(dal *d);

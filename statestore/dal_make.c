@@ -62,49 +62,40 @@ dal_status dal_create(dal *d, const void *key, size_t key_len, const void *value
     return status;
 }
 
-static dal_status create_together(dal *d, dal_new *items, size_t count, dal_write *w)
+struct row {
+    dal *d;
+    dal_new *items;
+    dal_write *w;
+    dal_status first;
+};
+
+static client_request ask_new(void *context, size_t i)
 {
-    size_t owner[CLIENT_IN_FLIGHT_MAX];
-    int op[CLIENT_IN_FLIGHT_MAX];
-    size_t flying = 0, next = 0;
-    dal_status first = DAL_OK;
-    client_result t;
-    while (next < count || flying > 0) {
-        while (next < count && flying < CLIENT_IN_FLIGHT_MAX) {
-            const dal_handle h = {.key = items[next].key, .key_len = items[next].key_len};
-            client_request r = dal_request(CLIENT_CREATE, &h, w);
-            r.value = items[next].value;
-            r.len = items[next].len;
-            r.timeout_ns = d->timeout_ns;
-            int made = client_start(d->c, &r, dal_now_ns());
-            if (made < 0) {
-                break; /* another thread has some of them */
-            }
-            op[flying] = made;
-            owner[flying++] = next++;
-        }
-        dal_drive(d, true);
-        for (size_t i = 0; i < flying && d->c != NULL;) {
-            if (!client_done(d->c, op[i], &t)) {
-                i++;
-                continue;
-            }
-            items[owner[i]].status = t.status;
-            if (t.status != DAL_OK && t.status != DAL_EXISTS && first == DAL_OK) {
-                first = dal_fail(d, t.status, "%s", t.why);
-                if (w != NULL) {
-                    w->epoch_seen = t.epoch_seen;
-                }
-            }
-            flying--;
-            op[i] = op[flying];
-            owner[i] = owner[flying];
-        }
-        if (d->c == NULL) {
-            return dal_fail(d, DAL_UNAVAILABLE, "%s is closed", d->address);
+    const struct row *row = context;
+    const dal_handle h = {.key = row->items[i].key, .key_len = row->items[i].key_len};
+    client_request r = dal_request(CLIENT_CREATE, &h, row->w);
+    r.value = row->items[i].value;
+    r.len = row->items[i].len;
+    return r;
+}
+
+static void told_new(void *context, size_t i, const client_result *t)
+{
+    struct row *row = context;
+    row->items[i].status = t->status;
+    if (t->status != DAL_OK && t->status != DAL_EXISTS && row->first == DAL_OK) {
+        row->first = dal_fail(row->d, t->status, "%s", t->why);
+        if (row->w != NULL) {
+            row->w->epoch_seen = t->epoch_seen;
         }
     }
-    return first;
+}
+
+static dal_status create_together(dal *d, dal_new *items, size_t count, dal_write *w)
+{
+    struct row row = {d, items, w, DAL_OK};
+    dal_status closed = dal_together(d, count, ask_new, told_new, &row);
+    return closed != DAL_OK ? closed : row.first;
 }
 
 dal_status dal_create_many(dal *d, dal_new *items, size_t count, dal_write *w)

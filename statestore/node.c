@@ -74,6 +74,7 @@ node *node_new(const node_config *c, uint64_t now_ns)
               pool_init(&n->moves, NODE_MOVES_MAX) && pool_init(&n->errands, NODE_ERRANDS_MAX) &&
               table_init(&n->proposal_by_id, NODE_PROPOSALS_MAX) &&
               table_init(&n->flight_by_item, NODE_FLIGHT_MAX) &&
+              table_init(&n->flight_by_id, NODE_FLIGHT_MAX) &&
               table_init(&n->move_by_item, NODE_MOVES_MAX) &&
               table_init(&n->errand_by_id, NODE_ERRANDS_MAX) &&
               table_init(&n->dirty_set, NODE_DIRTY_MAX) &&
@@ -82,6 +83,7 @@ node *node_new(const node_config *c, uint64_t now_ns)
     for (int slot = 0; ok && slot < (int)SEG_SLOTS_MAX; slot++) {
         n->peer[slot].seen = calloc(NODE_SEEN_BITS / 64, sizeof(uint64_t));
         ok = n->peer[slot].seen != NULL;
+        pace_begin(&n->pace[slot]);
     }
     if (!ok || seg_watch(n->seg, &n->feed) != SEG_OK) {
         node_free(n);
@@ -152,6 +154,7 @@ void node_free(node *n)
     pool_free(&n->errands);
     table_free(&n->proposal_by_id);
     table_free(&n->flight_by_item);
+    table_free(&n->flight_by_id);
     table_free(&n->move_by_item);
     table_free(&n->errand_by_id);
     table_free(&n->dirty_set);
@@ -257,6 +260,11 @@ void node_set_view(node *n, const node_view *v, uint64_t now_ns)
         /* Whoever was evicted may serve until its lease ends: nothing begins before. */
         n->commit_hold = now_ns + n->c.promote_delay_ns;
     }
+    for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {
+        if (n->view.member[slot].incarnation != v->member[slot].incarnation) {
+            copy_anew(n, slot);
+        }
+    }
     n->view = *v;
     n->self = NOBODY;
     for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {
@@ -336,6 +344,12 @@ void node_silence(node *n, uint8_t slot)
         p->suspect_at = n->now;
         link_suspect(n->link, &a);
     }
+}
+
+uint64_t node_patience(const node *n, uint8_t slot, uint32_t tries)
+{
+    return slot < SEG_SLOTS_MAX ? pace_timer_ns(&n->pace[slot], n->c.resend_ns, tries)
+                                : n->c.resend_ns;
 }
 
 /* ---- in ---- */

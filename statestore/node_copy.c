@@ -56,11 +56,29 @@ struct flight *copy_flight(node *n, uint32_t item, uint64_t auth)
     return table_get(&n->flight_by_item, item, &i) && n->flight[i].auth == auth ? &n->flight[i] : NULL;
 }
 
+/* 0: none. */
+static void number(node *n, struct flight *f, uint64_t id)
+{
+    if (f->id != 0) {
+        table_remove(&n->flight_by_id, f->id);
+    }
+    if (id != 0) {
+        (void)table_put(&n->flight_by_id, id, (uint32_t)(f - n->flight));
+    }
+    f->id = id;
+}
+
 static void land(node *n, struct flight *f, bool ok)
 {
     uint32_t i = (uint32_t)(f - n->flight);
     struct flight was = *f;
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        if ((was.out & BIT(s)) != 0) {
+            pace_dropped(&n->pace[s]);
+        }
+    }
     table_remove(&n->flight_by_item, f->item);
+    number(n, f, 0);
     *f = (struct flight){0};
     pool_give(&n->flights, i);
     if (was.waiters != 0) {
@@ -69,6 +87,19 @@ static void land(node *n, struct flight *f, bool ok)
     if (was.move != 0) {
         move_flown(n, was.move, ok ? was.got : 0, was.control);
     }
+}
+
+/* The quickest of those who are asked is not kept waiting for the slowest. */
+static uint64_t patience(const node *n, const struct flight *f)
+{
+    uint64_t least = PACE_TIMER_NS_MAX;
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        if ((f->asked & BIT(s)) != 0) {
+            uint64_t its = node_patience(n, s, f->tries);
+            least = its < least ? its : least;
+        }
+    }
+    return least;
 }
 
 /* Send what stands now to all who lack it. False: the flight is over. */
@@ -91,10 +122,13 @@ static bool fly(node *n, struct flight *f)
         return false;
     }
     if (f->id == 0 || facts.control != f->control) {
-        f->id = COPY_ID(n);
+        number(n, f, COPY_ID(n));
         f->control = facts.control;
         f->version = facts.version;
         f->got = 0;
+        f->again = false;
+    } else {
+        f->again = true;
     }
     uint16_t pending = holders & (uint16_t)~f->got;
     if (pending == 0) {
@@ -118,11 +152,16 @@ static bool fly(node *n, struct flight *f)
                 node_silence(n, s);
             }
             node_say(n, s, &m, TAG_COPY(f->auth, f->version));
+            if ((f->out & BIT(s)) == 0) {
+                f->out |= BIT(s);
+                pace_sent(&n->pace[s]);
+            }
         }
     }
     f->asked = pending;
     f->tries++;
-    f->next_send = n->now + n->c.resend_ns;
+    f->sent_at = n->now;
+    f->next_send = n->now + patience(n, f);
     return true;
 }
 
@@ -174,37 +213,39 @@ void copy_fill(node *n, uint32_t item, uint64_t auth, uint32_t move)
 
 void copy_acknowledged(node *n, const wire_msg *m)
 {
-    /* Few flights at a time, and the reply does not name the item: the id's flight is found by walking. */
-    for (uint32_t i = 1; i <= n->flights.used; i++) {
-        struct flight *f = &n->flight[i];
-        if (!f->live || f->id != m->id) {
-            continue;
-        }
-        if (m->status != WIRE_OK) {
-            uint64_t again = n->now + NODE_RETRY_NS;
-            f->next_send = again < f->next_send ? again : f->next_send;
-            return;
-        }
-        f->got |= BIT(m->slot & 15);
-        f->tries = 0;
-        seg_handle h = {f->auth, 0, f->item};
-        seg_facts facts;
-        if (seg_facts_read(n->seg, &h, &facts) != SEG_OK || facts.home.master != n->self) {
-            land(n, f, false);
-            return;
-        }
-        uint16_t lacking = (facts.home.replicas | facts.home.learners) &
-                           (uint16_t) ~(BIT(n->self) | f->got);
-        if (lacking == 0) {
-            seg_ack(n->seg, &h, f->control);
-            if (facts.control != f->control) {
-                copy_dirty(n, f->item, f->auth, n->now); /* written again since */
-            }
-            land(n, f, true);
-        } else if ((lacking & (uint16_t)~f->asked) != 0) {
-            (void)fly(n, f); /* a learner that came later */
-        }
+    uint32_t i;
+    uint8_t slot = m->slot & 15;
+    if (!table_get(&n->flight_by_id, m->id, &i)) {
         return;
+    }
+    struct flight *f = &n->flight[i];
+    if ((f->out & BIT(slot)) != 0) {
+        f->out &= (uint16_t)~BIT(slot);
+        pace_answered(&n->pace[slot], f->again ? 0 : n->now - f->sent_at, n->now);
+    }
+    if (m->status != WIRE_OK) {
+        uint64_t again = n->now + (NODE_RETRY_NS << f->refused);
+        f->refused += f->refused < NODE_RETRIES_MAX;
+        f->next_send = again < f->next_send ? again : f->next_send;
+        return;
+    }
+    f->got |= BIT(slot);
+    f->tries = f->refused = 0;
+    seg_handle h = {f->auth, 0, f->item};
+    seg_facts facts;
+    if (seg_facts_read(n->seg, &h, &facts) != SEG_OK || facts.home.master != n->self) {
+        land(n, f, false);
+        return;
+    }
+    uint16_t lacking = (facts.home.replicas | facts.home.learners) & (uint16_t) ~(BIT(n->self) | f->got);
+    if (lacking == 0) {
+        seg_ack(n->seg, &h, f->control);
+        if (facts.control != f->control) {
+            copy_dirty(n, f->item, f->auth, n->now); /* written again since */
+        }
+        land(n, f, true);
+    } else if ((lacking & (uint16_t)~f->asked) != 0) {
+        (void)fly(n, f); /* a learner that came later */
     }
 }
 
@@ -232,9 +273,27 @@ static bool wants_copy(const node *n, const seg_facts *f)
            (f->home.replicas | f->home.learners) != 0;
 }
 
+bool copy_room(const node *n, uint16_t slots)
+{
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        if ((slots & BIT(s)) != 0 && !pace_room(&n->pace[s])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void copy_anew(node *n, uint8_t slot)
+{
+    for (uint32_t i = 1; i <= n->flights.used; i++) {
+        n->flight[i].out &= (uint16_t)~BIT(slot);
+    }
+    pace_begin(&n->pace[slot]);
+}
+
 static void send_dirty(node *n)
 {
-    while (n->dirty_count > 0) {
+    for (uint32_t blocked = 0; n->dirty_count > 0 && blocked < NODE_LOOK_MAX;) {
         struct dirty d = n->dirty[n->dirty_head];
         seg_handle h = {d.auth, 0, d.item};
         seg_facts f;
@@ -243,11 +302,17 @@ static void send_dirty(node *n)
         }
         n->dirty_head = (n->dirty_head + 1) % NODE_DIRTY_MAX;
         n->dirty_count--;
+        bool wanted = seg_facts_read(n->seg, &h, &f) == SEG_OK && wants_copy(n, &f);
+        if (wanted && !copy_room(n, (f.home.replicas | f.home.learners) & (uint16_t)~BIT(n->self))) {
+            n->dirty[(n->dirty_head + n->dirty_count++) % NODE_DIRTY_MAX] = d; /* others first */
+            blocked++;
+            continue;
+        }
         table_remove(&n->dirty_set, d.item);
         if (copy_flight(n, d.item, d.auth) != NULL) {
             continue; /* the flight sees the new value when it lands */
         }
-        if (seg_facts_read(n->seg, &h, &f) == SEG_OK && wants_copy(n, &f)) {
+        if (wanted) {
             struct flight *flight = take_off(n, d.item, d.auth);
             if (flight == NULL) {
                 copy_dirty(n, d.item, d.auth, n->now);
@@ -363,6 +428,11 @@ void copy_tick(node *n)
     for (uint32_t i = 1; i <= n->flights.used && n->flight_by_item.used > 0; i++) {
         struct flight *f = &n->flight[i];
         if (f->live && n->now >= f->next_send) {
+            for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+                if ((f->out & f->asked & BIT(s)) != 0) {
+                    pace_late(&n->pace[s], n->now);
+                }
+            }
             (void)fly(n, f);
         }
     }

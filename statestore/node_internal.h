@@ -7,10 +7,12 @@
 #include <string.h>
 
 #include "node.h"
+#include "node_pace.h"
 
 #define NOBODY 255u
 #define NODE_WINDOW_OPS 2048u          /* sent to a member and not acknowledged */
 #define NODE_WINDOW_BYTES (1u << 20)
+#define NODE_WINDOW_OPS_MIN 64u         /* after losses */
 #define NODE_BURST_BYTES (256u << 10)   /* sent to a member in one go */
 #define NODE_SEEN_BITS 131072u         /* proposals of one member that are told apart */
 #define NODE_REFUSALS_MAX 4096u        /* refusals that can be repeated */
@@ -20,7 +22,9 @@
 #define NODE_NOTE_BYTES 1200u
 #define NODE_NOTE_NS 2000000ull        /* notes are gathered for so long */
 #define NODE_GRACE_NS 1000000ull       /* a client that syncs gets so long to do it itself */
-#define NODE_RETRY_NS 2000000ull       /* after LATER */
+#define NODE_RETRY_NS 2000000ull       /* after LATER, doubled up to NODE_RETRIES_MAX times */
+#define NODE_RETRIES_MAX 5u
+#define NODE_LOOK_MAX 256u             /* of what waits for room to a member, per round */
 #define NODE_EXPIRE_NS 50000000ull     /* between two looks for what is overdue */
 #define NODE_PUSH_TRIES_MAX 50u        /* of one message to a client that does not answer */
 #define NODE_ERRAND_TRIES_MAX 100u
@@ -72,6 +76,7 @@ enum proposal_kind { FOR_REQUEST = 1, FOR_MOVE, FOR_EXPIRY, FOR_INBOX_CLOSE, FOR
 struct proposal {
     uint64_t id, seq; /* seq: where it was applied, 0 not yet */
     uint64_t next_send;
+    uint32_t tries;
     uint32_t len, ref; /* request or move */
     uint8_t *bytes;    /* an encoded WIRE_PROPOSE */
     uint8_t kind;
@@ -102,8 +107,10 @@ struct flight {
     uint32_t item;
     uint64_t auth, control, version, id;
     uint16_t got, asked; /* slots */
-    uint64_t next_send;
-    uint32_t tries;
+    uint16_t out;        /* slots that have not answered what was sent to them */
+    bool again;          /* sent more than once: says nothing about the round trip */
+    uint64_t sent_at, next_send;
+    uint32_t tries, refused;
     uint32_t waiters; /* requests */
     uint32_t move;
 };
@@ -195,6 +202,7 @@ struct refusal {
 
 struct peer { /* as the leader sees a member */
     uint64_t acked, sent, ack_at, resend_at;
+    uint32_t window, repeats; /* operations under way; repeated since the last progress */
     uint64_t state_applied;
     bool stated, state_complete;
     uint64_t boxes_cursor;
@@ -237,6 +245,7 @@ struct node {
     struct op_bytes *log; /* NODE_LOG_OPS_MAX */
     uint64_t log_first, log_bytes;
     struct peer peer[SEG_SLOTS_MAX];
+    pace pace[SEG_SLOTS_MAX]; /* outlive the view, as the members do */
     uint64_t view_seq;   /* leader: where this epoch's VIEW stands */
     uint64_t floor;      /* proposals below were made by an earlier process of ours */
     bool snapped, rejoined;
@@ -258,7 +267,7 @@ struct node {
     struct flight *flight;
     struct move *move;
     struct errand *errand;
-    table proposal_by_id, flight_by_item, move_by_item, errand_by_id, dirty_set, tracks;
+    table proposal_by_id, flight_by_item, flight_by_id, move_by_item, errand_by_id, dirty_set, tracks;
     uint64_t next_id;
     struct refusal *refusal;
     uint32_t refusal_at;
@@ -323,6 +332,8 @@ void node_say_bytes(node *n, uint8_t to, void *bytes, size_t len, uint64_t tag);
 void node_answer(node *n, const link_addr *to, wire_msg *m);
 link_addr node_addr(const node *n, uint8_t slot);
 void node_silence(node *n, uint8_t slot); /* we repeat ourselves to it */
+/* Until what was sent to it `tries` times is repeated. */
+uint64_t node_patience(const node *n, uint8_t slot, uint32_t tries);
 void node_publish(node *n);               /* the cluster block of the segment */
 void node_refresh_serving(node *n);
 
@@ -382,6 +393,10 @@ void copy_receive(node *n, const link_addr *from, const wire_msg *m);
 void copy_acknowledged(node *n, const wire_msg *m);
 void copy_tick(node *n);
 void copy_dirty(node *n, uint32_t item, uint64_t auth, uint64_t due);
+/* Somebody else is in this slot: what was learned of its pace is over. */
+void copy_anew(node *n, uint8_t slot);
+/* May something go to all of these that nobody waits for? */
+bool copy_room(const node *n, uint16_t slots);
 /* Start or join a flight: the request waits until `control` is acknowledged. */
 bool copy_wait(node *n, const seg_handle *h, uint32_t request, uint64_t control);
 void copy_feed(node *n);

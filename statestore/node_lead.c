@@ -45,10 +45,11 @@ static void pump(node *n, uint8_t to, uint32_t ops_max)
         p->sent = p->acked;
     }
     if (p->sent == p->acked) {
-        p->resend_at = n->now + n->c.resend_ns;
+        p->resend_at = n->now + node_patience(n, to, p->repeats + 1);
     }
+    uint32_t window = p->window != 0 ? p->window : NODE_WINDOW_OPS;
     for (uint32_t ops = 0; ops < ops_max && p->sent < n->applied && bytes < NODE_BURST_BYTES &&
-                           p->sent - p->acked < NODE_WINDOW_OPS;
+                           p->sent - p->acked < window;
          ops++) {
         if (p->sent + 1 < n->log_first) {
             relay(n, to);
@@ -322,10 +323,15 @@ void lead_ack(node *n, const wire_msg *m)
         return;
     }
     if (m->seq > p->acked && m->seq <= n->applied) {
+        if (p->window != 0) {
+            uint64_t wider = p->window + (m->seq - p->acked);
+            p->window = wider < NODE_WINDOW_OPS ? (uint32_t)wider : 0;
+        }
         p->acked = m->seq;
         p->relays = 0;
+        p->repeats = 0;
         p->ack_at = n->now;
-        p->resend_at = n->now + n->c.resend_ns;
+        p->resend_at = n->now + node_patience(n, m->slot, 1);
     }
     n->owe_pump = true;
     n->owe_beat |= BIT(m->slot);
@@ -393,9 +399,12 @@ void lead_tick(node *n)
             snap_send(n, s);
         } else if (p->acked < n->applied && n->now >= p->resend_at) {
             node_silence(n, s);
+            uint32_t window = (p->window != 0 ? p->window : NODE_WINDOW_OPS) / 2;
+            p->window = window > NODE_WINDOW_OPS_MIN ? window : NODE_WINDOW_OPS_MIN;
+            p->repeats++;
             p->sent = p->acked;
             pump(n, s, RESEND_OPS_MAX);
-            p->resend_at = n->now + n->c.resend_ns;
+            p->resend_at = n->now + node_patience(n, s, p->repeats + 1);
         }
     }
 }

@@ -260,13 +260,21 @@ static bool receive(loop *l)
     for (uint32_t i = 0; i < LOOP_BATCH_MAX; i++) {
         l->in[i].msg_hdr.msg_namelen = sizeof l->in_addr[i];
     }
-    int count = recvmmsg(l->fd, l->in, LOOP_BATCH_MAX, MSG_DONTWAIT, NULL);
-    uint64_t at = now_ns();
-    l->backlog = count > 0;
-    for (int i = 0; i < count; i++) {
-        handle(l, &l->in_addr[i], l->in_bytes[i], l->in[i].msg_len, at);
+    uint64_t handled = 1;
+    int count = 0;
+    l->backlog = false;
+    /* What has come is read before anything is taken for lost. */
+    for (uint32_t batch = 0; batch < LOOP_BATCHES_MAX && (batch == 0 || count == LOOP_BATCH_MAX); batch++) {
+        count = recvmmsg(l->fd, l->in, LOOP_BATCH_MAX, MSG_DONTWAIT, NULL);
+        uint64_t at = now_ns();
+        l->backlog |= count > 0;
+        for (int i = 0; i < count; i++) {
+            handle(l, &l->in_addr[i], l->in_bytes[i], l->in[i].msg_len, at);
+            l->in[i].msg_hdr.msg_namelen = sizeof l->in_addr[i];
+        }
+        handled += count > 0 ? (uint64_t)count : 0;
     }
-    count_handled(l, (now_ns() - began) / (uint64_t)(count < 0 ? 1 : count + 1));
+    count_handled(l, (now_ns() - began) / handled);
     return true;
 }
 

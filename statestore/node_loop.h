@@ -9,6 +9,7 @@
 #include "node.h"
 
 #define LOOP_BATCH_MAX 64u            /* datagrams per system call */
+#define LOOP_BATCHES_MAX 8u           /* read before answers go and timers are looked at */
 #define LOOP_SPIN_NS 20000u           /* after the last datagram, before it sleeps */
 #define LOOP_IDLE_ROUNDS 16u          /* of a busy loop between two looks at the clock */
 #define LOOP_SLEEP_NS_MAX 1000000u    /* local writes are looked for at least this often */

@@ -175,7 +175,8 @@ static void send_outbox(node *n)
         if (!n->leading) {
             p->bytes[SLOT_AT] = n->self;
             memcpy(p->bytes + EPOCH_AT, &n->view.epoch, 8);
-            p->next_send = n->now + n->c.resend_ns;
+            p->tries++;
+            p->next_send = n->now + node_patience(n, n->view.leader, p->tries);
             node_say_bytes(n, n->view.leader, p->bytes, p->len, p->id << 3 | 6);
             continue;
         }
@@ -351,6 +352,7 @@ void map_view(node *n)
     for (uint32_t i = 1; i <= n->proposals.used; i++) {
         if (n->proposal[i].live) {
             n->proposal[i].next_send = 0;
+            n->proposal[i].tries = 0;
         }
     }
     n->i_want = false;

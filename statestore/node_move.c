@@ -265,7 +265,8 @@ void move_check(node *n, const seg_facts *f)
     }
 }
 
-static void repair_one(node *n, const seg_handle *h, const seg_facts *f)
+/* False: no room now. */
+static bool repair_one(node *n, const seg_handle *h, const seg_facts *f)
 {
     uint16_t others = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(n->self));
     uint32_t have;
@@ -275,13 +276,17 @@ static void repair_one(node *n, const seg_handle *h, const seg_facts *f)
         n->repair_again = true;
     }
     if (lack == 0) {
-        return;
+        return true;
     }
     uint8_t s = node_pick(others & (uint16_t)~f->home.replicas, f->auth);
+    if (!copy_room(n, BIT(s))) {
+        return false;
+    }
     if (move_start(n, h, s, true, 0) != SEG_OK || lack > 1) {
         n->repair_again = true; /* one copy at a time per item */
     }
     n->repair_credit--;
+    return true;
 }
 
 static void walk_repair(node *n)
@@ -289,6 +294,7 @@ static void walk_repair(node *n)
     seg_handle h;
     seg_facts f;
     for (uint32_t i = 0; i < NODE_WALK_MAX && n->repair_credit > 0; i++) {
+        uint64_t here = n->repair_cursor;
         if (n->move_by_item.used > NODE_MOVES_MAX / 2) {
             return;
         }
@@ -305,8 +311,9 @@ static void walk_repair(node *n)
         if (f.home.master == n->self && f.home.want != 0) {
             if (f.away || f.stub) {
                 n->repair_again = true;
-            } else {
-                repair_one(n, &h, &f);
+            } else if (!repair_one(n, &h, &f)) {
+                n->repair_cursor = here; /* whoever is slow is waited for, or evicted */
+                return;
             }
         }
     }

@@ -16,9 +16,9 @@ import os
 import struct
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 from statestore import _segment
 from statestore._segment import Grant, Handle
@@ -71,9 +71,24 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+ENTRY_HEADER_BYTES: Final = 4
+
+
 def pack_entries(entries: Iterable[bytes]) -> bytes:
     """The value that appending these would give: to start a journal anew in one write."""
     return b"".join(struct.pack("<I", len(entry)) + entry for entry in entries)
+
+
+def unpack_entries(value: bytes) -> list[bytes]:
+    """What was appended to a journal of this value. Raises Invalid: it is none."""
+    entries, at = [], 0
+    while at < len(value):
+        length = int.from_bytes(value[at : at + ENTRY_HEADER_BYTES], "little")
+        at += ENTRY_HEADER_BYTES + length
+        if at > len(value):
+            raise Invalid("its value is no journal: an entry is longer than what is left of it")
+        entries.append(value[at - length : at])
+    return entries
 
 
 def _key(key: bytes | str) -> bytes:
@@ -214,6 +229,14 @@ class Store:
         """
         way = self._way(capacity, ttl_ms, grant, replicas=replicas, hint=hint, sync=None)
         return self._segment.create_many([(_key(key), value) for key, value in pairs], way)
+
+    def read_many(self, handles: Sequence[Handle]) -> list[bytes | None]:
+        """Values as all replicas have them (`read(sync=True)`), many in flight together.
+
+        None for what could not be read so: gone, larger than 4 KiB and elsewhere, or not now; read
+        it alone to learn which. Raises Unavailable when the store itself is.
+        """
+        return self._segment.read_many(list(handles))
 
     def lookup(self, key: bytes | str) -> Handle:
         """The handle of an item. Raises NotFound."""

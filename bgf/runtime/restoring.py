@@ -15,7 +15,7 @@ from bgf.runtime.served import Served
 
 log = logging.getLogger("bgf.gateway")
 
-RESTORE_BATCH, RESTORE_SLICE_MS, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 8, 4, 1, 50
+RESTORE_BATCH, RESTORE_SLICE_MS, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 32, 4, 1, 50
 """Calls restored in the background between two looks at the clock, and for how long between two
 looks at the sockets: control comes first."""
 

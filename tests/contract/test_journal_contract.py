@@ -116,6 +116,8 @@ def test_entries_come_back_in_order(world: World, call_id: str) -> None:
     read, _ = world.node(1)
     for each in (written, read):
         assert list(each.entries(call_id)) == entries
+        together = each.several([call_id, "never", call_id])
+        assert list(together.get(call_id, entries)) == entries and not together.get("never")
         assert list(each.calls()) == [call_id]
     written.replace(call_id, entries[4])
     written.append(call_id, entries[0])
@@ -124,6 +126,7 @@ def test_entries_come_back_in_order(world: World, call_id: str) -> None:
     written.forget(call_id)
     assert list(read.entries(call_id)) == []
     assert list(read.calls()) == []
+    assert not any(read.several([call_id, "never"]).values())
     read.append(call_id, entries[1])  # through a handle of what is gone
     assert list(read.entries(call_id)) == [entries[1]]
 

@@ -194,6 +194,25 @@ def test_appends_of_both_keep_order(two: Two) -> None:
     assert theirs.entries() == [b"checkpoint", b"next"]
 
 
+def test_many_values_come_together(two: Two) -> None:
+    """Of the store's own memory, of another member's, and of nobody's."""
+    keys = [two.key(str(number)) for number in range(300)]
+    for number, key in enumerate(keys):
+        (two.a if number % 2 else two.b).put(key, key.encode() * (number % 40))
+    two.b.put(two.key("large"), bytes(60_000))
+    handles = [two.a.lookup(key) for key in keys]
+    assert two.a.read_many(handles) == [key.encode() * (n % 40) for n, key in enumerate(keys)]
+    assert two.a.read_many([]) == []
+    two.b.lookup(keys[7]).delete()
+    two.b.put(keys[8], b"anew")
+    large = two.a.lookup(two.key("large"))
+    gone, anew, far = two.a.read_many([handles[7], handles[8], large])
+    assert gone is None and anew == b"anew" and far in (None, bytes(60_000))
+    assert large.read() == bytes(60_000)
+    with pytest.raises(TypeError, match="handles of this store"):
+        two.a.read_many([two.b.lookup(keys[0])])
+
+
 def test_a_time_to_live_passes(two: Two) -> None:
     two.a.put(two.key("mortal"), b"", ttl_ms=200)
     reprieved = two.b.put(two.key("reprieved"), b"", ttl_ms=200)

@@ -103,6 +103,9 @@ class NodeJournal(_Node):
     def entries(self, call_id: str) -> Sequence[bytes]:
         return tuple(self.shared.journals.get(call_id, ()))
 
+    def several(self, call_ids: Sequence[str]) -> dict[str, Sequence[bytes]]:
+        return {call_id: self.entries(call_id) for call_id in call_ids}
+
     def forget(self, call_id: str) -> None:
         self._write("forget")
         self.shared.journals.pop(call_id, None)

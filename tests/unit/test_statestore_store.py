@@ -112,6 +112,10 @@ def test_appends_keep_order_through_growth_to_the_limit(store: Store) -> None:
     handle.write(statestore.pack_entries([b"checkpoint"]))
     handle.append(b"next")
     assert store.lookup("j").entries() == [b"checkpoint", b"next"]
+    assert statestore.unpack_entries(handle.read()) == [b"checkpoint", b"next"]
+    for broken in (b"\1", b"\0\0\0", b"\5\0\0\0abcd"):
+        with pytest.raises(statestore.Invalid, match="no journal"):
+            statestore.unpack_entries(broken)
 
 
 def test_entries_of_what_was_not_appended(store: Store) -> None:
