@@ -45,55 +45,13 @@ from bgf.found import Found, FoundFlows
 from bgf.gateway import Gateway, Plan, reconcile
 from bgf.journal import Record, Recorder, replay
 from bgf.model import Flow, FlowKey, Gate
+from bgf.records import FlowStore, Journal
 
 EXPIRED_BATCH_MAX: Final = 256  # events per tick, so that timers never starve commands
 RESTORE_BATCH_MAX: Final = 64  # sessions per background round
 AUDIT_BATCH_MAX: Final = 256  # port pairs looked at per tick
 _OF_FLOWS: Final = (PutFlow, DropFlow)
 FAILURES_KEPT_MAX: Final = 100  # last problems, for the operator
-
-
-class Journal(Protocol):
-    """The store of entries, by call. Writes carry the group's epoch.
-
-    Every write raises Fenced when a newer epoch has been seen, StateError when the store cannot
-    take it; then it has had no effect.
-    """
-
-    def check(self) -> None:
-        """Raise Fenced when a newer epoch has been seen; one load, before every reply."""
-
-    def mark(self, call_id: str) -> None:
-        """Remember durably which call is being worked on (one word, overwritten)."""
-
-    def marked(self) -> str:
-        """The call last marked, '' when none ever was."""
-
-    def append(self, call_id: str, entry: bytes) -> None:
-        """Add an entry, starting a journal when there is none."""
-
-    def replace(self, call_id: str, entry: bytes) -> None:
-        """Make `entry` the only one, atomically, starting a journal when there is none."""
-
-    def entries(self, call_id: str) -> Sequence[bytes]:
-        """A call's entries in order, empty when it has no journal."""
-
-    def several(self, call_ids: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
-        """Entries of as many of these as can be read in one go. A call that is missing has none,
-        or has to be read alone: `entries` says."""
-
-    def forget(self, call_id: str) -> None:
-        """Delete a call's journal; an unknown one is ignored."""
-
-    def calls(self) -> Iterable[str]:
-        """The calls that have a journal."""
-
-
-class FlowStore(Protocol):
-    """Explicit state: one item per call; errors as for Journal."""
-
-    def record(self, call_id: str, flows: Sequence[Flow]) -> None:
-        """These are the call's flows from now on, all at once; with none it has no item."""
 
 
 class Pinholes(Protocol):

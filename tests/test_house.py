@@ -44,7 +44,8 @@ ROOMS: dict[str, set[str]] = {
     | {"session_ice"},
     "gateway": CORE_ROOMS | {"policy", "ports", "rate", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
-    "hands": CORE_ROOMS | {"session", "gateway", "journal", "found"},
+    "records": CORE_ROOMS,
+    "hands": CORE_ROOMS | {"session", "gateway", "journal", "found", "records"},
     "rehearsal": CORE_ROOMS | {"gateway", "hands"},
     "explain": CORE_ROOMS
     | {"session", "session_flows", "session_values", "session_ice", "journal"},

@@ -115,7 +115,7 @@ class _Guard:
 
 
 class StoreJournal:
-    """Journals of one group's calls; every write carries the group's grant (`hands.Journal`).
+    """Journals of one group's calls; every write carries the group's grant (`records.Journal`).
 
     Each owner has a mark of its own: the one before may have a dead master, and must not be waited
     for by every new call.
@@ -223,7 +223,7 @@ class StoreJournal:
             return []
 
     def several(self, call_ids: Sequence[str]) -> dict[str, Sequence[bytes]]:
-        """As `hands.Journal`; what is in memory alone is read as quickly one by one."""
+        """As `records.Journal`; what is in memory alone is read as quickly one by one."""
         if not self._copies.sync:
             return {}
         handles = [(call_id, self._handle(call_id)) for call_id in call_ids]
@@ -300,7 +300,7 @@ class StoreJournal:
 
 
 class StoreFlows:
-    """Explicit state of one group, one item per call (`hands.FlowStore`)."""
+    """Explicit state of one group, one item per call (`records.FlowStore`)."""
 
     def __init__(
         self,

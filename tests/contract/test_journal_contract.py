@@ -13,8 +13,8 @@ import statestore
 from bgf import journal
 from bgf.errors import Fenced
 from bgf.events import Command, Verb
-from bgf.hands import FlowStore, Journal
 from bgf.model import Address, Component, Flow
+from bgf.records import FlowStore, Journal
 from bgf.runtime.feed import FlowFeed
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
 from statestore.member_records import Timers
