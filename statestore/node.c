@@ -260,11 +260,11 @@ void node_set_view(node *n, const node_view *v, uint64_t now_ns)
         /* Whoever was evicted may serve until its lease ends: nothing begins before. */
         n->commit_hold = now_ns + n->c.promote_delay_ns;
     }
+    uint16_t others = 0;
     for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {
-        if (n->view.member[slot].incarnation != v->member[slot].incarnation) {
-            copy_anew(n, slot);
-        }
+        others |= n->view.member[slot].incarnation != v->member[slot].incarnation ? BIT(slot) : 0;
     }
+    copy_view(n, others);
     n->view = *v;
     n->self = NOBODY;
     for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {

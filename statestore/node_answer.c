@@ -6,6 +6,8 @@
  */
 #include "node_internal.h"
 
+#define NO_FIRST UINT64_MAX /* no request of this session has begun with us */
+
 bool serve_changes(uint8_t type)
 {
     switch (type) {
@@ -92,8 +94,12 @@ bool serve_repeated(node *n, const link_addr *from, uint64_t session, const wire
         if (s == NULL) {
             return true;
         }
-        s->first = m->id;
+        s->first = NO_FIRST;
         s->mailed = 0;
+    }
+    /* An inbox is registered again and again under its first id: that says nothing of what came between. */
+    if (s->first == NO_FIRST && m->type != WIRE_INBOX && (m->flags & WIRE_REPEAT) == 0) {
+        s->first = m->id;
     }
     struct answer *a = &s->answer[m->id % NODE_REPLIES_MAX];
     if (a->id > m->id) {

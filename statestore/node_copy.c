@@ -56,6 +56,17 @@ struct flight *copy_flight(node *n, uint32_t item, uint64_t auth)
     return table_get(&n->flight_by_item, item, &i) && n->flight[i].auth == auth ? &n->flight[i] : NULL;
 }
 
+/* Nobody's answer is counted on any more. */
+static void come_down(node *n, struct flight *f)
+{
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        if ((f->out & BIT(s)) != 0) {
+            pace_dropped(&n->pace[s]);
+        }
+    }
+    f->out = 0;
+}
+
 /* 0: none. */
 static void number(node *n, struct flight *f, uint64_t id)
 {
@@ -71,12 +82,8 @@ static void number(node *n, struct flight *f, uint64_t id)
 static void land(node *n, struct flight *f, bool ok)
 {
     uint32_t i = (uint32_t)(f - n->flight);
+    come_down(n, f);
     struct flight was = *f;
-    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
-        if ((was.out & BIT(s)) != 0) {
-            pace_dropped(&n->pace[s]);
-        }
-    }
     table_remove(&n->flight_by_item, f->item);
     number(n, f, 0);
     *f = (struct flight){0};
@@ -223,6 +230,9 @@ void copy_acknowledged(node *n, const wire_msg *m)
         f->out &= (uint16_t)~BIT(slot);
         pace_answered(&n->pace[slot], f->again ? 0 : n->now - f->sent_at, n->now);
     }
+    if (m->epoch != n->view.epoch) {
+        return; /* somebody else may have been in that slot; it was sent again since */
+    }
     if (m->status != WIRE_OK) {
         uint64_t again = n->now + (NODE_RETRY_NS << f->refused);
         f->refused += f->refused < NODE_RETRIES_MAX;
@@ -283,12 +293,25 @@ bool copy_room(const node *n, uint16_t slots)
     return true;
 }
 
-void copy_anew(node *n, uint8_t slot)
+void copy_view(node *n, uint16_t others)
 {
     for (uint32_t i = 1; i <= n->flights.used; i++) {
-        n->flight[i].out &= (uint16_t)~BIT(slot);
+        struct flight *f = &n->flight[i];
+        if (f->live) {
+            come_down(n, f);
+#ifndef DAL_MUTANT_GOT_OUTLIVES
+            f->got &= (uint16_t)~others;
+#endif
+            f->again = true;
+            f->tries = f->refused = 0;
+            f->next_send = n->now; /* who holds it may be others now */
+        }
     }
-    pace_begin(&n->pace[slot]);
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        if ((others & BIT(s)) != 0) {
+            pace_begin(&n->pace[s]);
+        }
+    }
 }
 
 static void send_dirty(node *n)

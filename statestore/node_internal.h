@@ -146,7 +146,7 @@ struct answer {
 struct session {
     bool live;
     uint64_t key, used;
-    uint64_t first;  /* the id that it began with */
+    uint64_t first;  /* the id of the first request that began with this process */
     uint64_t mailed; /* that of its last message */
     struct answer *answer; /* NODE_REPLIES_MAX */
 };
@@ -393,8 +393,8 @@ void copy_receive(node *n, const link_addr *from, const wire_msg *m);
 void copy_acknowledged(node *n, const wire_msg *m);
 void copy_tick(node *n);
 void copy_dirty(node *n, uint32_t item, uint64_t auth, uint64_t due);
-/* Somebody else is in this slot: what was learned of its pace is over. */
-void copy_anew(node *n, uint8_t slot);
+/* A new view. Somebody else is in these slots: what the last one had, and how fast it was, is over. */
+void copy_view(node *n, uint16_t others);
 /* May something go to all of these that nobody waits for? */
 bool copy_room(const node *n, uint16_t slots);
 /* Start or join a flight: the request waits until `control` is acknowledged. */

@@ -43,7 +43,10 @@ SHARES = 6  # run two at a time
 SANITIZED_SEEDS = 12
 AT_ONCE_SEEDS = 60
 # a mutant and how many worlds the checks may take to notice it
-MUTANTS = {"NO_EPOCH_CHECK": 300, "ACK_EARLY": 300, "THAW_EARLY": 300, "PROMOTE_AT_ONCE": 300}
+MUTANTS = {
+    **dict.fromkeys(("NO_EPOCH_CHECK", "ACK_EARLY", "THAW_EARLY", "PROMOTE_AT_ONCE"), 300),
+    "GOT_OUTLIVES": 400,
+}
 BITE_AT_ONCE = {"NO_EPOCH_CHECK", "ACK_EARLY"}  # the others are what at once is
 RUN_TIMEOUT_S = 170
 
