@@ -23,7 +23,8 @@ void copy_receive(node *n, const link_addr *from, const wire_msg *m)
     if (status == SEG_OK) {
         status = seg_facts_read(n->seg, &h, &f);
     }
-    bool lags = (m->mask & WIRE_SEQ) != 0 && n->applied < m->seq; /* LATER */
+    /* LATER. What has come before the map is whole goes with the next snapshot. */
+    bool lags = !n->complete || ((m->mask & WIRE_SEQ) != 0 && n->applied < m->seq);
     if (status == SEG_OK && f.auth == m->auth && f.home.master == m->slot && m->slot != n->self && !lags) {
         seg_copy c = {.auth = m->auth, .version = m->version, .value = m->value, .len = m->value_len,
                       .deadline_ns = m->ttl_ns == 0 ? 0 : n->now + m->ttl_ns, .home = f.home};
@@ -174,7 +175,11 @@ static bool fly(node *n, struct flight *f)
 
 static struct flight *take_off(node *n, uint32_t item, uint64_t auth)
 {
-    uint32_t i = pool_take(&n->flights);
+    uint32_t i;
+    if (table_get(&n->flight_by_item, item, &i)) {
+        land(n, &n->flight[i], false); /* of another item, that is gone: its place is this one's */
+    }
+    i = pool_take(&n->flights);
     if (i == 0) {
         return NULL;
     }
