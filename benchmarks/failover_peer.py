@@ -109,9 +109,9 @@ class _Pair:
             for meter in load.meters.values():
                 meter.reset_gaps()
             skipped, _ = load.counts()
-            t0_ns = self._lab.power_off(self._nodes["active"].id)
-            found, silent = cluster.back(load, cluster.hosts(GROUP), t0_ns)
-            skipped_now, late_ms = load.counts()
+            with self._lab.frozen_out(self._nodes["active"].id) as t0_ns:
+                found, silent = cluster.back(load, cluster.hosts(GROUP), t0_ns)
+                skipped_now, late_ms = load.counts()
             load.sessions.clear()  # who could close them is dead, or goes with the lab
         spread = Spread.of(flow.outage_ms for flow in found)
         full, thin = rates(flows)

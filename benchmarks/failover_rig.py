@@ -330,7 +330,7 @@ class Cluster:
         return True
 
     def die(self, load: Load, group: str = "g1", *, also: str = "", sessions: int = 0) -> Death:
-        """Wait for a whole cluster, cut the owner's power, and look until media is back.
+        """Wait for a whole cluster, freeze the owner out, and look until media is back.
 
         `also`: another group of that node, which is to be restored as well.
         """
@@ -342,15 +342,17 @@ class Cluster:
         skipped, _ = load.counts()
         hosts = self.hosts(group)
         asked = self._asker(load.sessions[0], group)
-        t0_ns = self.lab.power_off(victim)
-        answered_ms = asked(t0_ns)
-        flows, silent = self.back(load, hosts, t0_ns)
-        heir = self.owner(group, without=victim)
-        restored_ms = max(self._restored_ms(name, victim, t0_ns) for name in (group, also) if name)
-        ends = [f.end_ms for f in flows if f.end_ms is not None and f.end_ms > 0]
-        steps = self._steps(victim, group, t0_ns)
-        steps["first_packet"] = min(ends, default=None)
-        skipped_now, late_ms = load.counts()
+        with self.lab.frozen_out(victim) as t0_ns:
+            answered_ms = asked(t0_ns)
+            flows, silent = self.back(load, hosts, t0_ns)
+            heir = self.owner(group, without=victim)
+            restored_ms = max(
+                self._restored_ms(name, victim, t0_ns) for name in (group, also) if name
+            )
+            ends = [f.end_ms for f in flows if f.end_ms is not None and f.end_ms > 0]
+            steps = self._steps(victim, group, t0_ns)
+            steps["first_packet"] = min(ends, default=None)
+            skipped_now, late_ms = load.counts()
         return Death(
             killed=victim,
             owner=heir,

@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ from bgf import preflight
 from bgf.errors import BgfError, EnvironmentProblem
 from bgf.lab.nodes import KINDS, SESSIONS_MAX, Adjust, Nodes, Timers
 from bgf.lab.plan import DEFAULT_PREFIX, DEFAULT_RUN_DIR, make_plan
-from bgf.lab.processes import Processes
+from bgf.lab.processes import Process, Processes
 from bgf.lab.registry import Registry
 from bgf.lab.sip import SipPeers, require_packages
 from bgf.lab.topology import Cutter, Topology, held, require_root
@@ -192,11 +192,32 @@ class Lab:
         cutter = self.cutter(node_id)
         with self.processes.aimed_at(victims) as kill:
             at_ns = cutter.cut(kill)
-        # What the victims may have started goes with them.
+        self._clear_away(node_id, victims)
+        return at_ns
+
+    @contextlib.contextmanager
+    def frozen_out(self, node_id: str) -> Iterator[int]:
+        """As `power_off` for everybody else: every process of the node stands still, its cables
+        are pulled. When this began (BOOTTIME ns); a `power_off` is made of it in the end.
+
+        A machine without power does not end processes, detach programs and take links down; here
+        the machine that measures would do all that, under the lock that a takeover needs.
+        """
+        victims = self.processes.running(node_id)
+        cutter = self.cutter(node_id)
+        with self.processes.aimed_at(victims, signal.SIGSTOP) as stop:
+            at_ns = cutter.unplug(stop)
+        try:
+            yield at_ns
+        finally:
+            self._clear_away(node_id, victims)
+            cutter.take_down()
+
+    def _clear_away(self, node_id: str, victims: Sequence[Process]) -> None:
+        """What the victims may have started goes with them, and the machine's memory too."""
         self.processes.kill_now(victims)
         for file in self.plan.state_dir(self.plan.node(node_id)).glob("*"):
             file.unlink(missing_ok=True)
-        return at_ns
 
 
 @contextlib.contextmanager

@@ -176,8 +176,10 @@ class Processes:
             _signal(process, signal.SIGKILL)
 
     @contextlib.contextmanager
-    def aimed_at(self, targets: Iterable[Process]) -> Iterator[Callable[[], None]]:
-        """A function that sends SIGKILL to all of `targets` without looking anything up."""
+    def aimed_at(
+        self, targets: Iterable[Process], number: signal.Signals = signal.SIGKILL
+    ) -> Iterator[Callable[[], None]]:
+        """A function that sends a signal to all of `targets` without looking anything up."""
         with contextlib.ExitStack() as stack:
             descriptors = []
             for process in targets:
@@ -190,7 +192,7 @@ class Processes:
             def kill() -> None:
                 for descriptor in descriptors:
                     with contextlib.suppress(ProcessLookupError):
-                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                        signal.pidfd_send_signal(descriptor, number)
 
             yield kill
 

@@ -282,7 +282,8 @@ class Cutter:
     """Pulls all cables of one node out of the switches, at once. Made beforehand.
 
     Disabling the switch ports is one system call that takes effect without waiting. Taking the
-    links down as well (the carrier goes) follows, since the kernel waits for its readers there.
+    links down as well (the carrier goes) follows, since the kernel waits for its readers there: at
+    once with `cut`, whenever it is called after `unplug`.
     """
 
     def __init__(self, plan: Plan, namespace: str) -> None:
@@ -292,15 +293,26 @@ class Cutter:
         self._disable = b"".join(_disable_port(index) for index in self._indexes)
 
     def cut(self, kill: Callable[[], None]) -> int:
-        """Cut, and call `kill` (the node's processes) at once.
+        """Cut, and call `kill` (the node's processes) at once; then the carrier goes.
 
         Returns the time just before both, CLOCK_BOOTTIME in ns. Raises EnvironmentProblem when
         the switch refuses.
         """
+        at_ns = self.unplug(kill)
+        self.take_down()
+        return at_ns
+
+    def unplug(self, kill: Callable[[], None]) -> int:
+        """As `cut`, but for the carrier."""
         return namespaces.run_in(self._switch, lambda: self._cut(kill))
 
+    def take_down(self) -> None:
+        """The carrier goes."""
+        namespaces.run_in(self._switch, lambda: self._set("down"))
+
     def restore(self) -> None:
-        namespaces.run_in(self._switch, self._restore)
+        # A bridge puts a port back to forwarding when its link comes up (no spanning tree here).
+        namespaces.run_in(self._switch, lambda: self._set("up"))
 
     def _look_up(self) -> list[int]:
         with namespaces.netlink() as netlink:
@@ -318,16 +330,12 @@ class Cutter:
             with contextlib.suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
             _check_answers(wire, len(self._indexes))
-        with namespaces.netlink() as netlink:
-            for index in self._indexes:
-                netlink.link("set", index=index, state="down")
         return at_ns
 
-    def _restore(self) -> None:
-        # A bridge puts a port back to forwarding when its link comes up (no spanning tree here).
+    def _set(self, state: str) -> None:
         with namespaces.netlink() as netlink:
             for index in self._indexes:
-                netlink.link("set", index=index, state="up")
+                netlink.link("set", index=index, state=state)
 
 
 def _disable_port(index: int) -> bytes:
