@@ -69,6 +69,7 @@ def status(
                 "rack": member.rack,
                 "lease_left_ms": max(0, member.lease_deadline_ns - now_ns) // MS,
                 "suspects": {peer: list(paths) for peer, paths in member.suspects.items()},
+                "parties": list(member.parties),
             }
             for name, member in view.members.items()
         },

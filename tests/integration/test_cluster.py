@@ -248,7 +248,11 @@ def test_an_isolated_node_steps_down_and_serves_again_as_standby(cluster: Cluste
 
         wait_for("everybody hears everybody again", nobody_suspects)
         wait_for("n1 knows the owner", lambda: cluster.owner("g1", ask="n1") == "n3")
-        assert cluster.ask("n1", "gateway")["groups"]["g1"]["role"] == "standby"  # no fail-back
+
+        def stands_by() -> bool:  # its gateway hears of the new owner by itself
+            return bool(cluster.ask("n1", "gateway")["groups"]["g1"]["role"] == "standby")
+
+        wait_for("n1 stands by: there is no fail-back", stands_by)
 
         def takes_part() -> bool:
             """Its segment has been filled anew, and everybody knows that it could take over."""

@@ -34,6 +34,10 @@ def test_a_cut_management_network_is_called_so_and_heals(cluster: Cluster) -> No
         assert isinstance(found, dict)
         return found
 
+    def noted() -> bool:  # nobody else may take over from it (decision 46)
+        return bool(cluster.ask("n3", "failover")["members"]["n1"]["parties"] == ["n2", "n3"])
+
+    wait_for("n1 has taken note of the others", noted)
     assert set(cluster.ask("n2", "failover")["hears"]["n1"]) == {"access", "core", "mgmt"}
     cable("down")
     for by in ("n2", "n3"):
