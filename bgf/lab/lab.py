@@ -210,6 +210,7 @@ class Lab:
         try:
             yield at_ns
         finally:
+            self.processes.end_now(victims)
             self._clear_away(node_id, victims)
             cutter.take_down()
 

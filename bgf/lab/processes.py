@@ -175,6 +175,11 @@ class Processes:
         for process in targets:
             _signal(process, signal.SIGKILL)
 
+    def end_now(self, targets: Sequence[Process]) -> None:
+        """The same; returns when they are gone."""
+        self.kill_now(targets)
+        self._gone(targets, KILL_GRACE_MS)
+
     @contextlib.contextmanager
     def aimed_at(
         self, targets: Iterable[Process], number: signal.Signals = signal.SIGKILL
