@@ -139,7 +139,7 @@ class Voucher:
     def reached(self, sent_ns: int, now_ns: int) -> None:
         """A renewal that was sent then has succeeded."""
         self._core.parties.confirmed(sent_ns, now_ns)
-        self._core.reached()
+        self._core.reached(sent_ns, now_ns)
 
     def remember(self, before: Member | None) -> None:
         """What the registry has of an earlier life of this node, or that there was none."""

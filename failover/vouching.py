@@ -366,8 +366,12 @@ class Vouching:
         """What goes on by the peers' word now."""
         return {group: one for group, one in self.standing.items() if now_ns < one.until_ns}
 
-    def reached(self) -> None:
-        """The registry has renewed the lease: that counts alone, and no answer does any more."""
+    def reached(self, sent_ns: int, now_ns: int) -> None:
+        """The registry has renewed the lease, which was asked for at `sent_ns`: that counts alone,
+        and no answer does any more. Not so if it took as long as being out of reach does: what is
+        left of such a lease may be nothing, and the next one may take longer still."""
+        if now_ns - sent_ns >= self._unreached_ns():
+            return
         self.standing, self._words, self._rounds = {}, {}, deque(maxlen=ROUNDS_MAX)
         self.by, self.silent, self.refusals = (), (), {}
 

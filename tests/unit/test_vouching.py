@@ -203,11 +203,23 @@ def test_who_reaches_the_registry_stands_by_nobodys_word() -> None:
     words(asking, LATER, "n2", "n3")
     assert asking.settled(LATER + LENGTH, LATER)[1] == 0
     number = asking.ask(LATER + 600, NOW, {"g1": 3})[0].number
-    asking.reached()
+    asking.reached(LATER + 600, LATER + 601)
     assert not asking.standing and not asking.asking
     assert not asking.heard(Vouch("n2", "n1", 77, number, LENGTH, ("g1",)), LATER + 601)
     assert asking.settled(LATER + LENGTH, LATER + 1_000) == (77, 0)  # still open for longer
     assert asking.settled(LATER + 1_000, LATER + 1_000) == (77, number)
+
+
+def test_a_registry_that_takes_as_long_as_none_ends_nothing() -> None:
+    """Each flush of its disk takes a second: a renewal succeeds when its lease is over."""
+    asking = owner()
+    words(asking, LATER, "n2", "n3")
+    stood = dict(asking.standing)
+    for late in (LEASE * 2 // 5, LEASE, 2 * LEASE):
+        asking.reached(LATER - late, LATER)
+        assert asking.standing == stood and asking.asking
+    asking.reached(LATER - LEASE * 2 // 5 + 1, LATER)
+    assert not asking.standing and not asking.asking
 
 
 def test_nobody_to_ask() -> None:
