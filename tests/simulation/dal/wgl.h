@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #define WGL_OPS_MAX 1024u        /* of one history */
-#define WGL_STATES_MAX (1u << 22) /* visited before it gives up */
+#define WGL_STATES_MAX (1u << 20) /* visited before it gives up */
 
 typedef enum {
     WGL_CREATE, /* value */
