@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,3 +23,11 @@ def directory() -> Iterator[Path]:
         prefix="statestore-", dir=memory if memory.is_dir() else None
     ) as name:
         yield Path(name)
+
+
+EXIT_S_MAX = 30
+
+
+def pytest_unconfigure() -> None:
+    """A thread that a failed test left must not keep the run from ending: its stack is told."""
+    faulthandler.dump_traceback_later(EXIT_S_MAX, exit=True)

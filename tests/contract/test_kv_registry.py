@@ -191,7 +191,9 @@ def test_of_many_who_swap_at_once_one_wins(connect: Connect, under: str) -> None
             if mine is not None:
                 won.append(mine)
 
-    threads = [threading.Thread(target=race, args=(connect(), name)) for name in range(3)]
+    threads = [
+        threading.Thread(target=race, args=(connect(), name), daemon=True) for name in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -209,7 +211,7 @@ def test_one_client_serves_many_threads(registry: Registry, under: str) -> None:
             assert swapped is not None
             revision = swapped
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -291,7 +293,7 @@ def test_a_transaction_is_seen_whole(connect: Connect, under: str) -> None:
             watch.wait(1)
             watch.poll()
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
         for number in range(50):

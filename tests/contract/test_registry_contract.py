@@ -173,7 +173,7 @@ def test_two_stores_race_for_every_epoch_and_share_none(directory: Path) -> None
                 if mine is not None:
                     won[node].append(mine.epoch)
 
-    threads = [threading.Thread(target=race, args=(node,)) for node in won]
+    threads = [threading.Thread(target=race, args=(node,), daemon=True) for node in won]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -247,7 +247,9 @@ def test_of_racing_claims_one_wins_each_epoch(connect: Callable[[], Views]) -> N
             if mine is not None:
                 won.append(mine[1])
 
-    threads = [threading.Thread(target=race, args=(connect(), f"n{n}")) for n in range(2)]
+    threads = [
+        threading.Thread(target=race, args=(connect(), f"n{n}"), daemon=True) for n in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

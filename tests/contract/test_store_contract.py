@@ -461,7 +461,7 @@ def test_a_moved_item_stays_readable_and_keeps_every_write(clustered: Two) -> No
                 clustered.b.move(theirs, node)
         done.set()
 
-    mover = threading.Thread(target=moves)
+    mover = threading.Thread(target=moves, daemon=True)
     mover.start()
     sum_seen = 0
     while not done.is_set() or sum_seen < 100:
@@ -531,7 +531,7 @@ def in_a_thread(operation: Callable[[], None]) -> tuple[threading.Thread, list[E
         except Exception as error:
             failures.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread, failures
 

@@ -74,7 +74,7 @@ def serving(
 ) -> Iterator[Serving]:
     bound = NgServer(Address(host, 0), handler, ports, access, new_calls)
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     loop.call_soon(bound.start, loop)
     thread.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import socketserver
 import threading
@@ -18,6 +19,8 @@ from tests.fakes.etcd_cluster import EtcdCluster, eventually
 pytestmark = pytest.mark.timeout(180)
 
 QUICK = EtcdOptions(timeout_ms=400, attempt_ms=200, idle_ms=500)
+SLOW = EtcdOptions(timeout_ms=8000, attempt_ms=4000)
+"""For questions that are to be answered however busy the machine is."""
 PREFIX = "/t/"
 
 
@@ -34,7 +37,7 @@ class Writer:
         self._registry = registry
         self._key = key
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self.acknowledged = 0
         self.refused = 0
         self._thread.start()
@@ -199,55 +202,63 @@ class Swallower(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
         self._behind = behind
         self.swallowed = 0
-        self._thread = threading.Thread(target=self.serve_forever)
-        self._thread.start()
 
     def finish_request(self, request: object, client_address: object) -> None:
         assert isinstance(request, socket.socket)
-        with socket.create_connection(self._behind) as onward:
+        with contextlib.suppress(OSError), socket.create_connection(self._behind) as onward:
             onward.sendall(request.recv(65_536))
             onward.recv(65_536)  # it has been done
-        self.swallowed += 1
+            self.swallowed += 1
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    def end(self) -> None:
-        self.shutdown()
-        self.server_close()
-        self._thread.join()
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Swallower]:
+        thread = threading.Thread(target=self.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.shutdown()
+            self.server_close()
+            thread.join()
 
 
 def test_an_answer_that_was_lost_is_found_out(cluster: EtcdCluster) -> None:
     member = cluster.members[0]
-    swallower = Swallower((member.address, member.client_port))
-    registry = EtcdRegistry([swallower.endpoint, member.client_url])
-    other = EtcdRegistry([member.client_url])
+    with (
+        Swallower((member.address, member.client_port)).running() as swallower,
+        contextlib.closing(EtcdRegistry([swallower.endpoint, member.client_url], SLOW)) as registry,
+        contextlib.closing(EtcdRegistry([member.client_url], SLOW)) as other,
+        contextlib.closing(EtcdRegistry([swallower.endpoint], QUICK)) as alone,
+    ):
 
-    def through(work: Callable[[], int | None]) -> int | None:
-        registry._preferred = 0  # the first answer is lost, the second comes
-        return work()
+        def through(work: Callable[[], int | None]) -> int | None:
+            """The first answer is lost, the second comes."""
+            before, registry._preferred = swallower.swallowed, 0
+            done = work()
+            assert swallower.swallowed > before
+            return done
 
-    first = through(lambda: registry.compare_and_swap(PREFIX + "a", ABSENT, b"mine 1"))
-    assert first is not None and swallower.swallowed == 1
-    assert registry.get(PREFIX + "a") == Entry(b"mine 1", first)
-    done = through(
-        lambda: registry.commit(
-            [Check(PREFIX + "a", first)], {PREFIX + "b": b"mine 2"}, [PREFIX + "a"]
+        first = through(lambda: registry.compare_and_swap(PREFIX + "a", ABSENT, b"mine 1"))
+        assert first is not None
+        assert registry.get(PREFIX + "a") == Entry(b"mine 1", first)
+        done = through(
+            lambda: registry.commit(
+                [Check(PREFIX + "a", first)], {PREFIX + "b": b"mine 2"}, [PREFIX + "a"]
+            )
         )
-    )
-    assert done is not None and registry.scan(PREFIX) == {PREFIX + "b": Entry(b"mine 2", done)}
-    theirs = other.put(PREFIX + "b", b"theirs")
-    assert through(lambda: registry.compare_and_swap(PREFIX + "b", done, b"mine 3")) is None
-    assert registry.get(PREFIX + "b") == Entry(b"theirs", theirs)
-    alone = EtcdRegistry([swallower.endpoint], QUICK)
-    with pytest.raises(RegistryUnavailable) as caught:
-        alone.put(PREFIX + "c", b"1")
-    assert caught.value.in_doubt
-    for each in (registry, other, alone):
-        each.close()
-    swallower.end()
+        assert done is not None
+        assert registry.scan(PREFIX) == {PREFIX + "b": Entry(b"mine 2", done)}
+        theirs = other.put(PREFIX + "b", b"theirs")
+        swap = through(lambda: registry.compare_and_swap(PREFIX + "b", done, b"mine 3"))
+        assert swap is None
+        assert registry.get(PREFIX + "b") == Entry(b"theirs", theirs)
+        with pytest.raises(RegistryUnavailable) as caught:
+            alone.put(PREFIX + "c", b"1")
+        assert caught.value.in_doubt
 
 
 def test_a_watch_whose_past_was_compacted_scans(cluster: EtcdCluster) -> None:

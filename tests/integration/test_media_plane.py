@@ -212,7 +212,7 @@ def test_silence_is_reported_and_the_call_goes_on(cluster: Cluster, tmp_path: Pa
         told: list[int] = []
         arguments = ["capture", "call", "-w", str(file), "--seconds", "20", "--packets", "12",
                      "--run-dir", str(plan.run_dir)]  # fmt: skip
-        capturing = threading.Thread(target=lambda: told.append(bgfctl.run(arguments)))
+        capturing = threading.Thread(target=lambda: told.append(bgfctl.run(arguments)), daemon=True)
         capturing.start()
         deadline = time.monotonic() + 20
         while capturing.is_alive() and time.monotonic() < deadline:

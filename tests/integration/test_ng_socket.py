@@ -41,7 +41,7 @@ def serving(
     """A server in a loop of its own thread; yields it and a way to run something in the loop."""
     bound = NgServer(address, handler)
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     loop.call_soon(bound.start, loop)
     thread.start()
 

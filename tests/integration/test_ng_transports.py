@@ -53,7 +53,9 @@ def test_a_reply_may_come_later(transport: Transport) -> None:
 
     with serving(hold) as there, there.client(transport) as client:
         replies: list[object] = []
-        asking = threading.Thread(target=lambda: replies.append(client.call({"command": "ping"})))
+        asking = threading.Thread(
+            target=lambda: replies.append(client.call({"command": "ping"})), daemon=True
+        )
         asking.start()
         assert first.wait(PATIENCE_S)
         (incoming,) = held

@@ -49,7 +49,7 @@ class Served:
         self.started = 0
         self._ended = threading.Event()
         self._child = self._start()
-        self._thread = threading.Thread(target=self._watch)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _start(self) -> subprocess.Popen[str]:
@@ -120,7 +120,7 @@ def test_a_stopped_process_goes_on_by_itself(node: Served) -> None:
             seen.append(state_of(node.pid))
             time.sleep(0.01)
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     assert drill(*words) == 0
     watcher.join()

@@ -229,7 +229,7 @@ def test_nothing_is_lost_where_more_is_wanted(lab: PacketLab, datapath: XdpDatap
                 time.sleep(0.0002)
 
         view = shared.capture([UP.key])
-        talking = threading.Thread(target=talk)
+        talking = threading.Thread(target=talk, daemon=True)
         talking.start()
         changes = itertools.count(1)
         while talking.is_alive():

@@ -141,7 +141,7 @@ class Machines:
             except BaseException as error:
                 self._wrong.append(error)
 
-        thread = threading.Thread(target=guarded)
+        thread = threading.Thread(target=guarded, daemon=True)
         thread.start()
         try:
             yield

@@ -338,7 +338,7 @@ def test_the_client_survives_any_answer(path: Path, answer: bytes) -> None:
                 wire.recv(1000)
                 wire.sendall(answer)
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         with pytest.raises(AdminUnreachable, match="the answer to 'status' is no JSON object"):
             AdminClient(path, 20).call("status")
