@@ -53,6 +53,8 @@ class Voucher:
         self._served_before: Mapping[str, int] = {}
         self._view: View | None = None
         self._live: tuple[str, ...] = ()
+        self._reached_ns = 0
+        self._lenient_until_ns = 0
         self._served: dict[str, int] = {}
         self._moved = False
         self._told = False
@@ -121,10 +123,11 @@ class Voucher:
     def read(self, view: View, now_ns: int) -> None:
         """A view of the registry."""
         self._view = view
+        kept = self._core.parties.latest if now_ns < self._lenient_until_ns else ()
         self._live = tuple(
             name
             for name, member in sorted(view.members.items())
-            if name != self._me and now_ns < member.lease_deadline_ns
+            if name != self._me and (now_ns < member.lease_deadline_ns or name in kept)
         )
         self._core.read(view, now_ns)
         self._blank &= not self._remembered
@@ -137,7 +140,11 @@ class Voucher:
         self._view = replace(view, owners={**view.owners, group: won})
 
     def reached(self, sent_ns: int, now_ns: int) -> None:
-        """A renewal that was sent then has succeeded."""
+        """A renewal that was sent then has succeeded. After a while without one the others'
+        records are as old as this node's was: that says nothing about them for another lease."""
+        if self._reached_ns and sent_ns - self._reached_ns >= self._core.unreached_ns:
+            self._lenient_until_ns = now_ns + self._lease_ns
+        self._reached_ns = sent_ns
         self._core.parties.confirmed(sent_ns, now_ns)
         self._core.reached(sent_ns, now_ns)
 

@@ -196,6 +196,7 @@ class Vouching:
         self.silent: tuple[str, ...] = ()
         """Parties that had not answered when they were asked again."""
         self.refusals: Mapping[str, str] = {}
+        self._bridged: frozenset[str] = frozenset()
 
     # -- as a peer -------------------------------------------------------------------------
 
@@ -217,11 +218,13 @@ class Vouching:
         if request.to != self._me or request.owner not in self._peers or not self._new(request):
             return None
         answer = Vouch(self._me, request.owner, request.life, request.number)
-        since_ns = now_ns - reached_ns
-        if reached_ns and since_ns < self._unreached_ns():
-            return replace(
-                answer, why=f"{self._me} reached the registry {since_ns // 10**6} ms ago"
-            )
+        length_ns, since_ns = self.length_ns, now_ns - reached_ns
+        if reached_ns and since_ns < self.unreached_ns:
+            length_ns = self._bridge_ns(request.owner, now_ns, view)
+            if length_ns <= 0:
+                return replace(
+                    answer, why=f"{self._me} reached the registry {since_ns // 10**6} ms ago"
+                )
         if blank:
             return replace(answer, why=f"{self._me} has just started and knows nothing")
         owners = view.owners if view is not None else {}
@@ -232,7 +235,7 @@ class Vouching:
         )
         if not groups:
             return replace(answer, why=f"{self._me} knows of a later owner")
-        length_ns = min(request.length_ns, self.length_ns)
+        length_ns = min(request.length_ns, length_ns)
         self._promise(request, groups, now_ns + promise_ns(length_ns))
         return replace(answer, length_ns=length_ns, groups=groups)
 
@@ -298,6 +301,12 @@ class Vouching:
         later = known is not None and known.epoch >= asked.epoch and known != asked
         return not later
 
+    def _bridge_ns(self, owner: str, now_ns: int, view: View | None) -> int:
+        """For how long to vouch while the registry answers this node: it may be slow, and answer
+        now one, now another. One lease past what the owner's last renewal gave it, and no more."""
+        member = view.members.get(owner, _NOBODY) if view is not None else _NOBODY
+        return member.lease_deadline_ns + self._lease_ns - now_ns
+
     def _promise(self, request: VouchRequest, groups: Collection[str], until_ns: int) -> None:
         before = self._promises.get(request.owner)
         named = {group: request.groups[group] for group in groups}
@@ -310,7 +319,7 @@ class Vouching:
 
     def due_ns(self, reached_ns: int) -> int:
         """When to ask next, if the registry is not reached before."""
-        return max(self._next_ask_ns, reached_ns + self._unreached_ns())
+        return max(self._next_ask_ns, reached_ns + self.unreached_ns)
 
     def ask(self, now_ns: int, reached_ns: int, groups: Mapping[str, int]) -> list[VouchRequest]:
         """The questions that are due now, for the groups that are served here."""
@@ -342,7 +351,9 @@ class Vouching:
             word = Standing(asked.groups[group], asked.sent_ns + vouch.length_ns)
             if group not in words or word.until_ns > words[group].until_ns:
                 words[group] = word
-        if asked.answered >= asked.parties and not self.refusals:
+        short = vouch.length_ns < self.length_ns  # of somebody whom the registry answers
+        self._bridged = self._bridged | {vouch.by} if short else self._bridged - {vouch.by}
+        if asked.answered >= asked.parties and not self.refusals and not self._bridged:
             self._next_ask_ns = max(self._next_ask_ns, asked.sent_ns + self._lease_ns // 2)
         return self._count(asked.groups, now_ns)
 
@@ -370,7 +381,7 @@ class Vouching:
         """The registry has renewed the lease, which was asked for at `sent_ns`: that counts alone,
         and no answer does any more. Not so if it took as long as being out of reach does: what is
         left of such a lease may be nothing, and the next one may take longer still."""
-        if now_ns - sent_ns >= self._unreached_ns():
+        if now_ns - sent_ns >= self.unreached_ns:
             return
         self.standing, self._words, self._rounds = {}, {}, deque(maxlen=ROUNDS_MAX)
         self.by, self.silent, self.refusals = (), (), {}
@@ -387,7 +398,9 @@ class Vouching:
             self._settled = self._number
         return self._life, self._settled
 
-    def _unreached_ns(self) -> int:
+    @property
+    def unreached_ns(self) -> int:
+        """For so long without a renewal, and the registry counts as out of reach."""
         return self._lease_ns * UNREACHED_FIFTHS // 5
 
 

@@ -44,6 +44,7 @@ WHY_CHARS_MAX = 160
 NO_LEADER = "etcdserver: no leader"
 NEEDS_LEADER = {"Grpc-Metadata-hasleader": "true"}
 """A member that knows of no leader refuses at once, and ends its watches, instead of waiting."""
+CODE_CANCELLED = 1  # by the member's own gateway, which goes away: nobody here cancels
 CODE_RESOURCE_EXHAUSTED = 8  # etcd's database is full: no other endpoint will do better
 
 
@@ -439,7 +440,7 @@ def _as_wanted(
 def _passing(failure: _Failure) -> bool:
     """etcd's own words for what another endpoint, or a moment's patience, may heal."""
     passing = (NO_LEADER, "etcdserver: request timed out", "etcdserver: leader changed")
-    return failure.error.startswith(passing)
+    return failure.code == CODE_CANCELLED or failure.error.startswith(passing)
 
 
 def _way_out(code: int) -> str:

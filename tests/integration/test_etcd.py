@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import socket
 import socketserver
 import threading
@@ -259,6 +260,31 @@ def test_an_answer_that_was_lost_is_found_out(cluster: EtcdCluster) -> None:
         with pytest.raises(RegistryUnavailable) as caught:
             alone.put(PREFIX + "c", b"1")
         assert caught.value.in_doubt
+
+
+class GoingAway(http.server.BaseHTTPRequestHandler):
+    """What a member's gateway says while the member is being stopped."""
+
+    def do_POST(self) -> None:
+        body = b'{"error":"grpc: the client connection is closing","code":1}'
+        self.send_response(408)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_member_that_goes_away_is_passed_over(cluster: EtcdCluster) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), GoingAway) as leaving:
+        threading.Thread(target=leaving.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{leaving.server_address[1]}"
+        with contextlib.closing(EtcdRegistry([endpoint, *cluster.endpoints], SLOW)) as registry:
+            revision = registry.put(PREFIX + "a", b"1")
+            assert registry.get(PREFIX + "a") == Entry(b"1", revision)
+            assert "is closing" in registry.trouble()
+        leaving.shutdown()
 
 
 def test_a_watch_whose_past_was_compacted_scans(cluster: EtcdCluster) -> None:

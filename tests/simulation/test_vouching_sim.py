@@ -123,6 +123,21 @@ def test_while_all_live_and_hear_each_other_no_owner_stops(seed: int) -> None:
     assert all(world.owner(group) == Ownership(owner, 1) for group, owner in owners.items())
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_registry_that_answers_now_one_now_another_stops_nobody(seed: int) -> None:
+    """As a cluster does whose disks are slow: each renewal is a matter of luck, for minutes."""
+    world = World(3, GROUPS, seed=seed, interval_ms=40, lease_ms=LEASE_MS)
+    world.run(2_000)
+    assert healed(world)
+    owners = {group: world.owner(group).node for group in ("g1", "g2")}
+    for _ in range(200):
+        for node in world.nodes.values():
+            node.registry_cut = world.random.random() < 0.9
+        world.run(LEASE_MS // 6)
+        assert all(world.serving(group) == [owner] for group, owner in owners.items())
+    check(world)
+
+
 # -- one by one ----------------------------------------------------------------------------------
 
 
@@ -254,6 +269,17 @@ def superseded() -> World:
     world.nodes["n1"].links_cut = set()
     world.run(3 * LENGTH_MS)
     return world
+
+
+def test_a_registry_that_is_out_of_reach_of_the_owner_alone_moves_its_group() -> None:
+    """The others are answered all the time: they bridge one lease, and take over after it."""
+    world = World(3, GROUPS, seed=3, interval_ms=40, lease_ms=LEASE_MS)
+    world.run(2_000)
+    gone(world, "n1")
+    world.run(2 * LEASE_MS - 100)
+    assert world.serving("g1") == ["n1"]
+    world.run_until(lambda: world.serving("g1") == ["n3"], within_ms=2 * LEASE_MS)
+    check(world)
 
 
 def test_nobody_vouches_for_one_whose_group_it_has_taken() -> None:

@@ -75,6 +75,19 @@ def test_who_does_not_vouch_says_why_and_promises_nothing(
     assert not voucher.promises(NOW)
 
 
+def test_a_registry_that_answers_some_is_bridged_for_one_lease() -> None:
+    """The peer was answered just now, the owner lately: that may be luck. Not for longer."""
+    deadline_ns = NOW + LEASE // 4
+    view = View({"n1": Member("n1", 1, deadline_ns)}, OWNED.owners, NOW)
+    voucher = peer()
+    answer = ask(voucher, view=view, reached_ns=NOW)
+    assert (answer.groups, answer.length_ns) == (("g1",), deadline_ns + LEASE - NOW)
+    assert voucher.promised("g1", NOW) == ("n1", NOW + promise_ns(answer.length_ns))
+    old = View({"n1": Member("n1", 1, NOW - LEASE)}, OWNED.owners, NOW)
+    assert "reached the registry" in ask(peer(), view=old, reached_ns=NOW).why
+    assert ask(peer(), view=old, reached_ns=NOW - 400).length_ns == LENGTH
+
+
 def test_an_older_view_is_no_reason() -> None:
     assert ask(peer(), view=View({}, {"g1": Ownership("n3", 2)})).groups == ("g1",)
     assert ask(peer(), view=None).groups == ("g1",)
@@ -171,6 +184,18 @@ def test_an_owner_stands_by_everybodys_word_from_when_it_asked() -> None:
     assert asking.stands(LATER) == {"g1": Standing(3, LATER + LENGTH)}
     assert asking.by == ("n2", "n3")
     assert not asking.stands(LATER + LENGTH)
+
+
+def test_who_stands_by_a_short_word_asks_again_soon() -> None:
+    asking = owner()
+    words(asking, LATER, "n2", "n3")
+    assert asking.due_ns(NOW) == LATER + LEASE // 2
+    asking = owner()
+    requests = asking.ask(LATER, NOW, {"g1": 3})
+    for request, length_ns in zip(requests, (LENGTH, LEASE), strict=True):
+        asking.heard(Vouch(request.to, "n1", 77, request.number, length_ns, ("g1",)), LATER)
+    assert asking.stands(LATER) == {"g1": Standing(3, LATER + LEASE)}
+    assert asking.due_ns(NOW) == LATER + LEASE // 16
 
 
 def test_a_refusal_takes_nothing_back_and_moves_nothing() -> None:
