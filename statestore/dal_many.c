@@ -23,8 +23,8 @@ dal_status dal_together(dal *d, size_t count, dal_ask ask, dal_told told, void *
             op[flying] = made;
             owner[flying++] = next++;
         }
-        dal_drive(d, true);
-        for (size_t i = 0; i < flying && d->c != NULL;) {
+        bool ended = false; /* many need nobody's answer */
+        for (size_t i = 0; i < flying;) {
             if (!client_done(d->c, op[i], &t)) {
                 i++;
                 continue;
@@ -33,6 +33,10 @@ dal_status dal_together(dal *d, size_t count, dal_ask ask, dal_told told, void *
             flying--;
             op[i] = op[flying];
             owner[i] = owner[flying];
+            ended = true;
+        }
+        if (!ended) {
+            dal_drive(d, true);
         }
         if (d->c == NULL) {
             return dal_fail(d, DAL_UNAVAILABLE, "%s is closed", d->address);

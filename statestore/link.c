@@ -168,6 +168,12 @@ void link_suspect(struct link *l, const link_addr *to)
     }
 }
 
+bool link_renewed(struct link *l, link_addr *who)
+{
+    *who = l->renewed_at;
+    return l->renewed;
+}
+
 /* The next thing this peer is to get, sealed. 0: it could not be. */
 static size_t emit(struct link *l, struct peer *p, uint8_t *out)
 {
@@ -395,6 +401,7 @@ bool link_receive(struct link *l, const link_addr *from, const void *datagram, s
                   uint64_t now_ns, link_deliver deliver, void *context)
 {
     const uint8_t *d = datagram;
+    l->renewed = false;
     l->stats.datagrams_in++;
     l->stats.bytes_in += len;
     if (len <= LINK_HEADER_BYTES + CRYPTO_TAG_BYTES || len > LINK_DATAGRAM_BYTES_MAX ||

@@ -84,6 +84,9 @@ bool link_receive(struct link *l, const link_addr *from, const void *datagram, s
                   uint64_t now_ns, link_deliver deliver, void *context);
 /* The peer at this address may have restarted: say HELLO again before the next message. */
 void link_suspect(struct link *l, const link_addr *to);
+/* Did the last datagram received prove a new session where we knew another? What was sent to that one is
+ * lost; who repeats need not wait. */
+bool link_renewed(struct link *l, link_addr *who);
 /* Repeat HELLOs, forget partial messages. */
 void link_tick(struct link *l, uint64_t now_ns);
 /* When link_tick is wanted next, UINT64_MAX: not. */

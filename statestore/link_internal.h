@@ -141,6 +141,8 @@ struct link {
     size_t queued_bytes;
     struct packet *spare;
     uint32_t sending; /* number of the last fragmented message sent */
+    bool renewed;     /* by the last datagram received: */
+    link_addr renewed_at;
 
     uint32_t partials;
     struct partial *partial[LINK_PARTIAL_MAX]; /* oldest first */

@@ -185,6 +185,10 @@ void link_peer_used(struct link *l, struct peer *p)
 void link_become(struct link *l, struct peer *p, uint64_t session, uint64_t floor)
 {
     if (p->session != session) {
+        if (p->state == PEER_PROVEN) {
+            l->renewed = true;
+            l->renewed_at = p->addr;
+        }
         forget_openers(p);
         link_partials_forget(l, p);
         index_remove(l, p, 1);

@@ -266,6 +266,12 @@ void node_set_view(node *n, const node_view *v, uint64_t now_ns)
     }
     copy_view(n, others);
     n->view = *v;
+    for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {
+        if ((others & v->present & BIT(slot)) != 0) { /* what we know there was its predecessor's */
+            link_addr a = node_addr(n, slot);
+            link_suspect(n->link, &a);
+        }
+    }
     n->self = NOBODY;
     for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {
         if ((v->present & BIT(slot)) != 0 && v->member[slot].incarnation == incarnation &&
@@ -346,6 +352,17 @@ void node_silence(node *n, uint8_t slot)
     }
 }
 
+void node_heard(node *n, uint8_t slot)
+{
+    struct peer *p = &n->peer[slot];
+    uint64_t silent_ns = n->now - p->heard_at;
+    p->heard_at = n->now;
+    if (silent_ns >= NODE_SILENT_NS && n->pace[slot].doublings > 1) {
+        copy_again(n, slot); /* it was away; what is under way waits for a timer of that time */
+        map_again(n, slot);
+    }
+}
+
 uint64_t node_patience(const node *n, uint8_t slot, uint32_t tries)
 {
     return slot < SEG_SLOTS_MAX ? pace_timer_ns(&n->pace[slot], n->c.resend_ns, tries)
@@ -409,7 +426,7 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
     }
     if (m.type == WIRE_REPLY) {
         if (m.slot < SEG_SLOTS_MAX) {
-            n->peer[m.slot].heard_at = n->now;
+            node_heard(n, m.slot);
         }
         if (m.id >> 48 != 0 && (m.id & 3) == 1) {
             copy_acknowledged(n, &m);
@@ -421,7 +438,7 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
     if (m.type < WIRE_PROPOSE || !of_this_view(n, from, &m)) {
         return;
     }
-    n->peer[m.slot].heard_at = n->now;
+    node_heard(n, m.slot);
     if (m.type == WIRE_BOXES) {
         mail_boxes(n, &m);
     } else if (m.type == WIRE_STRAY) {
@@ -435,11 +452,28 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
     }
 }
 
+/* Another process is there than the one that what is under way was sent to. */
+static void repeat_to(node *n, const link_addr *who)
+{
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        link_addr a = node_addr(n, s);
+        if (s != n->self && (n->view.present & BIT(s)) != 0 && a.port == who->port &&
+            memcmp(a.ip, who->ip, sizeof a.ip) == 0) {
+            copy_again(n, s);
+            map_again(n, s);
+        }
+    }
+}
+
 void node_receive(node *n, const link_addr *from, const void *datagram, size_t len, uint64_t now_ns)
 {
     n->now = now_ns;
     node_refresh_serving(n);
     (void)link_receive(n->link, from, datagram, len, now_ns, deliver, n);
+    link_addr who;
+    if (n->in_view && link_renewed(n->link, &who)) {
+        repeat_to(n, &who);
+    }
 }
 
 void node_tick(node *n, uint64_t now_ns)

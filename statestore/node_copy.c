@@ -39,7 +39,7 @@ void copy_receive(node *n, const link_addr *from, const wire_msg *m)
             if ((f.home.replicas & BIT(n->self)) == 0) {
                 stray_soon(n);
             }
-            n->peer[m->slot].heard_at = n->now;
+            node_heard(n, m->slot);
         } else if (status == SEG_FULL) {
             r.status = SEG_FULL;
         }
@@ -235,14 +235,14 @@ void copy_acknowledged(node *n, const wire_msg *m)
         f->out &= (uint16_t)~BIT(slot);
         pace_answered(&n->pace[slot], f->again ? 0 : n->now - f->sent_at, n->now);
     }
-    if (m->epoch != n->view.epoch) {
-        return; /* somebody else may have been in that slot; it was sent again since */
-    }
-    if (m->status != WIRE_OK) {
+    if (m->status != WIRE_OK) { /* also of another view: one of us does not know the later one yet */
         uint64_t again = n->now + (NODE_RETRY_NS << f->refused);
         f->refused += f->refused < NODE_RETRIES_MAX;
         f->next_send = again < f->next_send ? again : f->next_send;
         return;
+    }
+    if (m->epoch != n->view.epoch) {
+        return; /* somebody else may have been in that slot; it was sent again since */
     }
     f->got |= BIT(slot);
     f->tries = f->refused = 0;
@@ -315,6 +315,20 @@ void copy_view(node *n, uint16_t others)
     for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
         if ((others & BIT(s)) != 0) {
             pace_begin(&n->pace[s]);
+        }
+    }
+}
+
+void copy_again(node *n, uint8_t slot)
+{
+    uint32_t flying = n->pace[slot].flying, count = 0;
+    pace_begin(&n->pace[slot]);
+    n->pace[slot].flying = flying;
+    for (uint32_t i = 1; i <= n->flights.used; i++) {
+        struct flight *f = &n->flight[i];
+        if (f->live && (f->asked & BIT(slot)) != 0 && (f->got & BIT(slot)) == 0) {
+            f->tries = f->refused = 0;
+            f->next_send = n->now + count++ / PACE_WINDOW_FIRST * NODE_SPREAD_NS;
         }
     }
 }

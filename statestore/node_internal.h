@@ -24,6 +24,8 @@
 #define NODE_GRACE_NS 1000000ull       /* a client that syncs gets so long to do it itself */
 #define NODE_RETRY_NS 2000000ull       /* after LATER, doubled up to NODE_RETRIES_MAX times */
 #define NODE_RETRIES_MAX 5u
+#define NODE_SPREAD_NS 5000000ull       /* between two windows of what is repeated at once */
+#define NODE_SILENT_NS 100000000ull     /* who is heard after so long was away */
 #define NODE_LOOK_MAX 256u             /* of what waits for room to a member, per round */
 #define NODE_EXPIRE_NS 50000000ull     /* between two looks for what is overdue */
 #define NODE_PUSH_TRIES_MAX 50u        /* of one message to a client that does not answer */
@@ -332,6 +334,7 @@ void node_say_bytes(node *n, uint8_t to, void *bytes, size_t len, uint64_t tag);
 void node_answer(node *n, const link_addr *to, wire_msg *m);
 link_addr node_addr(const node *n, uint8_t slot);
 void node_silence(node *n, uint8_t slot); /* we repeat ourselves to it */
+void node_heard(node *n, uint8_t slot);   /* it has just said something */
 /* Until what was sent to it `tries` times is repeated. */
 uint64_t node_patience(const node *n, uint8_t slot, uint32_t tries);
 void node_publish(node *n);               /* the cluster block of the segment */
@@ -364,6 +367,7 @@ void map_receive(node *n, const wire_msg *m);
 void map_tick(node *n);
 void map_flush(node *n);
 void map_view(node *n);
+void map_again(node *n, uint8_t slot);
 /* Propose an operation; 0: no room. `m` holds its fields; type, id, epoch are filled in. */
 uint32_t map_propose(node *n, wire_msg *m, enum proposal_kind kind, uint32_t ref);
 bool map_active(const node *n);
@@ -395,6 +399,8 @@ void copy_tick(node *n);
 void copy_dirty(node *n, uint32_t item, uint64_t auth, uint64_t due);
 /* A new view. Somebody else is in these slots: what the last one had, and how fast it was, is over. */
 void copy_view(node *n, uint16_t others);
+/* What the member in that slot has not acknowledged is sent to it anew, from now on. */
+void copy_again(node *n, uint8_t slot);
 /* May something go to all of these that nobody waits for? */
 bool copy_room(const node *n, uint16_t slots);
 /* Start or join a flight: the request waits until `control` is acknowledged. */

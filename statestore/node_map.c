@@ -358,6 +358,23 @@ void map_view(node *n)
     n->i_want = false;
 }
 
+/* What the member in that slot was sent is lost. */
+void map_again(node *n, uint8_t slot)
+{
+    n->peer[slot].resend_at = n->peer[slot].snap_at = n->now;
+    n->peer[slot].repeats = 0;
+    if (slot != n->view.leader) {
+        return;
+    }
+    n->state_at = n->propose_at = n->now;
+    for (uint32_t i = 1; i <= n->proposals.used; i++) {
+        if (n->proposal[i].live) {
+            n->proposal[i].next_send = 0;
+            n->proposal[i].tries = 0;
+        }
+    }
+}
+
 void map_tick(node *n)
 {
     if (n->leading) {

@@ -313,7 +313,8 @@ seg_status seg_update(seg *s, const void *key, size_t key_len, seg_handle *h, se
             continue;
         }
         POINT("published");
-        seg_feed_push(s, key, key_len, h->hash);
+        /* Who writes for a client elsewhere knows the item, not the hash of its key in this segment. */
+        seg_feed_push(s, key, key_len, h->hash != 0 ? h->hash : seg_hash(s, key, key_len));
         if ((d.control & LIVE) == 0) {
             count(s, N_DELETES);
             seg_reap(s, it);

@@ -10,6 +10,7 @@ import os
 import struct
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -251,6 +252,15 @@ def test_many_at_once_and_a_scan_of_them(two: Two) -> None:
     assert list(two.a.scan(two.key("none/"))) == []
 
 
+def test_what_needs_nobodys_answer_waits_for_none(two: Two) -> None:
+    """A wait that nothing ends takes a second each; together they would take half a minute."""
+    handles = [two.a.put(two.key(str(number)), b"here", sync=True) for number in range(8)]
+    before = time.monotonic()
+    for _ in range(30):
+        assert two.a.read_many(handles) == [b"here"] * 8
+    assert time.monotonic() - before < 15
+
+
 def test_watches_tell_what_either_has_changed(two: Two) -> None:
     watches = [two.a.watch(two.key("w/")), two.b.watch(two.key("w/"))]
     assert [watch.poll() for watch in watches] == [[], []]
@@ -264,7 +274,7 @@ def test_watches_tell_what_either_has_changed(two: Two) -> None:
     mine = two.b.create(key, b"")
     seen(Change(Kind.PUT, key))
     theirs = two.a.lookup(key)
-    for writer in (mine, theirs):
+    for writer in (mine, theirs, theirs):  # the second time it knows where the item lies
         writer.write(b"again")
         seen(Change(Kind.PUT, key))
     theirs.delete()
