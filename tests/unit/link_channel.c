@@ -128,6 +128,7 @@ void test_restart(uint64_t seed)
         uint32_t restarted = (uint32_t)world_random(&w, 2), other = 1 - restarted;
         world_restart(&w, restarted);
         uint64_t hellos = world_stats(&w, other).hellos;
+        uint32_t renewed = w.end[other].renewed;
         world_run(&w, 60);
         for (uint32_t repeat = 0; w.end[restarted].got[number + 1] == 0; repeat++) {
             CHECK(repeat < 3, "repeated in vain");
@@ -140,6 +141,7 @@ void test_restart(uint64_t seed)
         number++;
         CHECK(w.end[restarted].got[number] == 1, "%u times", w.end[restarted].got[number]);
         CHECK(world_stats(&w, other).hellos == hellos + 1, "one HELLO is enough");
+        CHECK(w.end[other].renewed == renewed + 1, "told that what was sent before is lost");
         CHECK(world_stats(&w, other).sessions == 1, "the old session is forgotten");
         /* Or the other one speaks first: nobody has to suspect anything. */
         world_restart(&w, restarted);
@@ -148,6 +150,7 @@ void test_restart(uint64_t seed)
         world_send(&w, other, restarted, number, 50, 0);
         world_run(&w, 5);
         CHECK(w.end[0].got[number] == 1 && w.end[1].got[number] == 1, "round %u", round);
+        CHECK(w.end[other].renewed == renewed + 2, "told it in this case too");
         CHECK(world_stats(&w, other).hellos == hellos + 1, "answered without another handshake");
     }
     world_end(&w);

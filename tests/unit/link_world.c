@@ -117,6 +117,12 @@ bool world_receive(struct world *w, uint32_t end, const link_addr *from, const v
     }
     struct end *e = &w->end[end];
     bool taken = link_receive(e->link, from, exact, len, w->now_ns, deliver, e);
+    link_addr who;
+    if (link_renewed(e->link, &who)) {
+        CHECK(taken && memcmp(who.ip, from->ip, sizeof who.ip) == 0 && who.port == from->port,
+              "another one than who sent it");
+        e->renewed++;
+    }
     free(exact);
     return taken;
 }

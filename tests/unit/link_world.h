@@ -39,6 +39,7 @@ struct end {
     uint32_t got[NUMBERS_MAX]; /* deliveries by message number */
     uint64_t deliveries, last_session;
     link_addr last_from;
+    uint32_t renewed; /* datagrams that proved another session than the one known */
 };
 
 struct datagram {
