@@ -7,6 +7,7 @@ here is named in ELSEWHERE, with the test that runs it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -141,3 +142,17 @@ def test_the_pages_can_be_typed_from_top_to_bottom(tmp_path: Path) -> None:
 def test_every_runnable_line_is_typed_or_has_another_test() -> None:
     typed = {*commands(), *ELSEWHERE}
     assert not [line for page in PAGES for line in lines(page) if line not in typed]
+
+
+def test_what_being_watched_costs_is_measured_as_the_page_says(tmp_path: Path) -> None:
+    """With fewer calls; what the figures are is no matter here, so a goal may be missed."""
+    line = "python -m benchmarks.monitor"
+    assert f"\n{line}\n" in (ROOT / "docs" / "monitoring.md").read_text()
+    rows = tmp_path / "rows.json"
+    done = subprocess.run(
+        [sys.executable, *line.split()[1:], "--quick", "--json", str(rows)],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    names = {row["name"] for row in json.loads(rows.read_text())["rows"]}
+    assert names >= {"gateway_figures_ms", "state_metrics_ms", "scrape_ms", "command_p99_delay_ms"}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "deploy-openstack.md"
+IMAGE_PAGE = ROOT / "docs" / "deploy-image.md"
 _BLOCK = re.compile(r"^( *)```sh\n(.*?)^\1```$", re.M | re.S)
 
 

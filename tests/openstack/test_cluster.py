@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import shlex
 import subprocess
 import time
 import tomllib
@@ -250,6 +251,28 @@ def check_all(user: Any, admin: Any, machines: Machines, size: plan.Size) -> Non
     check_ports(user, size)
     check_outputs(user, size)
     check_files(user, machines, size)
+
+
+def test_the_image_goes_up_as_its_page_says(shell: Shell, user: Any) -> None:
+    (line,) = page.sections(page.IMAGE_PAGE.read_text())["Upload"]
+    words = shlex.split(line)
+    file = shell.place / words[words.index("--file") + 1]
+    file.parent.mkdir()
+    file.write_bytes(QCOW2)
+    done = shell(line)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = user.image.find_image(words[3], ignore_missing=False)
+    try:
+        assert (made.status, made.disk_format, made.min_disk, made.min_ram) == (
+            *("active", "qcow2", 4, 2048),
+        )
+        said = {**made.to_dict(), **(made.properties or {})}
+        for number, word in enumerate(words):
+            if word == "--property":
+                name, _, value = words[number + 1].partition("=")
+                assert str(said[name]).lower() == value, name
+    finally:
+        user.image.delete_image(made.id)
 
 
 def test_the_preflight_finds_nothing_in_the_way(shell: Shell) -> None:
