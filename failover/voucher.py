@@ -142,9 +142,9 @@ class Voucher:
     def reached(self, sent_ns: int, now_ns: int) -> None:
         """A renewal that was sent then has succeeded. After a while without one the others'
         records are as old as this node's was: that says nothing about them for another lease."""
-        if self._reached_ns and sent_ns - self._reached_ns >= self._core.unreached_ns:
+        if self._reached_ns and now_ns - self._reached_ns >= self._core.unreached_ns:
             self._lenient_until_ns = now_ns + self._lease_ns
-        self._reached_ns = sent_ns
+        self._reached_ns = now_ns
         self._core.parties.confirmed(sent_ns, now_ns)
         self._core.reached(sent_ns, now_ns)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from failover.registry import Member, Ownership, View
+from failover.voucher import Voucher
 from failover.vouching import (
     LENGTH_LEASES,
     Parties,
@@ -294,3 +296,56 @@ def test_whoever_may_be_admitted_is_needed(steps: list[tuple[frozenset[str], boo
             if proven:
                 parties.proven(time + 1)
         assert frozenset().union(*possible) <= parties.needed()
+
+
+class Silent:
+    """A link on which nothing comes or goes, and a memory of nothing."""
+
+    life = 77
+
+    def drain(self) -> Iterable[VouchRequest | Vouch]:
+        return ()
+
+    def send(self, message: VouchRequest | Vouch) -> None:
+        pass
+
+    def watch(self, readable: Callable[[], None]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def load(self) -> Recollection | None:
+        return Recollection()
+
+    def keep(self, recollection: Recollection) -> None:
+        pass
+
+
+def test_old_records_after_a_while_without_the_registry_leave_nobody_out() -> None:
+    """A renewal was granted late: everybody's record is as old as its own was."""
+    nothing: Counter[str] = Counter()
+    silent = Silent()
+    voucher = Voucher(
+        "n1", ["n2", "n3"], LEASE, link=silent, memory=silent, started_ns=0,
+        tell=lambda event, sentence: None, tally=nothing,
+    )  # fmt: skip
+
+    def read(now_ns: int, *alive: str) -> tuple[str, ...]:
+        records = {n: Member(n, 1, now_ns + (50 if n in alive else -50)) for n in ("n2", "n3")}
+        voucher.read(View(records, OWNED.owners, now_ns), now_ns)
+        parties, _ = voucher.words({}, now_ns)
+        voucher.publishing(parties, now_ns)
+        return parties
+
+    voucher.reached(NOW, NOW)
+    assert read(NOW, "n2", "n3") == ("n2", "n3")
+    voucher.reached(NOW + 200, NOW + 200)
+    assert read(NOW + 200, "n2") == ("n2",)  # the registry answers, so n3 is away
+    assert read(NOW + 210, "n2", "n3") == ("n2", "n3")
+    voucher.reached(NOW + 400, NOW + 1_300)
+    assert read(NOW + 1_300) == ("n2", "n3")
+    for time in range(NOW + 1_500, NOW + 2_301, 200):
+        voucher.reached(time, time)
+        assert read(time - 1, "n3") == ("n2", "n3")
+    assert read(NOW + 2_300, "n3") == ("n3",)
