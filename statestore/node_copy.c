@@ -216,6 +216,11 @@ void copy_fill(node *n, uint32_t item, uint64_t auth, uint32_t move)
     struct flight *f = copy_flight(n, item, auth);
     if (f == NULL) {
         f = take_off(n, item, auth);
+    } else if (f->id != 0) {
+        /* It may have had a copy when this began, and have dropped it at the map's word since. */
+        come_down(n, f);
+        number(n, f, COPY_ID(n));
+        f->got &= (uint16_t)~BIT(n->move[move].to);
     }
     if (f != NULL) {
         f->move = move;

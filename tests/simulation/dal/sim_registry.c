@@ -127,7 +127,8 @@ static void mark_lost(world *w, uint32_t h, const seg_handle *handle)
     }
 }
 
-/* Does every item that must have copies have one that stays? As every complete member's map says. */
+/* Does every item that must have copies have one that stays? As every complete member's map says. An item
+ * on its way counts as where it goes as well: the map may say so before the view is known. */
 static bool copies_remain(world *w, uint32_t h, uint16_t staying, bool mark)
 {
     bool all = true;
@@ -136,7 +137,8 @@ static bool copies_remain(world *w, uint32_t h, uint16_t staying, bool mark)
     seg_facts facts;
     while (seg_walk(w->host[h].watcher, &cursor, &handle, &facts) == SEG_OK) {
         uint16_t holders = (uint16_t)(facts.home.replicas | 1u << facts.home.master);
-        if (facts.home.want > 0 && (holders & staying) == 0) {
+        uint16_t then = facts.home.learners != 0 ? facts.home.replicas | facts.home.learners : holders;
+        if (facts.home.want > 0 && ((holders & staying) == 0 || (then & staying) == 0)) {
             all = false;
             if (mark) {
                 mark_lost(w, h, &handle);
