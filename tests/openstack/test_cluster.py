@@ -266,7 +266,7 @@ def test_the_image_goes_up_as_its_page_says(shell: Shell, user: Any) -> None:
         assert (made.status, made.disk_format, made.min_disk, made.min_ram) == (
             *("active", "qcow2", 4, 2048),
         )
-        said = {**made.to_dict(), **(made.properties or {})}
+        said = user.image.get(f"/images/{made.id}").json()
         for number, word in enumerate(words):
             if word == "--property":
                 name, _, value = words[number + 1].partition("=")
