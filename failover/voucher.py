@@ -53,7 +53,7 @@ class Voucher:
         self._served_before: Mapping[str, int] = {}
         self._view: View | None = None
         self._live: tuple[str, ...] = ()
-        self._reached_ns = 0
+        self._renewed_ns = 0
         self._lenient_until_ns = 0
         self._served: dict[str, int] = {}
         self._moved = False
@@ -142,9 +142,9 @@ class Voucher:
     def reached(self, sent_ns: int, now_ns: int) -> None:
         """A renewal that was sent then has succeeded. After a while without one the others'
         records are as old as this node's was: that says nothing about them for another lease."""
-        if self._reached_ns and now_ns - self._reached_ns >= self._core.unreached_ns:
+        if self._renewed_ns and now_ns - self._renewed_ns >= self._core.unreached_ns:
             self._lenient_until_ns = now_ns + self._lease_ns
-        self._reached_ns = now_ns
+        self._renewed_ns = now_ns
         self._core.parties.confirmed(sent_ns, now_ns)
         self._core.reached(sent_ns, now_ns)
 
@@ -260,7 +260,8 @@ class Voucher:
             left_ms = (min(one.until_ns for one in stands.values()) - now_ns) // MS
             lacking = self._lacking()
             return f"{text}; it ends in {left_ms} ms: {lacking}" if lacking else text
-        if self._core.asking or (self._served and not self._core.parties.needed()):
+        away = self._renewed_ns and now_ns - self._renewed_ns >= self._core.unreached_ns
+        if self._core.asking or (away and self._served and not self._core.parties.needed()):
             return f"no lease without the registry: {self._lacking() or 'nobody can vouch for it'}"
         if left:
             return f"its word is given to {listed(left)}: it takes nothing over from there"

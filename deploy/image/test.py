@@ -14,6 +14,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -268,6 +269,8 @@ def main() -> int:
     parser.add_argument("--accel", choices=("kvm", "tcg"), help="default: kvm where it works")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    # told to end: what was begun is taken away all the same
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if os.geteuid() != 0:
         print("test.py: not root: taps and namespaces need it; run with sudo", file=sys.stderr)
         return 3

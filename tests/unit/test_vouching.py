@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from failover.actions import Held
 from failover.registry import Member, Ownership, View
 from failover.voucher import Voucher
 from failover.vouching import (
@@ -322,14 +323,30 @@ class Silent:
         pass
 
 
+def alone(*peers: str) -> Voucher:
+    silent = Silent()
+    return Voucher(
+        "n1", peers, LEASE, link=silent, memory=silent, started_ns=0,
+        tell=lambda event, sentence: None, tally=Counter(),
+    )  # fmt: skip
+
+
+def test_who_has_nobody_to_vouch_says_so_only_without_the_registry() -> None:
+    """A single node serves like any other, and is ready."""
+    voucher = alone()
+    voucher.reached(NOW, NOW)
+    voucher.read(OWNED, NOW)
+    voucher.publishing((), NOW)
+    voucher.turn(NOW, NOW, {"g1": Held(armed=3, armed_until_ns=NOW + LEASE)})
+    assert voucher.status(NOW + 399)["sentence"] == ""
+    assert "nobody can vouch" in voucher.status(NOW + 400)["sentence"]
+    voucher.reached(NOW + 600, NOW + 600)
+    assert voucher.status(NOW + 600)["sentence"] == ""
+
+
 def test_old_records_after_a_while_without_the_registry_leave_nobody_out() -> None:
     """A renewal was granted late: everybody's record is as old as its own was."""
-    nothing: Counter[str] = Counter()
-    silent = Silent()
-    voucher = Voucher(
-        "n1", ["n2", "n3"], LEASE, link=silent, memory=silent, started_ns=0,
-        tell=lambda event, sentence: None, tally=nothing,
-    )  # fmt: skip
+    voucher = alone("n2", "n3")
 
     def read(now_ns: int, *alive: str) -> tuple[str, ...]:
         records = {n: Member(n, 1, now_ns + (50 if n in alive else -50)) for n in ("n2", "n3")}
