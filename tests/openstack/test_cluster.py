@@ -181,7 +181,7 @@ def check_security(user: Any, parameters: dict[str, Any]) -> None:
     out = {("egress", kind, "any", 0, 0, "") for kind in ("IPv4", "IPv6")}
     assert found[management] == out | {
         into("udp", 7400, 7400, management),
-        into("udp", 7784, 7784, management),
+        into("udp", 7784, 7785, management),
         into("tcp", 9401, 9401, management),
         into("udp", 2223, 2223, proxy),
         into("tcp", 2223, 2223, proxy),
@@ -202,8 +202,8 @@ def check_security(user: Any, parameters: dict[str, Any]) -> None:
             ("egress", "IPv6", "ipv6-icmp", 0, 0, ""),
             into("icmp", 3, 4, ""),
             into("ipv6-icmp", 2, 0, "", "IPv6"),
-            into("udp", 7784, 7784, realm),
-            into("udp", 7784, 7784, realm, "IPv6"),
+            into("udp", 7784, 7785, realm),
+            into("udp", 7784, 7785, realm, "IPv6"),
             into("udp", 20000, 59999, "0.0.0.0/0"),
             into("udp", 20000, 59999, "::/0", "IPv6"),
         }
