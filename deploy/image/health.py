@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import seed
-from machine import Machine, check
+from machine import PATIENCE, Machine, check
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = (ROOT / "docs/deploy-bare.md", ROOT / "docs/deploy-image.md")
@@ -32,6 +32,8 @@ CAPABILITIES: Final = {
 }
 """CAP_NET_ADMIN and CAP_NET_RAW are 0x3000; CAP_BPF, CAP_PERFMON 0x8000000000, 0x4000000000."""
 ALONE: Final = "no standby is ready"
+SLOW: Final = ("etcd", "registry", "own lease has run out", "state server does not serve")
+"""What a node says whose machine stands still for longer than a lease, as a busy one may."""
 """What a cluster of one node is told, rightly."""
 EXPOSURE_MAX: Final = 25
 """Of `systemd-analyze security`, tenths: 0 is shut in, 100 is open."""
@@ -91,14 +93,19 @@ def packet_path(vm: Machine) -> None:
 
 
 def quiet(vm: Machine) -> None:
-    """Nothing listens that should not."""
+    """Nothing listens that should not. A process of ours that asks the state plane does it from a
+    port that the kernel chose, at the address where this node's state server is."""
+    first, last = map(int, vm.ssh("sysctl -n net.ipv4.ip_local_port_range").split())
     listening = set()
-    for line in vm.ssh("sudo ss -Hltun").splitlines():
-        protocol, _, _, _, local = line.split()[:5]
+    for line in vm.ssh("sudo ss -Hltunp").splitlines():
+        protocol, _, _, _, local, *rest = line.split()
         address = re.sub(r"%\w+", "", local)
-        if address.rpartition(":")[0] in ("0.0.0.0", "[::]", "*"):
-            address = address.rpartition(":")[2]
-        listening.add(f"{protocol} {address}")
+        host, _, port = address.rpartition(":")
+        if host in ("0.0.0.0", "[::]", "*"):
+            address = port
+        asks = (protocol, host) == ("udp", seed.GUEST) and first <= int(port) <= last
+        if not (asks and '(("bgf",' in " ".join(rest)):
+            listening.add(f"{protocol} {address}")
     said = f"listening: {', '.join(sorted(listening))}"
     check(said, listening <= LISTENERS, listening - LISTENERS)
     settings = {"net.core.rmem_max": "8388608", "kernel.panic": "10", "kernel.panic_on_oops": "1"}
@@ -126,9 +133,12 @@ def journal(vm: Machine) -> None:
     active = _entries(vm, "-u bgf-gateway BGF_GROUP=g1 BGF_REASON=active -n 1")
     epochs = [entry.get("BGF_EPOCH") for entry in active]
     check(f"journal: BGF_GROUP=g1 BGF_EPOCH={epochs}", epochs and all(epochs), active)
+    known = (ALONE, *(SLOW if PATIENCE > 1 else ()))
     warnings = [entry for entry in _entries(vm, "-p warning") if _is_ours(entry)]
-    ours = [one["MESSAGE"] for one in warnings if ALONE not in str(one["MESSAGE"])]
-    check("journal: no warning of ours, or about ours", not ours, "\n".join(map(str, ours)))
+    ours = [
+        said for one in warnings if not any(word in (said := str(one["MESSAGE"])) for word in known)
+    ]
+    check("journal: no warning of ours, or about ours", not ours, "\n".join(ours))
 
 
 def _is_ours(entry: dict[str, Any]) -> bool:

@@ -211,7 +211,8 @@ def test(image: Path, accel: str, work: Path) -> dict[str, float]:
         try:
             come_up(vm, BOOT_S[accel])
             took[firmware] = time.monotonic() - began
-            say(f"ready {took[firmware]:.0f} s after power-on; {vm.boot_time()}")
+            say(f"ready {took[firmware]:.0f} s after power-on")
+            say(wait("the boot is over", vm.boot_time, SETTLE_S))
             for look in LOOKS:
                 look(vm)
             calls(vm, package if number == 1 else None)
