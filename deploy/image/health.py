@@ -95,7 +95,7 @@ def packet_path(vm: Machine) -> None:
 def quiet(vm: Machine) -> None:
     """Nothing listens that should not. A process of ours that asks the state plane does it from a
     port that the kernel chose, at the address where this node's state server is."""
-    first, last = map(int, vm.ssh("sysctl -n net.ipv4.ip_local_port_range").split())
+    first, last = map(int, vm.ssh("sudo sysctl -n net.ipv4.ip_local_port_range").split())
     listening = set()
     for line in vm.ssh("sudo ss -Hltunp").splitlines():
         protocol, _, _, _, local, *rest = line.split()
