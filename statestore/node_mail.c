@@ -344,7 +344,9 @@ static void ask_boxes(node *n)
 static void list_boxes(node *n, uint8_t to, uint64_t cursor)
 {
     size_t len = 0;
-    while (cursor < n->inboxes && len + 512 < NODE_SNAP_BYTES) {
+    /* Who joins has none, that is certain: what it has of a snapshot that did not end may be over. */
+    uint64_t end = n->complete ? n->inboxes : 0;
+    while (cursor < end && len + 512 < NODE_SNAP_BYTES) {
         const struct inbox *b = &n->inbox[cursor++];
         seg_home home = {.master = b->slot};
         if (b->live) {
@@ -353,8 +355,8 @@ static void list_boxes(node *n, uint8_t to, uint64_t cursor)
     }
     wire_msg m = {.type = WIRE_BOXES, .flags = n->unasked != 0 || !n->complete ? WIRE_ANY : 0,
                   .mask = WIRE_NUMBER | WIRE_SEQ | WIRE_VERSION | WIRE_VALUE, .number = 1,
-                  .seq = n->complete ? n->applied : UINT64_MAX, /* who joins has none, that is certain */
-                  .version = cursor < n->inboxes ? cursor : 0, .value = n->scratch,
+                  .seq = n->complete ? n->applied : UINT64_MAX,
+                  .version = cursor < end ? cursor : 0, .value = n->scratch,
                   .value_len = len};
     node_say(n, to, &m, 0);
 }
