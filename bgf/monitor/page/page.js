@@ -178,7 +178,7 @@ function drillCard(drill) {
   const bad = drill.rows.filter((row) => row.met === false);
   return el("article", { class: `card ${drill.ok ? "good" : "bad"}` },
     el("h3", {}, drill.name,
-      el("span", { class: "to" }, age(Date.now() / 1000 - drill.at_s), " ago"),
+      el("span", { class: "to" }, `${age(Date.now() / 1000 - drill.at_s)} ago`.replace("now ago", "just now")),
       el("span", { class: `end ${drill.ok ? "good" : "bad"}` }, drill.ok ? "passed" : "failed")),
     facts(
       ["flows listened to", drill.flows ? count(drill.flows) : null],
