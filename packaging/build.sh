@@ -43,7 +43,7 @@ step "building (dpkg-buildpackage)"
 
 deb=$(echo "$work"/bgf_*_"$(dpkg --print-architecture)".deb)
 step "checking (lintian)"
-quietly "$work/lintian.log" lintian --fail-on error --suppress-tags-from-file packaging/lintian-tags "$deb"
+quietly "$work/lintian.log" env TMPDIR="$work" lintian --fail-on error --suppress-tags-from-file packaging/lintian-tags "$deb"
 grep -E '^[EW]:' "$work/lintian.log" || true
 
 mkdir -p dist
