@@ -218,9 +218,11 @@ void copy_fill(node *n, uint32_t item, uint64_t auth, uint32_t move)
         f = take_off(n, item, auth);
     } else if (f->id != 0) {
         /* It may have had a copy when this began, and have dropped it at the map's word since. */
+#ifndef DAL_MUTANT_GOT_OUTLIVES
         come_down(n, f);
         number(n, f, COPY_ID(n));
         f->got &= (uint16_t)~BIT(n->move[move].to);
+#endif
     }
     if (f != NULL) {
         f->move = move;
