@@ -352,17 +352,6 @@ void node_silence(node *n, uint8_t slot)
     }
 }
 
-void node_heard(node *n, uint8_t slot)
-{
-    struct peer *p = &n->peer[slot];
-    uint64_t silent_ns = n->now - p->heard_at;
-    p->heard_at = n->now;
-    if (silent_ns >= NODE_SILENT_NS && n->pace[slot].doublings > 1) {
-        copy_again(n, slot); /* it was away; what is under way waits for a timer of that time */
-        map_again(n, slot);
-    }
-}
-
 uint64_t node_patience(const node *n, uint8_t slot, uint32_t tries)
 {
     return slot < SEG_SLOTS_MAX ? pace_timer_ns(&n->pace[slot], n->c.resend_ns, tries)
@@ -426,7 +415,7 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
     }
     if (m.type == WIRE_REPLY) {
         if (m.slot < SEG_SLOTS_MAX) {
-            node_heard(n, m.slot);
+            n->peer[m.slot].heard_at = n->now;
         }
         if (m.id >> 48 != 0 && (m.id & 3) == 1) {
             copy_acknowledged(n, &m);
@@ -438,7 +427,7 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
     if (m.type < WIRE_PROPOSE || !of_this_view(n, from, &m)) {
         return;
     }
-    node_heard(n, m.slot);
+    n->peer[m.slot].heard_at = n->now;
     if (m.type == WIRE_BOXES) {
         mail_boxes(n, &m);
     } else if (m.type == WIRE_STRAY) {

@@ -39,7 +39,7 @@ void copy_receive(node *n, const link_addr *from, const wire_msg *m)
             if ((f.home.replicas & BIT(n->self)) == 0) {
                 stray_soon(n);
             }
-            node_heard(n, m->slot);
+            n->peer[m->slot].heard_at = n->now;
         } else if (status == SEG_FULL) {
             r.status = SEG_FULL;
         }
@@ -218,11 +218,9 @@ void copy_fill(node *n, uint32_t item, uint64_t auth, uint32_t move)
         f = take_off(n, item, auth);
     } else if (f->id != 0) {
         /* It may have had a copy when this began, and have dropped it at the map's word since. */
-#ifndef DAL_MUTANT_GOT_OUTLIVES
         come_down(n, f);
         number(n, f, COPY_ID(n));
         f->got &= (uint16_t)~BIT(n->move[move].to);
-#endif
     }
     if (f != NULL) {
         f->move = move;
@@ -311,9 +309,7 @@ void copy_view(node *n, uint16_t others)
         struct flight *f = &n->flight[i];
         if (f->live) {
             come_down(n, f);
-#ifndef DAL_MUTANT_GOT_OUTLIVES
             f->got &= (uint16_t)~others;
-#endif
             f->again = true;
             f->tries = f->refused = 0;
             f->next_send = n->now; /* who holds it may be others now */

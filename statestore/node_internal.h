@@ -25,7 +25,6 @@
 #define NODE_RETRY_NS 2000000ull       /* after LATER, doubled up to NODE_RETRIES_MAX times */
 #define NODE_RETRIES_MAX 5u
 #define NODE_SPREAD_NS 5000000ull       /* between two windows of what is repeated at once */
-#define NODE_SILENT_NS 100000000ull     /* who is heard after so long was away */
 #define NODE_LOOK_MAX 256u             /* of what waits for room to a member, per round */
 #define NODE_EXPIRE_NS 50000000ull     /* between two looks for what is overdue */
 #define NODE_PUSH_TRIES_MAX 50u        /* of one message to a client that does not answer */
@@ -334,7 +333,6 @@ void node_say_bytes(node *n, uint8_t to, void *bytes, size_t len, uint64_t tag);
 void node_answer(node *n, const link_addr *to, wire_msg *m);
 link_addr node_addr(const node *n, uint8_t slot);
 void node_silence(node *n, uint8_t slot); /* we repeat ourselves to it */
-void node_heard(node *n, uint8_t slot);   /* it has just said something */
 /* Until what was sent to it `tries` times is repeated. */
 uint64_t node_patience(const node *n, uint8_t slot, uint32_t tries);
 void node_publish(node *n);               /* the cluster block of the segment */
