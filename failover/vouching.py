@@ -7,7 +7,8 @@ The rules (decision 46 has the argument):
   - an owner that cannot renew asks each of its *parties*: everybody who might take over from it.
     Only when all of them vouch for a group does its deadline move, by the shortest length granted,
     counted from when it asked.
-  - who vouches does not reach the registry, knows of no later owner, has no claim of its own under
+  - who vouches does not reach the registry (or only for the one lease that a registry is bridged
+    which answers now one, now another), knows of no later owner, has no claim of its own under
     way, and promises to leave the group alone for longer than it granted, by its own clock. The
     promise holds whatever it learns meanwhile; only the owner itself gives it back, by saying in
     its record that nothing here is open any longer than the registry's lease.
@@ -197,6 +198,7 @@ class Vouching:
         """Parties that had not answered when they were asked again."""
         self.refusals: Mapping[str, str] = {}
         self._bridged: frozenset[str] = frozenset()
+        """Whose last word was shorter than what was asked for: it must be asked again soon."""
 
     # -- as a peer -------------------------------------------------------------------------
 
@@ -384,7 +386,7 @@ class Vouching:
         if now_ns - sent_ns >= self.unreached_ns:
             return
         self.standing, self._words, self._rounds = {}, {}, deque(maxlen=ROUNDS_MAX)
-        self.by, self.silent, self.refusals = (), (), {}
+        self.by, self.silent, self.refusals, self._bridged = (), (), {}, frozenset()
 
     @property
     def asking(self) -> bool:

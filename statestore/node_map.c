@@ -319,6 +319,18 @@ void map_receive(node *n, const wire_msg *m)
 
 /* ---- time ---- */
 
+/* What is not in the log goes to the leader, who may be another one. */
+static void propose_all_again(node *n)
+{
+    n->propose_at = 0;
+    for (uint32_t i = 1; i <= n->proposals.used; i++) {
+        if (n->proposal[i].live) {
+            n->proposal[i].next_send = 0;
+            n->proposal[i].tries = 0;
+        }
+    }
+}
+
 /* A new view is known (n->view): what we were in the last one is over. */
 void map_view(node *n)
 {
@@ -348,13 +360,7 @@ void map_view(node *n)
     }
     memset(n->refusal, 0, NODE_REFUSALS_MAX * sizeof *n->refusal);
     n->left = n->closed = false; /* that was of the last view's items */
-    n->propose_at = 0; /* what is not in the log goes to the new leader */
-    for (uint32_t i = 1; i <= n->proposals.used; i++) {
-        if (n->proposal[i].live) {
-            n->proposal[i].next_send = 0;
-            n->proposal[i].tries = 0;
-        }
-    }
+    propose_all_again(n);
     n->i_want = false;
 }
 
@@ -366,13 +372,8 @@ void map_again(node *n, uint8_t slot)
     if (slot != n->view.leader) {
         return;
     }
-    n->state_at = n->propose_at = n->now;
-    for (uint32_t i = 1; i <= n->proposals.used; i++) {
-        if (n->proposal[i].live) {
-            n->proposal[i].next_send = 0;
-            n->proposal[i].tries = 0;
-        }
-    }
+    n->state_at = n->now;
+    propose_all_again(n);
 }
 
 void map_tick(node *n)

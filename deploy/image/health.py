@@ -32,9 +32,9 @@ CAPABILITIES: Final = {
 }
 """CAP_NET_ADMIN and CAP_NET_RAW are 0x3000; CAP_BPF, CAP_PERFMON 0x8000000000, 0x4000000000."""
 ALONE: Final = "no standby is ready"
+"""What a cluster of one node is told, rightly."""
 SLOW: Final = ("etcd", "registry", "own lease has run out", "state server does not serve")
 """What a node says whose machine stands still for longer than a lease, as a busy one may."""
-"""What a cluster of one node is told, rightly."""
 EXPOSURE_MAX: Final = 25
 """Of `systemd-analyze security`, tenths: 0 is shut in, 100 is open."""
 NATIVE: Final = 1
