@@ -14,7 +14,7 @@ here=tests/simulation/dal
 binary=build/dal_sim
 mkdir -p build
 # shellcheck disable=SC2046
-gcc -std=c11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -Istatestore -I$here \
+gcc -std=c11 -O2 -g -Wall -Wextra -Werror -D_GNU_SOURCE -DNODE_SNAP_BYTES=513u -Istatestore -I$here \
   $(find statestore -name 'seg*.c' -o -name 'link*.c' -o -name 'node*.c' ! -name node_loop.c -o -name 'client*.c') \
   statestore/wire.c statestore/crypto.c \
   $here/dal_sim.c $here/sim_*.c $here/check_*.c $here/wgl.c \

@@ -18,7 +18,9 @@
 #define NODE_REFUSALS_MAX 4096u        /* refusals that can be repeated */
 #define NODE_FEED_MAX 1024u            /* changes taken in per round */
 #define NODE_WALK_MAX 4096u            /* items looked at per round by a background walk */
-#define NODE_SNAP_BYTES 32768u         /* of one piece of a snapshot */
+#ifndef NODE_SNAP_BYTES
+#define NODE_SNAP_BYTES 32768u         /* of one piece of a snapshot; the simulation takes small ones */
+#endif
 #define NODE_NOTE_BYTES 1200u
 #define NODE_NOTE_NS 2000000ull        /* notes are gathered for so long */
 #define NODE_GRACE_NS 1000000ull       /* a client that syncs gets so long to do it itself */
@@ -211,7 +213,7 @@ struct peer { /* as the leader sees a member */
     uint32_t relays; /* in vain */
     uint64_t floor; /* its proposals below are an earlier process's */
     /* snapshot to it */
-    bool snapping, snap_done;
+    bool snapping, snap_done, snap_said;
     uint8_t snap_kind;
     uint64_t snap_cursor, snap_next_cursor, snap_chunk, snap_first, snap_base, snap_at;
     /* proposals of its that were taken in this epoch */

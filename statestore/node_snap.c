@@ -3,7 +3,9 @@
  * Knows: entries of the map, fences, inboxes, the order of pieces. Must not know: operations.
  *
  * Pieces are numbered through an epoch, one is under way at a time. What changes meanwhile is in the log from
- * the point where the snapshot began, and operations do no harm to a newer state.
+ * the point where the snapshot began, and operations do no harm to a newer state. A piece that is sent again is
+ * made again, of what there is by then: it may have been taken as it was before, so it keeps its kind, and the
+ * next one begins where the shortest of its versions ended.
  */
 #include "node_internal.h"
 
@@ -23,6 +25,7 @@ void snap_send(node *n, uint8_t to)
         node_say(n, to, &end, 0);
         return;
     }
+    bool again = p->snap_said;
     if (p->snap_kind == 2 && n->unasked != 0) {
         return; /* we were restarted and are asking for them ourselves: later */
     }
@@ -61,16 +64,20 @@ void snap_send(node *n, uint8_t to)
             break;
         }
     }
+    if (again && p->snap_next_cursor < cursor) {
+        cursor = p->snap_next_cursor;
+    }
     p->snap_next_cursor = cursor;
     wire_msg m = {.type = WIRE_SNAP, .sub = p->snap_kind, .flags = p->snap_chunk == p->snap_first ? WIRE_FIRST : 0,
                   .mask = WIRE_NUMBER | WIRE_SUB | WIRE_VALUE,
                   .number = p->snap_chunk, .value = out, .value_len = len};
-    if (len == 0) { /* the end of this kind */
+    if (len == 0 && !again) { /* the end of this kind */
         p->snap_kind++;
         p->snap_cursor = 0;
         snap_send(n, to);
         return;
     }
+    p->snap_said = true;
     node_say(n, to, &m, p->snap_chunk << 3 | 7);
 }
 
@@ -82,6 +89,7 @@ void snap_begin(node *n, uint8_t to)
     p->snap_kind = 0;
     p->snap_cursor = 0;
     p->snap_chunk++; /* never the number of an earlier piece of this epoch */
+    p->snap_said = false;
     p->snap_first = p->snap_chunk;
     p->snap_base = n->applied;
     snap_send(n, to);
@@ -102,6 +110,7 @@ void snap_acked(node *n, const wire_msg *m)
         return;
     }
     p->snap_chunk++;
+    p->snap_said = false;
     p->snap_cursor = p->snap_next_cursor;
     snap_send(n, m->slot);
 }
