@@ -18,17 +18,23 @@
 #define NODE_MANY 65536u                   /* less in the fuzzer, which makes a member per input */
 #endif
 #define NODE_LOG_BYTES_MAX (64u << 20)     /* map operations kept for those who lag */
-#define NODE_LOG_OPS_MAX (4u * NODE_MANY)
 #define NODE_PROPOSALS_MAX NODE_MANY       /* of this member, not yet done */
 #define NODE_REQUESTS_MAX NODE_MANY        /* of clients, not yet answered */
 #define NODE_SESSIONS_MAX 4096u            /* clients with a table of replies */
 #define NODE_REPLIES_MAX 256u              /* kept per session; a power of two */
-#define NODE_DIRTY_MAX NODE_MANY           /* items waiting for replication, before everything is walked */
 #define NODE_FLIGHT_MAX 1024u              /* copies sent and not acknowledged */
 #define NODE_MOVES_MAX 1024u               /* moves and repairs under way */
 #define NODE_INBOXES_MAX 4096u
 #define NODE_HISTORY_MAX 16u               /* accesses remembered per item */
+#ifdef NODE_TIGHT /* in half of the simulated worlds: every limit is met */
+#define NODE_LOG_OPS_MAX 24u
+#define NODE_DIRTY_MAX 2u
+#define NODE_TRACKED_MAX 3u
+#else
+#define NODE_LOG_OPS_MAX (4u * NODE_MANY)
+#define NODE_DIRTY_MAX NODE_MANY           /* items waiting for replication, before everything is walked */
 #define NODE_TRACKED_MAX NODE_MANY         /* items whose accesses are remembered */
+#endif
 
 typedef struct {
     seg *segment;

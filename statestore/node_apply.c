@@ -114,8 +114,12 @@ static void begin_create(node *n, const struct start *s)
     seg_handle h = {s->auth, 0, s->item};
     seg_facts f;
     wire_msg m;
-    if (seg_facts_read(n->seg, &h, &f) != SEG_OK || f.home.master != n->self || !f.stub ||
-        op->seq != s->seq || op->bytes == NULL || !wire_decode(op->bytes, op->len, &m)) {
+    if (seg_facts_read(n->seg, &h, &f) != SEG_OK || f.home.master != n->self || !f.stub) {
+        return;
+    }
+    if (op->seq != s->seq || op->bytes == NULL || !wire_decode(op->bytes, op->len, &m)) {
+        drop_stub(n, &h); /* the log had no room for so much that is not committed: the answer is full */
+        n->stats.refused++;
         return;
     }
     seg_copy c = {.auth = s->auth, .version = NODE_CREATED_VERSION - 1, .home = f.home,
@@ -288,6 +292,30 @@ static void bequeath(node *n, seg_handle *h, seg_facts *f, uint16_t dead)
 #endif
 }
 
+/* Fences outlive a new beginning and a restart: one that was raised here and was never committed is raised
+ * everywhere. */
+static void tell_fences(node *n)
+{
+    uint8_t name[SEG_KEY_BYTES_MAX];
+    size_t len;
+    uint64_t cursor = 0, epoch;
+    while (seg_fence_walk(n->seg, &cursor, name, &len, &epoch) == SEG_OK) {
+        wire_msg m = {.sub = WIRE_OP_FENCE, .mask = WIRE_FENCE_NAME | WIRE_GRANT_EPOCH, .fence = name,
+                      .fence_len = len, .grant_epoch = epoch};
+        if (epoch != 0) {
+            (void)map_propose(n, &m, FOR_FENCE, 0);
+        }
+    }
+}
+
+void apply_rejoin(node *n)
+{
+    n->rejoined = true;
+    if (n->restarted) {
+        tell_fences(n);
+    }
+}
+
 static void apply_view(node *n, const wire_msg *m)
 {
     uint16_t dead = (uint16_t)m->number;
@@ -315,7 +343,7 @@ static void apply_view(node *n, const wire_msg *m)
     if (current && n->complete) {
         n->phase = NODE_ACTIVE;
         n->restarted = n->restarted && !n->rejoined;
-        n->rejoined = true;
+        apply_rejoin(n);
     }
     move_view(n);
     stray_soon(n);
@@ -324,21 +352,6 @@ static void apply_view(node *n, const wire_msg *m)
     n->repair_again = true;
     n->i_want = false;
     node_publish(n);
-}
-
-/* Fences outlive a new beginning: one that was raised here and was never committed is raised everywhere. */
-static void tell_fences(node *n)
-{
-    uint8_t name[SEG_KEY_BYTES_MAX];
-    size_t len;
-    uint64_t cursor = 0, epoch;
-    while (seg_fence_walk(n->seg, &cursor, name, &len, &epoch) == SEG_OK) {
-        wire_msg m = {.sub = WIRE_OP_FENCE, .mask = WIRE_FENCE_NAME | WIRE_GRANT_EPOCH, .fence = name,
-                      .fence_len = len, .grant_epoch = epoch};
-        if (epoch != 0) {
-            (void)map_propose(n, &m, FOR_FENCE, 0);
-        }
-    }
 }
 
 static void apply_member(node *n, const wire_msg *m)
@@ -380,6 +393,17 @@ static void apply_leave(node *n, const wire_msg *m)
     n->repair_again = true;
 }
 
+static void apply_inbox(node *n, const wire_msg *m)
+{
+    struct inbox *b = inbox_find(n, m->key, m->key_len);
+    bool came = m->number == 0 && (b == NULL || b->slot != m->home.master);
+    inbox_put(n, m->key, m->key_len, m->home.master, m->number != 0);
+    b = came ? inbox_find(n, m->key, m->key_len) : NULL;
+    if (b != NULL) {
+        b->since = m->seq;
+    }
+}
+
 bool apply_op(node *n, const wire_msg *m)
 {
     uint32_t fence = 0;
@@ -406,7 +430,7 @@ bool apply_op(node *n, const wire_msg *m)
         apply_leave(n, m);
         return true;
     case WIRE_OP_INBOX:
-        inbox_put(n, m->key, m->key_len, m->home.master, m->number != 0);
+        apply_inbox(n, m);
         return true;
     default:
         n->stats.refused++;

@@ -10,24 +10,34 @@
 #include "node_pace.h"
 
 #define NOBODY 255u
+#ifdef NODE_TIGHT
+#define NODE_WINDOW_OPS 4u
+#define NODE_WINDOW_OPS_MIN 1u
+#define NODE_REFUSALS_MAX 4u
+#define NODE_FEED_MAX 2u
+#define NODE_WALK_MAX 2u
+#define NODE_SNAP_BYTES 513u /* one entry */
+#define NODE_LOOK_MAX 2u
+#define NODE_STRAYS_MAX 4u
+#else
 #define NODE_WINDOW_OPS 2048u          /* sent to a member and not acknowledged */
-#define NODE_WINDOW_BYTES (1u << 20)
 #define NODE_WINDOW_OPS_MIN 64u         /* after losses */
-#define NODE_BURST_BYTES (256u << 10)   /* sent to a member in one go */
-#define NODE_SEEN_BITS 131072u         /* proposals of one member that are told apart */
 #define NODE_REFUSALS_MAX 4096u        /* refusals that can be repeated */
 #define NODE_FEED_MAX 1024u            /* changes taken in per round */
 #define NODE_WALK_MAX 4096u            /* items looked at per round by a background walk */
-#ifndef NODE_SNAP_BYTES
-#define NODE_SNAP_BYTES 32768u         /* of one piece of a snapshot; the simulation takes small ones */
+#define NODE_SNAP_BYTES 32768u         /* of one piece of a snapshot */
+#define NODE_LOOK_MAX 256u             /* of what waits for room to a member, per round */
+#define NODE_STRAYS_MAX 4096u           /* copies that are asked about at one time */
 #endif
+#define NODE_WINDOW_BYTES (1u << 20)
+#define NODE_BURST_BYTES (256u << 10)   /* sent to a member in one go */
+#define NODE_SEEN_BITS 131072u         /* proposals of one member that are told apart */
 #define NODE_NOTE_BYTES 1200u
 #define NODE_NOTE_NS 2000000ull        /* notes are gathered for so long */
 #define NODE_GRACE_NS 1000000ull       /* a client that syncs gets so long to do it itself */
 #define NODE_RETRY_NS 2000000ull       /* after LATER, doubled up to NODE_RETRIES_MAX times */
 #define NODE_RETRIES_MAX 5u
 #define NODE_SPREAD_NS 5000000ull       /* between two windows of what is repeated at once */
-#define NODE_LOOK_MAX 256u             /* of what waits for room to a member, per round */
 #define NODE_EXPIRE_NS 50000000ull     /* between two looks for what is overdue */
 #define NODE_PUSH_TRIES_MAX 50u        /* of one message to a client that does not answer */
 #define NODE_ERRAND_TRIES_MAX 100u
@@ -40,7 +50,6 @@
 #define NODE_RENEWED_NS 5000000000ull  /* an inbox that is not renewed is closed */
 #define NODE_REQUEST_NS 10000000000ull /* a request that waits longer is forgotten */
 #define NODE_EPOCH_SHIFT 36            /* logical versions of a new master begin at epoch << this */
-#define NODE_STRAYS_MAX 4096u           /* copies that are asked about at one time */
 #define NODE_STRAY_NS 1000000000ull     /* after the last sign of one */
 #define NODE_INBOX_QUEUE_MAX 1024u
 #define NODE_CREATED_VERSION 2u        /* the logical version of a new item, on all copies */
@@ -172,6 +181,7 @@ struct inbox {
     uint64_t number, push_id, next_send, renewed_at;
     uint32_t tries, queued;
     bool closing;
+    uint64_t since; /* the operation that put it here */
     struct message *first, *last;
     struct {
         uint64_t session, id;
@@ -379,6 +389,7 @@ uint64_t map_auth(const node *n, uint64_t seq);
 /* ---- node_apply.c ---- */
 /* False: it cannot be applied now (no room): stay before it. */
 bool apply_op(node *n, const wire_msg *m);
+void apply_rejoin(node *n);
 void apply_snap(node *n, const wire_msg *m);
 void apply_wipe(node *n);
 /* Begin what was committed. */

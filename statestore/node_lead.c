@@ -250,6 +250,10 @@ void lead_proposal(node *n, const wire_msg *m)
                 return;
             }
         }
+        /* Sequenced, and then no later than this; or refused, too many refusals ago. */
+        wire_msg done = {.type = WIRE_REFUSED, .status = WIRE_LATER, .mask = WIRE_ID | WIRE_SEQ, .id = m->id,
+                         .seq = n->applied};
+        node_say(n, m->slot, &done, 0);
         n->owe_beat |= BIT(m->slot);
         return;
     }

@@ -191,13 +191,17 @@ static void announce(node *n, uint32_t request, const wire_msg *m)
     bool relayed = (m->flags & WIRE_ANY) != 0;
     for (uint32_t i = 0; i < n->inboxes; i++) {
         struct inbox *b = &n->inbox[i];
-        if (b->live && b->slot == n->self && !queue(n, b, m->value, m->value_len, 0)) {
+        /* One that came here later may have had it where it was. */
+        bool here = b->live && b->slot == n->self && (!relayed || (m->mask & WIRE_NUMBER) == 0 || b->since <= m->number);
+        if (here && !queue(n, b, m->value, m->value_len, 0)) {
             r->status = WIRE_IN_DOUBT;
         }
     }
     if (!relayed) {
         wire_msg e = *m;
         e.flags |= WIRE_ANY;
+        e.mask |= WIRE_NUMBER;
+        e.number = n->applied;
         r->left = 1;
         for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
             if (s != n->self && (n->view.present & BIT(s)) != 0 && !mail_errand(n, s, &e, request)) {

@@ -247,7 +247,7 @@ static void take_beat(node *n, const wire_msg *m)
             n->phase = NODE_ACTIVE;
         }
         if (n->restarted && !n->rejoined) {
-            n->rejoined = true;
+            apply_rejoin(n);
             n->thaw_at = n->now + n->c.promote_delay_ns;
             n->thaw_seq = n->applied;
             n->walk_repair = n->repair_again = true; /* what was under way is forgotten */
@@ -284,7 +284,8 @@ void map_receive(node *n, const wire_msg *m)
         break;
     case WIRE_REFUSED: {
         uint32_t i;
-        if (m->slot == n->view.leader && table_get(&n->proposal_by_id, m->id, &i) &&
+        bool known = (m->mask & WIRE_SEQ) == 0 || n->applied >= m->seq; /* else it may be in what we lack */
+        if (m->slot == n->view.leader && known && table_get(&n->proposal_by_id, m->id, &i) &&
             n->proposal[i].seq == 0) {
             map_proposal_end(n, i, m->status, m->grant_epoch);
         }

@@ -64,10 +64,10 @@ void stray_tick(node *n)
     if (n->stray_at == 0 || n->now < n->stray_at || !map_active(n)) {
         return;
     }
+    if (n->stray_cursor == 0 || n->strays.used >= NODE_STRAYS_MAX / 2) {
+        table_clear(&n->strays); /* what was not answered is asked again */
+    }
     for (uint32_t i = 0; i < NODE_WALK_MAX; i++) {
-        if (n->stray_cursor == 0 || n->strays.used >= NODE_STRAYS_MAX / 2) {
-            table_clear(&n->strays); /* what was not answered is asked again */
-        }
         if (seg_walk(n->seg, &n->stray_cursor, &h, &f) != SEG_OK) {
             n->stray_cursor = 0;
             n->stray_at = n->stray_found ? n->now + NODE_STRAY_NS : 0;
@@ -77,6 +77,10 @@ void stray_tick(node *n)
         if (stray_here(n, &f) && !apply_starting(n, h.item)) {
             n->stray_found = true;
             ask(n, &h, &f);
+            if (n->strays.used >= NODE_STRAYS_MAX / 2) {
+                n->stray_at = n->now + NODE_STRAY_NS; /* these first */
+                return;
+            }
         }
     }
 }

@@ -38,7 +38,7 @@ typedef enum {
     WIRE_MOVE,       /* key, slot = to */
     WIRE_ENSURE,     /* key, auth, version: answered when the version or a later one is replicated */
     WIRE_TELL,       /* key = inbox, value; between servers (ANY): version, auth = the sender's session and id */
-    WIRE_ANNOUNCE,   /* value */
+    WIRE_ANNOUNCE,   /* value; between servers number: the sender's place in the log when it began */
     WIRE_INBOX,      /* key = inbox: this session takes its messages, until CLOSE (number = 1) */
     WIRE_COPY,       /* also server -> server. key, auth, version, value, ttl, home, slot = master;
                          seq: the receiver's map must have come that far (it is to learn) */
@@ -50,7 +50,7 @@ typedef enum {
     WIRE_PUSH,       /* key = inbox, value, number = sequence per inbox */
     /* server <-> server */
     WIRE_PROPOSE = 48, /* id, op in `sub`, its fields */
-    WIRE_REFUSED,      /* id, status, grant_epoch */
+    WIRE_REFUSED,      /* id, status, grant_epoch; with seq: only if it is not in the log up to there */
     WIRE_OP,           /* seq, sub = op, slot + id = origin, committed, its fields */
     WIRE_OPACK,        /* seq = applied */
     WIRE_BEAT,         /* seq = last, committed */
