@@ -54,10 +54,12 @@ class Voucher:
         self._view: View | None = None
         self._live: tuple[str, ...] = ()
         self._renewed_ns = 0
+        self._seen_ns = 0
         self._lenient_until_ns = 0
         self._served: dict[str, int] = {}
         self._moved = False
         self._told = False
+        self._open = False  # something was served at the last turn
 
     @property
     def standing(self) -> Mapping[str, Standing]:
@@ -76,18 +78,27 @@ class Voucher:
         """Until when anything stands by the peers' word; 0 when nothing does."""
         return max((one.until_ns for one in self._core.standing.values()), default=0)
 
+    def _reach_ns(self, renewed_ns: int) -> int:
+        """When this node last reached the registry: when it renewed, and knew what others wrote,
+        whichever is longer ago. What is owned goes on only while both are so."""
+        return min(renewed_ns, self._seen_ns) if self._seen_ns else renewed_ns
+
     # -- turns -----------------------------------------------------------------------------
 
-    def hear(self, now_ns: int, reached_ns: int) -> None:
-        """Answer who asks, take in who answers. At any time, decides nothing else."""
+    def hear(self, now_ns: int, renewed_ns: int) -> None:
+        """Answer who asks, take in who answers. At any time, decides nothing else.
+
+        `renewed_ns`, here and below: when the last renewal that succeeded was sent."""
+        reached_ns = self._reach_ns(renewed_ns)
         for message in self._link.drain():
             if isinstance(message, Vouch):
                 self._moved |= self._core.heard(message, now_ns)
             else:
                 self._answer(message, now_ns, reached_ns)
 
-    def turn(self, now_ns: int, reached_ns: int, held: Mapping[str, Held]) -> bool:
+    def turn(self, now_ns: int, renewed_ns: int, held: Mapping[str, Held]) -> bool:
         """Ask what is due now. True when a deadline has moved since the last turn."""
+        reached_ns = self._reach_ns(renewed_ns)
         owners = self._view.owners if self._view else {}
         self._served = {  # what of this node's own is open here, by the last view
             group: one.armed
@@ -106,22 +117,31 @@ class Voucher:
 
     def _tell_standing(self, now_ns: int, reached_ns: int) -> None:
         """Once the registry's lease alone would not do any more."""
-        stands = bool(self._core.stands(now_ns)) and now_ns >= reached_ns + self._lease_ns
+        over = now_ns >= reached_ns + self._lease_ns
+        stands = bool(self._core.stands(now_ns)) and over
         if stands and not self._told:
             text = f"{self._me} serves on by the word of {listed(self.by)}: nobody reaches the"
             self._tell("vouched", f"{text} registry, and nobody takes anything over meanwhile")
         elif self._told and not stands:
             reached = "the registry has renewed its lease" if not self._core.asking else self._why()
             self._tell("vouched-over", f"{self._me} does not stand by its peers' word: {reached}")
+        elif over and self._open and not self._served:
+            why = self._lacking() or "it has no peers whose word would do"
+            text = f"{self._me} serves nothing: the registry has not renewed its lease, and"
+            self._tell("unvouched", f"{text} nobody vouches for it: {why}")
         self._told = stands
+        self._open = bool(self._served)
 
-    def due_ns(self, reached_ns: int) -> int:
+    def due_ns(self, renewed_ns: int) -> int:
         """When a turn has something to do at the latest."""
-        needed = self._served and reached_ns and self._core.parties.needed()
-        return self._core.due_ns(reached_ns) if needed else FAR_NS
+        needed = self._served and renewed_ns and self._core.parties.needed()
+        return self._core.due_ns(self._reach_ns(renewed_ns)) if needed else FAR_NS
 
     def read(self, view: View, now_ns: int) -> None:
         """A view of the registry."""
+        if self._seen_ns and now_ns - self._seen_ns >= self._core.unreached_ns:
+            self._lenient_until_ns = now_ns + self._lease_ns
+        self._seen_ns = view.current_ns or now_ns
         self._view = view
         kept = self._core.parties.latest if now_ns < self._lenient_until_ns else ()
         self._live = tuple(
@@ -140,13 +160,13 @@ class Voucher:
         self._view = replace(view, owners={**view.owners, group: won})
 
     def reached(self, sent_ns: int, now_ns: int) -> None:
-        """A renewal that was sent then has succeeded. After a while without one the others'
-        records are as old as this node's was: that says nothing about them for another lease."""
+        """A renewal that was sent then has succeeded. After a while without one, or without a
+        view, the others' records are as old: that says nothing about them for another lease."""
         if self._renewed_ns and now_ns - self._renewed_ns >= self._core.unreached_ns:
             self._lenient_until_ns = now_ns + self._lease_ns
         self._renewed_ns = now_ns
         self._core.parties.confirmed(sent_ns, now_ns)
-        self._core.reached(sent_ns, now_ns)
+        self._core.reached(self._reach_ns(sent_ns), now_ns)
 
     def remember(self, before: Member | None) -> None:
         """What the registry has of an earlier life of this node, or that there was none."""

@@ -368,7 +368,7 @@ class EtcdRegistry:
     # -- watches --
 
     def watch(self, prefix: str) -> EtcdWatch:
-        watch = EtcdWatch(self, prefix, self.options.idle_ms)
+        watch = EtcdWatch(self, prefix, self.options.idle_ms, self.options.attempt_ms)
         with self._lock:
             self._watches = [known for known in self._watches if not known.closed] + [watch]
         return watch

@@ -87,9 +87,12 @@ def range_end(prefix: bytes) -> bytes:
 class EtcdWatch:
     """`registry.Watch` with a thread of its own; made by EtcdRegistry.watch."""
 
-    def __init__(self, source: Source, prefix: str, idle_ms: int) -> None:
+    def __init__(self, source: Source, prefix: str, idle_ms: int, lag_ms: int) -> None:
+        """A stream that is silent for `idle_ms`, or does not tell for `lag_ms` what is known to
+        have been written, is left for another member's."""
         self._source = source
         self._idle_ns = idle_ms * 1_000_000
+        self._lag_ns = lag_ms * 1_000_000
         self._prefix = prefix
         self._changed = threading.Condition()
         self._followed = Followed()
@@ -103,6 +106,8 @@ class EtcdWatch:
         self.streams = 0
         """Streams opened so far, and scans instead of them."""
         self.scans = 0
+        self.left = 0
+        """Streams left because they lagged."""
         self._thread = threading.Thread(target=self._run, name=f"etcd watch {prefix}", daemon=True)
         self._thread.start()
 
@@ -128,8 +133,7 @@ class EtcdWatch:
             stream = self._stream
             self._changed.notify_all()
         if stream is not None:
-            with contextlib.suppress(HTTPError, OSError, ValueError, AttributeError):
-                stream.shutdown()
+            _shut(stream)
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_WAIT_S)
 
@@ -141,6 +145,11 @@ class EtcdWatch:
                 self._current_ns = max(self._current_ns, sent_at_ns)
             elif len(self._proofs) < PROOFS_MAX:
                 self._proofs.append((sent_at_ns, revision))
+            stuck = bool(self._proofs) and sent_at_ns - self._proofs[0][0] > self._lag_ns
+            stream, self._stream = (self._stream, None) if stuck else (None, self._stream)
+        if stream is not None:  # of a member that is slow, or cut off from the others
+            self.left += 1
+            _shut(stream)
 
     # -- the thread --
 
@@ -254,6 +263,12 @@ class EtcdWatch:
         if reached:
             self._current_ns = max(self._current_ns, *reached)
             self._proofs = [proof for proof in self._proofs if proof[1] > self._revision]
+
+
+def _shut(stream: urllib3.BaseHTTPResponse) -> None:
+    """Whoever reads from it finds it at its end."""
+    with contextlib.suppress(HTTPError, OSError, ValueError, AttributeError):
+        stream.shutdown()
 
 
 def _messages(stream: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

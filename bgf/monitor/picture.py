@@ -17,7 +17,8 @@ NOT_DROPS: Final = client.NOT_DROPS
 EVENTS_MAX: Final = 16
 SHOWN_EVENTS: Final = (
     *("decided", "given-up", "drained", "undrained", "failed", "conflict"),
-    *("registry-lost", "registry-back", "links", "condition", "vouched", "vouched-over"),
+    *("registry-lost", "registry-back", "links", "condition"),
+    *("vouched", "vouched-over", "unvouched"),
 )
 PROCESSES: Final = client.PROCESSES
 

@@ -47,7 +47,7 @@ SAVE_MS = 1_000
 WARNED = (
     *("failed", "conflict", "condition", "warning", "given-up", "withdrawn"),
     *("fenced", "fence-failed", "fence-withheld"),
-    *("registry-lost", "vouched", "vouched-over"),
+    *("registry-lost", "vouched", "vouched-over", "unvouched"),
 )
 
 

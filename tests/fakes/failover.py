@@ -101,6 +101,8 @@ class WorldRegistry:
         self._reach()
         if self._node.stopped_until_ns <= self._world.now_ns < self._node.stale_until_ns:
             raise RegistryUnavailable("what is known is older than the pause")
+        if self._node.watch_silent:
+            raise RegistryUnavailable("nothing heard of what others write")
         view = replace(self._shared.view(), current_ns=self._world.now_ns)
         self._node.last_owners = dict(view.owners)
         return view
@@ -295,6 +297,8 @@ class Node:
     powered: bool = True
     links_cut: set[str] = field(default_factory=set)
     registry_cut: bool = False
+    watch_silent: bool = False
+    """It can write to the registry, and is not told what others write."""
     ready: bool = True
     unready: tuple[str, ...] = ()
     health: dict[str, str] = field(default_factory=dict)

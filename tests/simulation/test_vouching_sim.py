@@ -38,6 +38,8 @@ HEALING_MS = 10_000
 def trouble(world: World) -> None:
     """The registry goes, or comes back, for some or for all; what else happens is `disturb`'s."""
     draw = world.random
+    for node in world.nodes.values():
+        node.watch_silent = draw.random() < 0.1
     match draw.randrange(6):
         case 0 | 1:
             for node in world.nodes.values():
@@ -65,6 +67,8 @@ def live(seed: int) -> World:
         trouble(world)
         world.run(world.random.choice([50, 300, 700, 1_500, 3_500]))
     world.doubt = 0.0
+    for node in world.nodes.values():
+        node.watch_silent = False
     repair(world)
     world.run(HEALING_MS)
     return world
@@ -138,6 +142,22 @@ def test_a_registry_that_answers_now_one_now_another_stops_nobody(seed: int) -> 
     check(world)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_registry_that_takes_writes_and_tells_nobody_of_them_stops_nobody(seed: int) -> None:
+    """As the members of a cluster do that wait for a leader with a slow disk: leases are renewed,
+    and nobody knows whether somebody else has claimed what he holds."""
+    world = World(3, GROUPS, seed=seed, interval_ms=40, lease_ms=LEASE_MS)
+    world.run(2_000)
+    assert healed(world)
+    owners = {group: world.owner(group).node for group in ("g1", "g2")}
+    for turn in range(200):
+        for node in world.nodes.values():
+            node.watch_silent = turn < 40 or world.random.random() < 0.8
+        world.run(LEASE_MS // 6)
+        assert all(world.serving(group) == [owner] for group, owner in owners.items())
+    check(world)
+
+
 # -- one by one ----------------------------------------------------------------------------------
 
 
@@ -164,6 +184,18 @@ def standing() -> World:
 
 def part(world: World, name: str) -> None:
     world.nodes[name].links_cut = {"access", "core"}
+
+
+def test_who_stops_for_want_of_a_word_says_whose() -> None:
+    world = World(3, GROUPS, seed=3, interval_ms=40, lease_ms=LEASE_MS)
+    world.run(2_000)
+    gone(world, "n1")
+    world.nodes["n1"].links_cut = {"access", "core", "mgmt"}
+    world.run(3 * LEASE_MS)
+    said = [event for event in world.nodes["n1"].events if event["event"] == "unvouched"]
+    assert len(said) == 1, said
+    assert "n2 does not answer; n3 does not answer" in said[0]["sentence"]
+    assert world.owner("g1").node != "n1"
 
 
 def test_an_owner_that_is_cut_off_meanwhile_stops_and_is_followed_once_that_is_sure() -> None:
