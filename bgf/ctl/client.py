@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bgf import config
 from bgf.admin import AdminClient, Json
@@ -138,6 +138,11 @@ def table(value: object) -> Json:
 def rows(value: object) -> list[Json]:
     """The objects in `value` when it is a list."""
     return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
+
+
+def several(value: object) -> list[Any]:
+    """What is in `value` when it is a list."""
+    return value if isinstance(value, list) else []
 
 
 def number(value: object) -> int:

@@ -13,7 +13,7 @@ from typing import Final
 
 from bgf import drill_book
 from bgf.admin import Json
-from bgf.ctl.client import rows, table
+from bgf.ctl.client import rows, several, table
 
 SHOWN_MAX: Final = 8
 FILES_MAX: Final = 1_000
@@ -118,7 +118,9 @@ def _read(path: Path, stamp_ns: int) -> Json | None:
         ][:16],
         "why": [str(run.get("why", ""))[:400] for run in rows(said.get("runs"))][:3],
         "problems": [
-            str(line)[:200] for run in rows(said.get("runs")) for line in run.get("problems") or ()
+            str(line)[:200]
+            for run in rows(said.get("runs"))
+            for line in several(run.get("problems"))
         ][:5],
         "plot": f"/drills/{plot.name}" if plot.is_file() else "",
     }

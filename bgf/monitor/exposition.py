@@ -14,7 +14,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 
 from bgf.admin import Json
-from bgf.ctl.client import number, table, text
+from bgf.ctl.client import number, several, table, text
 from bgf.monitor.families import Families
 
 VALUES_MAX: Final = 64
@@ -118,9 +118,9 @@ def _gateway(families: Families, said: Json) -> None:
 
 
 def _commands(families: Families, said: Json) -> None:
-    limits = [float(one) for one in said.get("limits_s") or () if _fraction(one) is not None]
+    limits = [float(one) for one in several(said.get("limits_s")) if _fraction(one) is not None]
     for verb, histogram in _some(said.get("names")):
-        counts = [number(one) for one in table(histogram).get("counts") or ()]
+        counts = [number(one) for one in several(table(histogram).get("counts"))]
         if len(counts) == len(limits) + 1:
             what = "Time from taking a command up to its reply, its writes included."
             total = _fraction(table(histogram).get("sum_s")) or 0.0

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from statestore.etcd_watch import EtcdWatch
-from statestore.registry import Entry, now_ns
+from statestore.registry import Entry
+from statestore.store import now_ns
 
 LAG_MS = 50
 MS = 1_000_000
