@@ -54,7 +54,6 @@ class Voucher:
         self._view: View | None = None
         self._live: tuple[str, ...] = ()
         self._renewed_ns = 0
-        self._sent_ns = 0
         self._seen_ns = 0
         self._lenient_until_ns = 0
         self._served: dict[str, int] = {}
@@ -151,8 +150,6 @@ class Voucher:
             if name != self._me and (now_ns < member.lease_deadline_ns or name in kept)
         )
         self._core.read(view, now_ns)
-        if self._core.asking and self._sent_ns:  # the view may prove a renewal only now
-            self._core.reached(self._reach_ns(self._sent_ns), now_ns)
         self._blank &= not self._remembered
         if self._remembered:
             self._keep()
@@ -168,7 +165,6 @@ class Voucher:
         if self._renewed_ns and now_ns - self._renewed_ns >= self._core.unreached_ns:
             self._lenient_until_ns = now_ns + self._lease_ns
         self._renewed_ns = now_ns
-        self._sent_ns = sent_ns
         self._core.parties.confirmed(sent_ns, now_ns)
         self._core.reached(self._reach_ns(sent_ns), now_ns)
 
