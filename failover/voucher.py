@@ -127,7 +127,7 @@ class Voucher:
             self._tell("vouched-over", f"{self._me} does not stand by its peers' word: {reached}")
         elif over and self._open and not self._served:
             why = self._lacking() or "it has no peers whose word would do"
-            text = f"{self._me} serves nothing: the registry has not renewed its lease, and"
+            text = f"{self._me} serves nothing: the registry is out of its reach, and"
             self._tell("unvouched", f"{text} nobody vouches for it: {why}")
         self._told = stands
         self._open = bool(self._served)

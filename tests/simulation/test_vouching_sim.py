@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from failover.registry import Ownership
 from failover.vouching import LENGTH_LEASES, Vouching
-from tests.fakes.failover import MS, Armed, World
+from tests.fakes.failover import MS, Armed, Node, World
 from tests.simulation.test_failover_sim import (
     GROUPS,
     disturb,
@@ -127,35 +127,39 @@ def test_while_all_live_and_hear_each_other_no_owner_stops(seed: int) -> None:
     assert all(world.owner(group) == Ownership(owner, 1) for group, owner in owners.items())
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_registry_that_answers_now_one_now_another_stops_nobody(seed: int) -> None:
-    """As a cluster does whose disks are slow: each renewal is a matter of luck, for minutes."""
-    world = World(3, GROUPS, seed=seed, interval_ms=40, lease_ms=LEASE_MS)
-    world.run(2_000)
-    assert healed(world)
-    owners = {group: world.owner(group).node for group in ("g1", "g2")}
-    for _ in range(200):
-        for node in world.nodes.values():
-            node.registry_cut = world.random.random() < 0.9
-        world.run(LEASE_MS // 6)
-        assert all(world.serving(group) == [owner] for group, owner in owners.items())
-    check(world)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_registry_that_takes_writes_and_tells_nobody_of_them_stops_nobody(seed: int) -> None:
-    """As the members of a cluster do that wait for a leader with a slow disk: leases are renewed,
-    and nobody knows whether somebody else has claimed what he holds."""
+def nobody_stops_while(befall: Callable[[World, Node, int], None], seed: int) -> None:
+    """Three nodes, 200 turns of a sixth of a lease; `befall` says what each meets in a turn."""
     world = World(3, GROUPS, seed=seed, interval_ms=40, lease_ms=LEASE_MS)
     world.run(2_000)
     assert healed(world)
     owners = {group: world.owner(group).node for group in ("g1", "g2")}
     for turn in range(200):
         for node in world.nodes.values():
-            node.watch_silent = turn < 40 or world.random.random() < 0.8
+            befall(world, node, turn)
         world.run(LEASE_MS // 6)
         assert all(world.serving(group) == [owner] for group, owner in owners.items())
     check(world)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_registry_that_answers_now_one_now_another_stops_nobody(seed: int) -> None:
+    """As a cluster does whose disks are slow: each renewal is a matter of luck, for minutes."""
+
+    def befall(world: World, node: Node, _: int) -> None:
+        node.registry_cut = world.random.random() < 0.9
+
+    nobody_stops_while(befall, seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_registry_that_takes_writes_and_tells_nobody_of_them_stops_nobody(seed: int) -> None:
+    """As the members of a cluster do that wait for a leader with a slow disk: leases are renewed,
+    and nobody knows whether somebody else has claimed what he holds."""
+
+    def befall(world: World, node: Node, turn: int) -> None:
+        node.watch_silent = turn < 40 or world.random.random() < 0.8
+
+    nobody_stops_while(befall, seed)
 
 
 # -- one by one ----------------------------------------------------------------------------------
