@@ -52,6 +52,8 @@ PHASE_MS: Final = 500
 RESET_MS: Final = 200
 FIRST_LOOK_MS: Final = 120
 LOOK_MS: Final = 50
+LOOK_REST: Final = 9
+"""A look at 20,000 flows takes the processor from those that are looked at: a tenth of the time."""
 BACK_S: Final = 20.0
 HEARD_S: Final = 90.0
 READY_S: Final = 120.0
@@ -392,7 +394,8 @@ class Cluster:
             back = all(flow.recovered and flow.exact for flow in flows) and not silent
             if back or time.monotonic() > deadline:
                 return flows, silent
-            time.sleep(LOOK_MS / 1000)
+            took_s = (now_ns() - read_ns) / 1e9
+            time.sleep(max(LOOK_MS / 1000, LOOK_REST * took_s))
 
     def _asker(self, session: LoadSession, group: str) -> Callable[[int], float]:
         """Made before the death; then: ms until somebody answers a query about a call."""

@@ -49,6 +49,7 @@ from bgf.records import FlowStore, Journal
 
 EXPIRED_BATCH_MAX: Final = 256  # events per tick, so that timers never starve commands
 RESTORE_BATCH_MAX: Final = 64  # sessions per background round
+READ_AHEAD_MAX: Final = 256  # journals read in one journey, which takes longer than reading one
 AUDIT_BATCH_MAX: Final = 256  # port pairs looked at per tick
 _OF_FLOWS: Final = (PutFlow, DropFlow)
 FAILURES_KEPT_MAX: Final = 100  # last problems, for the operator
@@ -194,6 +195,8 @@ class Driver:
         self._unagreed: dict[str, None] = {}  # restored, and their flows not looked at yet
         self._doubted = ""  # the call that the last owner was working on
         self._waiting: list[str] | None = []  # calls to restore in the background; None: not listed
+        self._ahead: dict[str, Sequence[bytes]] = {}  # journals of some of these
+        self._ahead_of = 0  # how many of the last waiting ones were asked for
         self._lost: set[str] = set()  # calls that could not be read: they are tried again
         self._unsettled: dict[str, list[Effect]] = {}  # by call, what was not carried out
         self._audited: list[int] = []  # port pairs that the audit has not come to yet
@@ -302,22 +305,36 @@ class Driver:
         plan = self.gateway.plan(Heard(event.now_ns, event.call_id, ago_ms))
         return plan if plan.changes else None
 
-    def take_over(self, found: Found, now_ns: int, rests: Iterable[tuple[int, int]] = ()) -> None:
+    def take_over(
+        self,
+        found: Found,
+        now_ns: int,
+        rests: Iterable[tuple[int, int]] = (),
+        marked: str | None = None,
+    ) -> None:
         """Become the owner of a group whose recorded flows are `found`.
 
-        `rests` are ports whose pinholes went lately, and when (ns). `found` must be all of them,
+        `rests` are ports whose pinholes went lately, and when (ns); `marked` is what the journal's
+        `marked` says, for who has just asked. `found` must be all of them,
         as they stand after the older epochs were fenced. Only the call that the last owner was
         working on is restored now. Afterwards call `restore_some` until it returns 0, then
         `sweep`; commands may come in between.
+
+        Raises Fenced, NotNow, InDoubt: that call cannot be read now. Before it is, no other may be
+        marked in its place: make another driver, later.
         """
         self._found = found
         self.gateway.adopt(found.pairs)
         for port, released_ns in rests:
             self.gateway.rest(port, released_ns)
         self._waiting = None
-        self._doubted = self.hands.journal.marked()
-        if self._doubted:
-            self._note_unless(lambda: self.restore(self._doubted, now_ns))
+        self._doubted = self.hands.journal.marked() if marked is None else marked
+        try:
+            self.restore(self._doubted, now_ns)
+        except (Fenced, NotNow, InDoubt):
+            raise
+        except BgfError as error:
+            self._note(error)
 
     def calls(self) -> set[str]:
         """Calls that are here, or of which flows are recorded."""
@@ -353,10 +370,14 @@ class Driver:
             self._agree(call_id)
         return restored
 
-    def _read(self, call_id: str, now_ns: int, entries: Sequence[bytes] | None = None) -> bool:
+    def _read(self, call_id: str, now_ns: int) -> bool:
         if self.gateway.session(call_id) is not None:
+            self._ahead.pop(call_id, None)
             return False
         self._lost.add(call_id)
+        entries = self._ahead.pop(call_id, None)  # from now on the journal may change
+        if entries is None:
+            entries = self._several([call_id]).get(call_id)
         if entries is None:
             entries = self.hands.journal.entries(call_id)
         if not entries and call_id not in self._found.calls():
@@ -403,14 +424,14 @@ class Driver:
             known = {*self.hands.journal.calls(), *self._found.calls()}
             self._waiting = sorted(known.difference(self.gateway.sessions))
         left = batch
-        found = self._several(self._waiting[-batch:])
+        if self._waiting and self._ahead_of <= 0:
+            self._ahead_of = min(len(self._waiting), READ_AHEAD_MAX)
+            self._ahead = dict(self._several(self._waiting[-READ_AHEAD_MAX:]))
         while self._waiting and left and not (self.fenced or self.doubtful):
             left -= 1
             call_id = self._waiting.pop()
-            entries = found.get(call_id)
-            if not self._note_unless(
-                lambda one=call_id, has=entries: self._read(one, now_ns, has)  # type: ignore[misc]
-            ):
+            self._ahead_of -= 1
+            if not self._note_unless(lambda one=call_id: self._read(one, now_ns)):  # type: ignore[misc]
                 self._waiting.append(call_id)
                 break
         while not self._waiting and self._unagreed and left:
@@ -424,10 +445,12 @@ class Driver:
         return 2 * len(self._waiting) + len(self._unagreed)
 
     def _several(self, call_ids: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
-        """Nobody writes these journals meanwhile but this driver. What fails here is read alone,
-        and fails there."""
+        """Nobody writes these journals meanwhile but this driver, and nobody did when the last
+        owner was fenced, but that of the marked call. What fails here is read alone, and fails
+        there."""
+        settled = [call_id for call_id in call_ids if call_id != self._doubted]
         try:
-            return self.hands.journal.several(call_ids) if len(call_ids) > 1 else {}
+            return self.hands.journal.several(settled) if settled else {}
         except BgfError:
             return {}
 

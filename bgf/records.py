@@ -38,8 +38,11 @@ class Journal(Protocol):
         """A call's entries in order, empty when it has no journal."""
 
     def several(self, call_ids: Sequence[str]) -> Mapping[str, Sequence[bytes]]:
-        """Entries of as many of these as can be read in one go. A call that is missing has none,
-        or has to be read alone: `entries` says."""
+        """Entries of as many of these as can be read in one go, none for a call that has no
+        journal. One that is missing has to be read alone: `entries` says.
+
+        Not for the marked call: what its last owner had begun to write of it may be at some of its
+        copies only, and these are read from whichever is nearest."""
 
     def forget(self, call_id: str) -> None:
         """Delete a call's journal; an unknown one is ignored."""

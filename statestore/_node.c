@@ -302,7 +302,7 @@ static PyObject *node_stats_(PyObject *self, PyObject *args, PyObject *kwargs)
         FIELD(epoch), FIELD(applied), FIELD(committed), FIELD(last), FIELD(items), FIELD(masters),
         FIELD(replicas), FIELD(stubs), FIELD(proposals), FIELD(requests), FIELD(dirty), FIELD(flight),
         FIELD(moving), FIELD(repairing), FIELD(inboxes), FIELD(sessions), FIELD(lost), FIELD(promoted),
-        FIELD(promote_ns), FIELD(thawed), FIELD(moves), FIELD(moves_failed), FIELD(repaired),
+        FIELD(promote_ns), FIELD(thawed), FIELD(confirmed), FIELD(moves), FIELD(moves_failed), FIELD(repaired),
         FIELD(stale), FIELD(later), FIELD(misses), FIELD(in_doubt), FIELD(refused), FIELD(copies),
         FIELD(copies_applied), FIELD(notes), FIELD(overruns), FIELD(expired),
     };

@@ -194,11 +194,13 @@ static char *take_handles(Segment *o, PyObject *own, dal_get *items, Py_ssize_t 
     return room;
 }
 
-/* read_many([handle]) -> [value, or None: read it alone to learn why] */
-static PyObject *segment_read_many(PyObject *self, PyObject *handles)
+/* read_many([handle], settled) -> [value, or None: read it alone to learn why] */
+static PyObject *segment_read_many(PyObject *self, PyObject *args)
 {
     Segment *o = (Segment *)self;
-    if (closed(o)) {
+    PyObject *handles;
+    int settled;
+    if (!PyArg_ParseTuple(args, "Op", &handles, &settled) || closed(o)) {
         return NULL;
     }
     PyObject *own = PySequence_List(handles);
@@ -208,7 +210,7 @@ static PyObject *segment_read_many(PyObject *self, PyObject *handles)
     PyObject *values = NULL;
     if (room != NULL) {
         hold(o);
-        dal_status status = dal_read_many(o->d, items, (size_t)count);
+        dal_status status = dal_read_many(o->d, items, (size_t)count, settled != 0);
         values = status == DAL_OK ? PyList_New(count) : fail(o, status, NULL, 0);
         let_go(o);
     }
@@ -374,7 +376,7 @@ static PyMethodDef segment_methods[] = {
      "(key, value, (capacity, ttl_ns, grant, replicas, hint, sync))"},
     {"put", segment_put, METH_VARARGS, "As create; replaces."},
     {"create_many", segment_create_many, METH_VARARGS, "([(key, value)], way) -> [existed]"},
-    {"read_many", segment_read_many, METH_O, "[handle] -> [value or None]"},
+    {"read_many", segment_read_many, METH_VARARGS, "([handle], settled) -> [value or None]"},
     {"stats", segment_stats, METH_NOARGS, "Figures."},
     {"housekeep", segment_housekeep, METH_O, "(now_ns) -> what was done"},
     {"verify", segment_verify, METH_NOARGS, "Walk everything; only while nobody writes."},

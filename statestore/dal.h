@@ -138,7 +138,9 @@ typedef struct {
     size_t cap, len;
     dal_status status;
 } dal_get;
-DAL_API dal_status dal_read_many(dal *d, dal_get *items, size_t count);
+/* `settled`: nobody is writing these, nor was when their last writer was fenced, so that any copy that counts is
+ * the latest one: this host's, and the master's where there is none. */
+DAL_API dal_status dal_read_many(dal *d, dal_get *items, size_t count, bool settled);
 /* The copy on this host, however old, without asking anybody. DAL_AWAY: none here. */
 DAL_API dal_status dal_peek(dal *d, dal_handle *h, void *buf, size_t cap, size_t *len, uint64_t *version);
 DAL_API dal_status dal_write_value(dal *d, dal_handle *h, const void *value, size_t len, dal_write *w);

@@ -39,6 +39,7 @@ NODE_COUNTERS: Final = {
     "moves": ("dal_migrations", "Items that changed their master by a move."),
     "moves_failed": ("dal_migrations_failed", "Moves that were given up."),
     "promoted": ("dal_promoted", "Items whose copy here became the master."),
+    "confirmed": ("dal_confirmed", "Inherited items whose copies had them already, by number."),
     "lost": ("dal_lost", "Items whose only copy died with its master."),
     "repaired": ("dal_repaired", "Missing copies made again."),
     "copies": ("dal_copies_sent", "Values sent to replicas."),

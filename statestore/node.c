@@ -174,6 +174,7 @@ void node_free(node *n)
     free(n->inbox);
     free(n->outbox);
     free(n->thaw);
+    free(n->heirloom);
     free(n->starts);
     free(n->ready);
     free(n->buffer);
@@ -265,6 +266,7 @@ void node_set_view(node *n, const node_view *v, uint64_t now_ns)
         others |= n->view.member[slot].incarnation != v->member[slot].incarnation ? BIT(slot) : 0;
     }
     copy_view(n, others);
+    same_view(n);
     n->view = *v;
     for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {
         if ((others & v->present & BIT(slot)) != 0) { /* what we know there was its predecessor's */
@@ -434,6 +436,8 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
         stray_receive(n, &m);
     } else if (m.type == WIRE_NOTE) {
         copy_note(n, &m);
+    } else if (m.type == WIRE_SAME) {
+        same_receive(n, &m);
     } else if (m.type == WIRE_WANTS) {
         n->wants = m.number != 0 ? n->wants | BIT(m.slot) : n->wants & (uint16_t)~BIT(m.slot);
     } else {
@@ -474,6 +478,7 @@ void node_tick(node *n, uint64_t now_ns)
         map_tick(n);
         copy_feed(n);
         copy_tick(n);
+        same_tick(n);
         move_tick(n);
         stray_tick(n);
         apply_thaw_due(n);
@@ -544,7 +549,7 @@ void node_stats_read(node *n, bool walk, node_stats *out)
     out->committed = n->committed;
     out->last = n->applied;
     out->proposals = n->proposal_by_id.used;
-    out->dirty = n->dirty_count;
+    out->dirty = n->dirty_count + n->heirlooms_left;
     out->flight = n->flight_by_item.used;
     out->moving = n->move_by_item.used;
     out->repairing = n->walk_repair;

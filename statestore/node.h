@@ -65,7 +65,7 @@ typedef struct {
     uint64_t epoch, applied, committed, last;
     uint64_t items, masters, replicas, stubs; /* walked when asked */
     uint64_t proposals, requests, dirty, flight, moving, repairing, inboxes, sessions;
-    uint64_t lost, promoted, promote_ns, thawed, moves, moves_failed, repaired, evictions_wanted;
+    uint64_t lost, promoted, promote_ns, thawed, confirmed, moves, moves_failed, repaired, evictions_wanted;
     uint64_t stale, later, misses, in_doubt, refused, copies, copies_applied, notes, overruns, expired;
     uint64_t requests_by_type[32], replies_by_status[128];
     uint64_t waited[32][32]; /* requests that had to wait, by type and power of two of nanoseconds */

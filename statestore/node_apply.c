@@ -72,6 +72,17 @@ static void thaw(node *n, const seg_handle *h, uint64_t at_least)
     }
 }
 
+/* As thaw, of an item that stood here at `from` when its master was lost. */
+static void inherit(node *n, seg_handle *h, uint64_t from)
+{
+    seg_facts f;
+    if (seg_inherit(n->seg, h, n->view.epoch << NODE_EPOCH_SHIFT) == SEG_OK &&
+        seg_facts_read(n->seg, h, &f) == SEG_OK && (f.home.replicas | f.home.learners) != 0 &&
+        !same_add(n, h, &f, from)) {
+        copy_dirty(n, h->item, h->auth, n->now);
+    }
+}
+
 /* An item that was planted and never committed: nobody was told of it. */
 static void drop_stub(node *n, const seg_handle *h)
 {
@@ -101,7 +112,7 @@ void apply_thaw_due(node *n)
         } else {
             f.home.learners &= (uint16_t)~BIT(n->self);
             (void)seg_home_write(n->seg, &h, &f.home);
-            thaw(n, &h, n->view.epoch << NODE_EPOCH_SHIFT);
+            inherit(n, &h, f.version);
             n->stats.thawed++;
         }
     }
@@ -347,6 +358,9 @@ static void apply_view(node *n, const wire_msg *m)
     }
     move_view(n);
     stray_soon(n);
+    if ((dead & (uint16_t)~m->version) != 0) {
+        n->repair_gently = n->now + NODE_GENTLY_NS;
+    }
     n->walk_repair = true;
     n->repair_cursor = 0;
     n->repair_again = true;

@@ -19,6 +19,9 @@
 #define NODE_SNAP_BYTES 513u /* one entry */
 #define NODE_LOOK_MAX 2u
 #define NODE_STRAYS_MAX 4u
+#define NODE_HEIRLOOMS_MAX 5u
+#define NODE_SAME_ITEMS_MAX 2u
+#define NODE_SAME_BATCHES_MAX 1u
 #else
 #define NODE_WINDOW_OPS 2048u          /* sent to a member and not acknowledged */
 #define NODE_WINDOW_OPS_MIN 64u         /* after losses */
@@ -28,6 +31,9 @@
 #define NODE_SNAP_BYTES 32768u         /* of one piece of a snapshot */
 #define NODE_LOOK_MAX 256u             /* of what waits for room to a member, per round */
 #define NODE_STRAYS_MAX 4096u           /* copies that are asked about at one time */
+#define NODE_HEIRLOOMS_MAX (4u * NODE_MANY) /* items of a dead master's whose copies are asked by number */
+#define NODE_SAME_ITEMS_MAX 64u         /* in one message: the answer has a bit for each */
+#define NODE_SAME_BATCHES_MAX 8u        /* messages to a member that it has not answered */
 #endif
 #define NODE_WINDOW_BYTES (1u << 20)
 #define NODE_BURST_BYTES (256u << 10)   /* sent to a member in one go */
@@ -51,6 +57,9 @@
 #define NODE_REQUEST_NS 10000000000ull /* a request that waits longer is forgotten */
 #define NODE_EPOCH_SHIFT 36            /* logical versions of a new master begin at epoch << this */
 #define NODE_STRAY_NS 1000000000ull     /* after the last sign of one */
+#define NODE_SAME_TRIES_MAX 6u          /* of one such message; a member of another version knows none */
+#define NODE_GENTLY 8u                  /* so much slower are copies made again at first, */
+#define NODE_GENTLY_NS 4000000000ull    /* for so long after a death: who takes over has more urgent needs */
 #define NODE_INBOX_QUEUE_MAX 1024u
 #define NODE_CREATED_VERSION 2u        /* the logical version of a new item, on all copies */
 
@@ -207,6 +216,25 @@ struct frozen { /* to be thawed when nobody else can serve it any more */
     uint32_t item;
 };
 
+struct heirloom { /* an item of a dead master's that is ours now, and whose copies may have it already */
+    uint64_t auth;    /* 0: done */
+    uint64_t from;    /* the version that stood here before */
+    uint64_t control; /* and the publication that it became */
+    uint32_t item;
+    uint16_t got; /* slots */
+};
+
+struct same_batch {
+    uint64_t id, next_send;
+    uint32_t tries, count;
+    uint32_t at[NODE_SAME_ITEMS_MAX]; /* among the heirlooms */
+};
+
+struct same { /* with one member */
+    uint32_t cursor; /* the first heirloom that it was not asked about */
+    struct same_batch batch[NODE_SAME_BATCHES_MAX];
+};
+
 struct refusal {
     uint64_t id;
     uint8_t slot, status;
@@ -297,6 +325,9 @@ struct node {
     uint64_t dirty_cursor, repair_cursor;
     struct frozen *thaw;
     uint32_t thaw_count, thaw_room;
+    struct heirloom *heirloom;
+    uint32_t heirlooms, heirloom_room, heirlooms_left;
+    struct same same[SEG_SLOTS_MAX];
     uint64_t thaw_at, thaw_seq;
     struct start *starts; /* a ring, in the order of seq */
     uint32_t start_head, start_count, start_room;
@@ -309,7 +340,7 @@ struct node {
     uint32_t errands_to[SEG_SLOTS_MAX];
     seg_cursor poll_hole;                 /* of pollers over the network */
     uint64_t polled_at;
-    uint64_t repair_credit_at, repair_credit;
+    uint64_t repair_credit_at, repair_credit, repair_gently;
     bool repair_again;
     uint64_t expire_at, expire_cursor, leave_cursor;
     bool leave_asked, leave_known, leave_found;
@@ -421,6 +452,14 @@ void copy_note(node *n, const wire_msg *m);
 /* A flight for a move: tells move_flown when everybody has it. */
 void copy_fill(node *n, uint32_t item, uint64_t auth, uint32_t move);
 struct flight *copy_flight(node *n, uint32_t item, uint64_t auth);
+
+/* ---- node_same.c ---- */
+/* Ask the copies of an item that was just thawed, and stood at `from` before, whether they have it. False: no
+ * room, or nothing to be asked: it is to be sent. */
+bool same_add(node *n, const seg_handle *h, const seg_facts *f, uint64_t from);
+void same_receive(node *n, const wire_msg *m);
+void same_view(node *n);
+void same_tick(node *n);
 
 /* ---- node_stray.c ---- */
 bool stray_here(const node *n, const seg_facts *f);

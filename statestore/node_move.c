@@ -453,7 +453,8 @@ void move_samples(node *n)
 void move_tick(node *n)
 {
     move_samples(n);
-    uint64_t earned = (n->now - n->repair_credit_at) * n->c.repair_per_s / 1000000000u;
+    uint64_t per_s = n->now < n->repair_gently ? (n->c.repair_per_s + NODE_GENTLY - 1) / NODE_GENTLY : n->c.repair_per_s;
+    uint64_t earned = (n->now - n->repair_credit_at) * per_s / 1000000000u;
     if (earned > 0) {
         uint64_t most = n->c.repair_per_s / 10 + 1;
         n->repair_credit = n->repair_credit + earned > most ? most : n->repair_credit + earned;

@@ -7,12 +7,14 @@
  */
 #include "seg_internal.h"
 
-enum act { OVERWRITE, FREEZE, THAW, STRIP, UPROOT };
+enum act { OVERWRITE, RENUMBER, FREEZE, THAW, STRIP, UPROOT };
 
 struct order {
     enum act act;
     const seg_copy *copy; /* OVERWRITE */
     uint64_t at_least;    /* THAW */
+    bool quiet;           /* THAW */
+    uint64_t from, to;    /* RENUMBER */
 };
 
 /* What one attempt is going to publish. */
@@ -98,6 +100,27 @@ static seg_status plan_thaw(seg *s, struct item *it, uint64_t control, uint64_t 
     return settle_version(s, it, cell, version);
 }
 
+/* Nothing is published: readers find the same value, whether with the old number or the new one. */
+static seg_status plan_renumber(seg *s, struct item *it, uint64_t control, const struct order *o)
+{
+    word *cell = seg_cell(s, it, control);
+    if ((control & AWAY) == 0) {
+        return SEG_INVALID;
+    }
+    if (seg_is_stub(it, control)) {
+        return SEG_CHANGED;
+    }
+    if (cell == NULL) {
+        return SEG_CORRUPT;
+    }
+    uint64_t version = logical_of(control, peek(cell + 1));
+    if (version >= o->to || version != o->from) {
+        return version >= o->to ? SEG_OK : SEG_CHANGED;
+    }
+    seg_status status = settle_version(s, it, cell, o->to);
+    return status == SEG_OK && !seg_held(s, it) ? SEG_UNAVAILABLE : status; /* perhaps in no item any more */
+}
+
 static seg_status plan_strip(seg *s, struct item *it, uint64_t control, struct plan *p)
 {
     uint64_t other = (control & ACTIVE) ^ 1;
@@ -121,6 +144,8 @@ static seg_status plan(seg *s, struct item *it, uint64_t control, const struct o
     switch (o->act) {
     case OVERWRITE:
         return plan_overwrite(s, it, control, o->copy, p);
+    case RENUMBER:
+        return plan_renumber(s, it, control, o);
     case FREEZE:
         return plan_freeze(s, it, control, p);
     case THAW:
@@ -181,7 +206,7 @@ static seg_status carry_out(seg *s, const seg_handle *h, const struct order *o)
             POINT("planned");
             if (cas(&it->control, control, p.control)) {
                 POINT("published");
-                if (known) {
+                if (known && !o->quiet) {
                     seg_feed_push(s, key, key_len, hash);
                 }
                 conclude(s, it, o, control, &p);
@@ -235,6 +260,22 @@ seg_status seg_thaw(seg *s, seg_handle *h, uint64_t at_least)
         return SEG_INVALID;
     }
     return server_does(s, h, &(struct order){.act = THAW, .at_least = at_least});
+}
+
+seg_status seg_inherit(seg *s, seg_handle *h, uint64_t at_least)
+{
+    if (at_least >= ABSOLUTE) {
+        return SEG_INVALID;
+    }
+    return server_does(s, h, &(struct order){.act = THAW, .at_least = at_least, .quiet = true});
+}
+
+seg_status seg_renumber(seg *s, seg_handle *h, uint64_t from, uint64_t to)
+{
+    if (to >= ABSOLUTE) {
+        return SEG_INVALID;
+    }
+    return server_does(s, h, &(struct order){.act = RENUMBER, .from = from, .to = to});
 }
 
 seg_status seg_strip(seg *s, seg_handle *h)

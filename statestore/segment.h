@@ -190,7 +190,7 @@ typedef struct {
 } seg_copy;
 
 /* The rest is for the state server alone (one thread of one process). None of it looks at serving or
- * grants; all tell the feed. */
+ * grants; all tell the feed, but for what says otherwise. */
 /* Make an item with a given auth. SEG_EXISTS when the key is there (whatever its auth). */
 seg_status seg_plant(seg *s, const void *key, size_t key_len, const seg_copy *c, seg_handle *out);
 /* Put a copy's value into an item that is AWAY, at exactly c->version, if that is more than what is
@@ -202,6 +202,12 @@ seg_status seg_freeze(seg *s, seg_handle *h);
 /* Clear AWAY: the logical version becomes max(version + 1, at_least). SEG_INVALID: a stub. What is
  * not away stays as it is. */
 seg_status seg_thaw(seg *s, seg_handle *h, uint64_t at_least);
+/* As seg_thaw, of a value that the watchers have been told of when it came: the feed is told nothing. */
+seg_status seg_inherit(seg *s, seg_handle *h, uint64_t at_least);
+/* The copy here of logical version `from` is of version `to` from now on: the same value, and the feed is
+ * told nothing. SEG_OK also when it is of that version or a later one; SEG_CHANGED: it is of another one,
+ * or a stub; SEG_INVALID: not away. */
+seg_status seg_renumber(seg *s, seg_handle *h, uint64_t from, uint64_t to);
 /* Make it a stub (AWAY, no value, its blocks freed). */
 seg_status seg_strip(seg *s, seg_handle *h);
 /* Delete it, away or not. */

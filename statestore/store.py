@@ -230,13 +230,16 @@ class Store:
         way = self._way(capacity, ttl_ms, grant, replicas=replicas, hint=hint, sync=None)
         return self._segment.create_many([(_key(key), value) for key, value in pairs], way)
 
-    def read_many(self, handles: Sequence[Handle]) -> list[bytes | None]:
+    def read_many(self, handles: Sequence[Handle], *, settled: bool = False) -> list[bytes | None]:
         """Values as all replicas have them (`read(sync=True)`), many in flight together.
+
+        `settled`: the caller knows that nobody writes these, nor did when their last writer was
+        fenced; then any copy that counts is the latest one, and this host's costs no journey.
 
         None for what could not be read so: gone, larger than 4 KiB and elsewhere, or not now; read
         it alone to learn which. Raises Unavailable when the store itself is.
         """
-        return self._segment.read_many(list(handles))
+        return self._segment.read_many(list(handles), settled)
 
     def lookup(self, key: bytes | str) -> Handle:
         """The handle of an item. Raises NotFound."""

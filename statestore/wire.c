@@ -87,7 +87,7 @@ static inline bool home_of(uint64_t w, seg_home *h)
 static inline bool known(uint8_t type)
 {
     return (type >= WIRE_READ && type <= WIRE_COPY) || (type >= WIRE_REPLY && type <= WIRE_PUSH) ||
-           (type >= WIRE_PROPOSE && type <= WIRE_BOXES);
+           (type >= WIRE_PROPOSE && type <= WIRE_SAME);
 }
 
 /* Bytes of the fields before the strings. */
@@ -283,6 +283,22 @@ bool wire_take_entry(wire_reader *r, uint64_t *auth, seg_home *home, const void 
     return true;
 }
 
+bool wire_take_numbered(wire_reader *r, uint64_t *auth, uint64_t *version, const void **key, size_t *len)
+{
+    wire_reader t = *r;
+    if (t.end - t.at < 16) {
+        return false;
+    }
+    *auth = get64(t.at);
+    *version = get64(t.at + 8);
+    t.at += 16;
+    if (!wire_take_key(&t, key, len)) {
+        return false;
+    }
+    *r = t;
+    return true;
+}
+
 bool wire_take_member(wire_reader *r, seg_member *m)
 {
     wire_reader t = *r;
@@ -335,6 +351,16 @@ size_t wire_put_entry(void *out, size_t cap, uint64_t auth, const seg_home *home
         return 0;
     }
     put64(put64(p, auth), home_word(home));
+    return 17 + len;
+}
+
+size_t wire_put_numbered(void *out, size_t cap, uint64_t auth, uint64_t version, const void *key, size_t len)
+{
+    uint8_t *p = out;
+    if (cap < 16 || wire_put_key(p + 16, cap - 16, key, len) == 0) {
+        return 0;
+    }
+    put64(put64(p, auth), version);
     return 17 + len;
 }
 

@@ -65,6 +65,8 @@ typedef enum {
     WIRE_STRAY,        /* id, key, auth: is the copy here one of yours? number = 1: no, drop it */
     WIRE_BOXES,        /* which inboxes are there, from version on? number = 1: these (value: packed entries,
                           home.master = server; flag ANY: perhaps more), seq = applied, version = where to go on, 0 the end */
+    WIRE_SAME,         /* id, version, value = packed numbered items: is what you have of these at that number? Then
+                          it is at `version` from now on. Answer: id, number = one bit each, the lowest the first's */
 } wire_type;
 
 /* What a map log operation does. */
@@ -142,6 +144,8 @@ bool wire_take_key(wire_reader *r, const void **key, size_t *len);
 bool wire_take_change(wire_reader *r, bool *deleted, const void **key, size_t *len);
 /* One entry of the key map: auth 8 | home word 8 | key length 1 | key. */
 bool wire_take_entry(wire_reader *r, uint64_t *auth, seg_home *home, const void **key, size_t *len);
+/* One numbered item: auth 8 | logical version 8 | key length 1 | key. */
+bool wire_take_numbered(wire_reader *r, uint64_t *auth, uint64_t *version, const void **key, size_t *len);
 /* One member: slot 1 | port 2 | ip 16 | incarnation 8 | node length 1 | node. */
 bool wire_take_member(wire_reader *r, seg_member *m);
 /* The same ways round; 0 when there is no room. */
@@ -149,6 +153,7 @@ size_t wire_put_key(void *out, size_t cap, const void *key, size_t len);
 size_t wire_put_change(void *out, size_t cap, bool deleted, const void *key, size_t len);
 size_t wire_put_entry(void *out, size_t cap, uint64_t auth, const seg_home *home, const void *key,
                       size_t len);
+size_t wire_put_numbered(void *out, size_t cap, uint64_t auth, uint64_t version, const void *key, size_t len);
 size_t wire_put_member(void *out, size_t cap, const seg_member *m);
 
 #endif

@@ -56,7 +56,7 @@ from bgf.runtime.room import lacks
 from bgf.runtime.served import Served
 from bgf.runtime.shared_capture import SharedCapture
 from bgf.runtime.store_adapters import EMBEDDED, EVERYWHERE, Copies, StoreFlows, StoreJournal
-from bgf.runtime.takeover import Takeover
+from bgf.runtime.takeover import Prepared, Takeover
 from failover.registry import Ownership, RegistryUnavailable
 from statestore.errors import StateStoreError
 
@@ -225,7 +225,8 @@ class GatewayProcess:
         began_ns, group = now_ns(), served.group
         try:
             while True:
-                if not await self.takeover.prepare(group.id, epoch):
+                prepared = await self.takeover.prepare(group.id, epoch)
+                if prepared is None:
                     log.warning(
                         "group %s: epoch %d is over already", group.id, epoch,
                         extra=_about(group.id, epoch, "over"),
@@ -233,7 +234,7 @@ class GatewayProcess:
                     served.lost_epoch = epoch
                     return
                 try:
-                    self._activate(served, epoch, began_ns)
+                    self._activate(served, epoch, began_ns, prepared)
                     break
                 except (BgfError, StateStoreError) as error:
                     log.warning(
@@ -260,14 +261,13 @@ class GatewayProcess:
         if served.server is not None:
             served.server.hang_up()
 
-    def _activate(self, served: Served, epoch: int, began_ns: int) -> None:
+    def _activate(self, served: Served, epoch: int, began_ns: int, prepared: Prepared) -> None:
         """Raises StateError, or what the store raises: then nothing has changed."""
-        group = served.group
+        group, woken_ns = served.group, now_ns()
         self._apply_feed(self.feed.drain())
         grant = self.store.grant(group.id, epoch)
-        journal = StoreJournal(self.store, group.id, grant, self.journal_copies)
         hands = ActiveHands(
-            journal,
+            StoreJournal(self.store, group.id, grant, self.journal_copies),
             StoreFlows(self.store, group.id, grant, self.flow_copies),
             self.datapath,
             _Replier(self, served),
@@ -276,15 +276,16 @@ class GatewayProcess:
         machine = Gateway(group, self.node.control.default_realms, self.limits, self.node.policies)
         recorder = Recorder(Mode(self.node.control.journal))
         driver = Driver(machine, recorder, hands, self.reports.heard_ms_ago)
-        found = self.feed.found(group.id, journal.marked())
-        driver.take_over(found, call_ns(), list(self.rests[group.id]))
+        found = self.feed.found(group.id, prepared.marked)
+        driver.take_over(found, call_ns(), list(self.rests[group.id]), prepared.marked)
         self.feed.hush(group.id)
         self.partial.discard(group.id)
         served.driver, served.began_ns = driver, began_ns
         served.ready_in_ms = (now_ns() - began_ns) / 1e6
         log.info(
-            "group %s epoch %d: active here, %d port pairs in use, ready after %.1f ms",
-            group.id, epoch, driver.gateway.usage().pairs_used, served.ready_in_ms,
+            "group %s epoch %d: active here, %d port pairs in use, ready after %.1f ms (%s, %.1f)",
+            group.id, epoch, driver.gateway.usage().pairs_used, served.ready_in_ms, prepared,
+            (now_ns() - woken_ns) / 1e6,
             extra=_about(group.id, epoch, "active"),
         )  # fmt: skip
         task = asyncio.create_task(restore_all(served, driver, began_ns))
@@ -293,8 +294,8 @@ class GatewayProcess:
 
     def _restored(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("restoring in the background stopped", exc_info=task.exception())
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("restoring in the background stopped", exc_info=error)
 
     def _stand_by(self, served: Served, owner: Ownership) -> None:
         if served.driver is not None and served.driver.doubtful:

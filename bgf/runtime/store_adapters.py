@@ -189,18 +189,21 @@ class StoreJournal:
                 return handle.read()
         return b""
 
-    def settle(self) -> None:
-        """Write what the last owner's mark says once more. When that has succeeded, what a dead
-        member was master of can be written again. Raises NotNow while it cannot."""
+    def settle(self) -> str:
+        """Write what the last owner's mark says once more, and return it as `marked`. When that has
+        succeeded, what a dead member was master of can be written again. Raises NotNow while it
+        cannot."""
 
-        def rewrite() -> None:
+        def rewrite() -> bytes:
             for _, handle in reversed(self._all_marks()):
                 with contextlib.suppress(store_errors.NotFound):
-                    handle.write(handle.read(), grant=self._grant, **self._copies.of_write())
-                    return
+                    value = handle.read()
+                    handle.write(value, grant=self._grant, **self._copies.of_write())
+                    return value
+            return b""
 
         try:
-            self._guard(rewrite)
+            return self._guard(rewrite).decode("utf-8", "surrogateescape")
         except InDoubt as error:  # the same again is the same
             raise NotNow(str(error)) from error
 
@@ -228,8 +231,10 @@ class StoreJournal:
             return {}
         handles = [(call_id, self._handle(call_id)) for call_id in call_ids]
         known = [(call_id, handle) for call_id, handle in handles if handle is not None]
-        values = self._guard(lambda: self._store.read_many([handle for _, handle in known]))
-        found: dict[str, Sequence[bytes]] = {}
+        values = self._guard(
+            lambda: self._store.read_many([handle for _, handle in known], settled=True)
+        )
+        found: dict[str, Sequence[bytes]] = {c: () for c, handle in handles if handle is None}
         for (call_id, _), value in zip(known, values, strict=True):
             with contextlib.suppress(store_errors.Invalid):  # read alone it says what is wrong
                 if value is not None:

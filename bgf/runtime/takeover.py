@@ -10,10 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, NamedTuple
 
 import statestore
 from bgf.errors import NotNow, StateError
+from bgf.runtime.process import now_ns
 from bgf.runtime.store_adapters import Copies, StoreJournal
 from statestore.errors import StateStoreError
 
@@ -21,6 +22,18 @@ log = logging.getLogger("bgf.takeover")
 
 RETRY_MS: Final = 10
 """Between two tries; each of them waits for the store itself, as long as its timeout is."""
+
+
+class Prepared(NamedTuple):
+    """The call that the last owner has marked, and how long the last try took: the fence's raise,
+    and the mark written anew; ms."""
+
+    marked: str
+    fence_ms: float
+    settle_ms: float
+
+    def __str__(self) -> str:
+        return f"fence {self.fence_ms:.1f}, settled {self.settle_ms:.1f}"
 
 
 class Takeover:
@@ -32,9 +45,9 @@ class Takeover:
         self._store: statestore.Store | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="takeover")
 
-    async def prepare(self, group: str, epoch: int) -> bool:
+    async def prepare(self, group: str, epoch: int) -> Prepared | None:
         """Return when nobody can write, or read as current, under an older epoch, and what the
-        last owner wrote can be written on. False: the fence stands past `epoch`.
+        last owner wrote can be written on. None: the fence stands past `epoch`.
 
         Tries until it is cancelled: who owns the group says for how long that makes sense.
         """
@@ -62,14 +75,16 @@ class Takeover:
         self._pool.submit(self._close)
         self._pool.shutdown()
 
-    def _prepare(self, group: str, epoch: int) -> bool:
+    def _prepare(self, group: str, epoch: int) -> Prepared | None:
         if self._store is None:
             self._store = self._open_store()  # of this thread: no other may use it
+        began_ns = now_ns()
         if not self._store.raise_fence(group, epoch):
-            return False
+            return None
+        raised_ns = now_ns()
         grant = self._store.grant(group, epoch)
-        StoreJournal(self._store, group, grant, self._copies).settle()
-        return True
+        marked = StoreJournal(self._store, group, grant, self._copies).settle()
+        return Prepared(marked, (raised_ns - began_ns) / 1e6, (now_ns() - raised_ns) / 1e6)
 
     def _close(self) -> None:
         if self._store is not None:

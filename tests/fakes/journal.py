@@ -57,6 +57,7 @@ class _Node:
         self.epoch = epoch
         self.fuse = fuse or Fuse()
         self.doubt = ""
+        self.found_marked = shared.mark  # what the last owner may have told some copies only
 
     def _write(self, operation: str) -> None:
         self.fuse.step(operation)
@@ -104,6 +105,7 @@ class NodeJournal(_Node):
         return tuple(self.shared.journals.get(call_id, ()))
 
     def several(self, call_ids: Sequence[str]) -> dict[str, Sequence[bytes]]:
+        assert not self.found_marked or self.found_marked not in call_ids, "it has to be read alone"
         return {call_id: self.entries(call_id) for call_id in call_ids}
 
     def forget(self, call_id: str) -> None:

@@ -12,10 +12,10 @@ static bool take_and_put(uint8_t list, wire_reader *r, uint8_t *out, size_t cap,
     const void *key;
     size_t len;
     bool deleted;
-    uint64_t auth;
+    uint64_t auth, version;
     seg_home home;
     seg_member member;
-    switch (list % 4) {
+    switch (list % 5) {
     case 0:
         if (!wire_take_key(r, &key, &len)) {
             return false;
@@ -33,6 +33,12 @@ static bool take_and_put(uint8_t list, wire_reader *r, uint8_t *out, size_t cap,
             return false;
         }
         *n = wire_put_entry(out, cap, auth, &home, key, len);
+        return true;
+    case 3:
+        if (!wire_take_numbered(r, &auth, &version, &key, &len)) {
+            return false;
+        }
+        *n = wire_put_numbered(out, cap, auth, version, key, len);
         return true;
     default:
         if (!wire_take_member(r, &member)) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from bgf.errors import InDoubt, NotNow
 from bgf.events import Command
 from bgf.hands import Driver, Outcome
 from bgf.journal import Mode
@@ -51,11 +52,21 @@ class Doubtful(World):
     def renew(self) -> None:
         """As the gateway process does: a machine in doubt is made again from what is recorded."""
         while self.node.driver.doubtful:
-            self.node = Node(self.shared, self.mode, Fuse(), self.now_ns)
+            self._begin()
 
     def move(self) -> None:
-        self.node = Node(self.shared, self.mode, Fuse(), self.now_ns)
+        self._begin()
         self.renew()
+
+    def _begin(self) -> None:
+        """Again, until what the last owner was working on could be read and brought in line."""
+        for _ in range(TRIES_MAX):
+            try:
+                self.node = Node(self.shared, self.mode, Fuse(), self.now_ns)
+            except (NotNow, InDoubt):
+                continue
+            return
+        raise AssertionError("nobody could begin")
 
     def calm(self) -> None:
         self.shared.not_now, self.shared.doubt = lambda _: False, lambda _: ""

@@ -77,6 +77,14 @@ static void expect_feed(seg *s, seg_cursor *c, const char *key)
     CHECK(seg_poll(s, c, key, strlen(key), found, &len, &deleted) == SEG_OK, "%s was not told", key);
 }
 
+static void nothing_fed(seg *s, seg_cursor *c)
+{
+    uint8_t found[SEG_KEY_BYTES_MAX];
+    size_t len;
+    bool deleted;
+    CHECK(seg_poll(s, c, "", 0, found, &len, &deleted) == SEG_NOT_FOUND, "somebody was told");
+}
+
 static void masters_and_copies(seg *s)
 {
     seg_handle h, again;
@@ -133,12 +141,33 @@ static void masters_and_copies(seg *s)
     copy.version = 1ull << 63;
     CHECK(seg_overwrite(s, &h, &copy) == SEG_INVALID, "version of 64 bits");
 
+    /* Another number for the same value: nobody is told. */
+    CHECK(seg_watch(s, &c) == SEG_OK, "watch");
+    CHECK(seg_renumber(s, &h, 59, 70) == SEG_CHANGED, "renumbered from another version");
+    peeked(s, "m", "sixty", 60);
+    CHECK(seg_renumber(s, &h, 60, 1ull << 63) == SEG_INVALID, "renumbered to 64 bits");
+    f = facts(s, &h);
+    CHECK(seg_renumber(s, &h, 60, 70) == SEG_OK, "renumber");
+    peeked(s, "m", "sixty", 70);
+    CHECK(facts(s, &h).control == f.control && facts(s, &h).deadline_ns == 1234, "renumbered only");
+    CHECK(seg_renumber(s, &h, 60, 70) == SEG_OK && seg_renumber(s, &h, 1, 69) == SEG_OK,
+          "renumbered again");
+    peeked(s, "m", "sixty", 70);
+    CHECK(seg_inherit(s, &h, 12) == SEG_OK, "inherit");
+    at(s, "m", "sixty", 71);
+    CHECK(seg_renumber(s, &h, 71, 72) == SEG_INVALID, "a master was renumbered");
+    nothing_fed(s, &c);
+    CHECK(seg_freeze(s, &h) == SEG_OK, "freeze");
+    copy.version = 80;
+    copy.deadline_ns = 1234;
+    CHECK(seg_overwrite(s, &h, &copy) == SEG_OK, "overwrite");
+
     CHECK(seg_thaw(s, &h, 12) == SEG_OK, "thaw");
-    at(s, "m", "sixty", 61);
+    at(s, "m", "sixty", 81);
     CHECK(facts(s, &h).deadline_ns == 1234, "thawed without its deadline");
     CHECK(seg_overwrite(s, &h, &copy) == SEG_INVALID, "a master was overwritten");
     CHECK(seg_thaw(s, &h, 1000) == SEG_OK, "thaw what is not away");
-    at(s, "m", "sixty", 61);
+    at(s, "m", "sixty", 81);
     CHECK(seg_freeze(s, &h) == SEG_OK && seg_thaw(s, &h, 5ull << 36) == SEG_OK, "thaw in an epoch");
     at(s, "m", "sixty", 5ull << 36);
     op = (seg_op){.verb = SEG_APPEND, .data = "e", .len = 1};
@@ -156,6 +185,7 @@ static void masters_and_copies(seg *s)
     is_away(s, "m");
     CHECK(seg_peek(s, "m", 1, &h, out, sizeof out, &len, NULL) == SEG_AWAY, "a stub was read");
     CHECK(seg_thaw(s, &h, 0) == SEG_INVALID, "a stub was thawed");
+    CHECK(seg_renumber(s, &h, 0, 1) == SEG_CHANGED, "a stub was renumbered");
     CHECK(seg_strip(s, &h) == SEG_OK && seg_freeze(s, &h) == SEG_OK, "strip twice");
     copy = copy_of("3", 7, 3);
     CHECK(seg_overwrite(s, &h, &copy) == SEG_OK, "a stub takes any version");

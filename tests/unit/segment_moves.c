@@ -8,7 +8,7 @@
 #define THAWED_VERSION 40
 
 const char *const move_names[MOVES] = {"freeze", "thaw", "overwrite", "fill",
-                                       "plant",  "strip", "uproot"};
+                                       "plant",  "strip", "renumber", "uproot"};
 
 /* What nobody here changes, whatever happens to the item. */
 static const seg_home home = {.master = 3, .replicas = 0x1001, .want = 2};
@@ -78,10 +78,11 @@ seg_status move_perform(seg *s, int move, const char *key)
     return move == FREEZE  ? seg_freeze(s, &h)
            : move == THAW  ? seg_thaw(s, &h, THAWED_VERSION)
            : move == STRIP ? seg_strip(s, &h)
+           : move == RENUMBER ? seg_renumber(s, &h, OLD_VERSION, NEW_VERSION)
                            : seg_uproot(s, &h);
 }
 
-char move_done(int move) { return "OoNNNs-"[move]; }
+char move_done(int move) { return "OoNNNsO-"[move]; }
 
 /* A small letter: local clients may write it; a capital: it is away. */
 char move_state(seg *s, int move, const char *key)
@@ -113,9 +114,11 @@ char move_state(seg *s, int move, const char *key)
     uint64_t wanted = value[0] == 'o'   ? OLD_VERSION
                       : value[0] == 'n' ? NEW_VERSION
                                         : RIVAL_VERSION;
-    /* A master that was robbed may have counted on; one that is being thawed has its new version. */
+    /* A master that was robbed may have counted on; one that is being thawed has its new version, and so
+     * has what is renumbered. */
     CHECK(f.version == wanted || (move == FREEZE && f.version > OLD_VERSION) ||
-              (move == THAW && f.version >= THAWED_VERSION),
+              (move == THAW && f.version >= THAWED_VERSION) ||
+              (move == RENUMBER && value[0] == 'o' && f.version == NEW_VERSION),
           "%s: a copy of '%c' says it is at %lu", move_names[move], value[0], f.version);
     return (char)(value[0] - 'a' + 'A');
 }

@@ -39,7 +39,7 @@ void sound(seg *s, const char *when, bool at_rest);
 void keep(seg *s);
 
 /* segment_moves.c */
-enum { FREEZE, THAW, OVERWRITE, FILL, PLANT, STRIP, UPROOT, MOVES };
+enum { FREEZE, THAW, OVERWRITE, FILL, PLANT, STRIP, RENUMBER, UPROOT, MOVES };
 extern const char *const move_names[MOVES];
 void move_before(seg *s, int move, const char *key);
 seg_status move_perform(seg *s, int move, const char *key);

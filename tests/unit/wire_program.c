@@ -42,7 +42,7 @@ static size_t length(size_t max)
 }
 
 static const uint8_t TYPES[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17,
-                                18, 19, 32, 33, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61};
+                                18, 19, 32, 33, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62};
 static uint8_t strings[SEG_VALUE_BYTES_MAX];
 
 static seg_home some_home(void)
@@ -198,14 +198,14 @@ static void limits(void)
     CHECK(wire_encode(&m, out, sizeof out) == 0);
 }
 
-enum list { KEYS, CHANGES, ENTRIES, MEMBERS, LISTS };
+enum list { KEYS, CHANGES, ENTRIES, NUMBERED, MEMBERS, LISTS };
 
 /* Put one random element, take it back, compare. 0: no room. */
 static size_t put_one(enum list list, uint8_t *at, size_t cap)
 {
     seg_home home = some_home();
     size_t len = 1 + length(SEG_KEY_BYTES_MAX - 1);
-    uint64_t auth = word();
+    uint64_t auth = word(), version = word();
     bool deleted = below(2) == 0;
     seg_member member = {.slot = (uint8_t)below(16), .port = (uint16_t)word(),
                          .incarnation = word()};
@@ -214,6 +214,7 @@ static size_t put_one(enum list list, uint8_t *at, size_t cap)
     size_t n = list == KEYS      ? wire_put_key(at, cap, strings, len)
                : list == CHANGES ? wire_put_change(at, cap, deleted, strings, len)
                : list == ENTRIES ? wire_put_entry(at, cap, auth, &home, strings, len)
+               : list == NUMBERED ? wire_put_numbered(at, cap, auth, version, strings, len)
                                  : wire_put_member(at, cap, &member);
     if (n == 0) {
         return 0;
@@ -222,7 +223,7 @@ static size_t put_one(enum list list, uint8_t *at, size_t cap)
     wire_reader r = {at, at + n};
     const void *key = NULL;
     size_t key_len = 0;
-    uint64_t auth_back = 0;
+    uint64_t auth_back = 0, version_back = 0;
     seg_home home_back = {0};
     bool deleted_back = !deleted;
     seg_member m;
@@ -234,6 +235,10 @@ static size_t put_one(enum list list, uint8_t *at, size_t cap)
     case ENTRIES:
         CHECK(wire_take_entry(&r, &auth_back, &home_back, &key, &key_len) && auth == auth_back &&
               same_home(&home, &home_back));
+        break;
+    case NUMBERED:
+        CHECK(wire_take_numbered(&r, &auth_back, &version_back, &key, &key_len) && auth == auth_back &&
+              version == version_back);
         break;
     default:
         CHECK(wire_take_member(&r, &m) && m.slot == member.slot && m.port == member.port &&
@@ -250,13 +255,14 @@ static bool take_one(enum list list, wire_reader *r)
     const void *key;
     size_t len;
     bool deleted;
-    uint64_t auth;
+    uint64_t auth, version;
     seg_home home;
     seg_member member;
     const uint8_t *was = r->at;
     bool good = list == KEYS      ? wire_take_key(r, &key, &len)
                 : list == CHANGES ? wire_take_change(r, &deleted, &key, &len)
                 : list == ENTRIES ? wire_take_entry(r, &auth, &home, &key, &len)
+                : list == NUMBERED ? wire_take_numbered(r, &auth, &version, &key, &len)
                                   : wire_take_member(r, &member);
     CHECK(good ? r->at > was && r->at <= r->end : r->at == was);
     return good;

@@ -141,7 +141,7 @@ static const char *const type_names[64] = {
     [WIRE_PUSH] = "PUSH", [WIRE_PROPOSE] = "PROPOSE", [WIRE_REFUSED] = "REFUSED", [WIRE_OP] = "OP",
     [WIRE_OPACK] = "OPACK", [WIRE_BEAT] = "BEAT", [WIRE_STATE] = "STATE", [WIRE_FETCH] = "FETCH",
     [WIRE_SNAP] = "SNAP", [WIRE_SNAPACK] = "SNAPACK", [WIRE_SNAPEND] = "SNAPEND", [WIRE_NOTE] = "NOTE",
-    [WIRE_WANTS] = "WANTS", [WIRE_STRAY] = "STRAY", [WIRE_BOXES] = "BOXES",
+    [WIRE_WANTS] = "WANTS", [WIRE_STRAY] = "STRAY", [WIRE_BOXES] = "BOXES", [WIRE_SAME] = "SAME",
 };
 
 /* Every message that is taken in passes here: with --trace it can be read. */

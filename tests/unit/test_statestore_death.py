@@ -1,0 +1,77 @@
+"""A member's death with thousands of items: its copies are confirmed by number, and nobody is told
+of changes that are none.
+
+Real engines in this process, with the registry's embedded twin.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import statestore
+from statestore.server import Server, local_cluster
+from tests.fakes.state_cluster import TIMEOUT_MS, TIMERS, wait_for
+
+ITEMS = 600
+CHANGED = 50
+SIZE_BYTES = 16 << 20
+
+
+def figures(servers: tuple[Server, ...]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for server in servers:
+        total.update(server.status()["counters"])
+    return total
+
+
+@pytest.mark.parametrize("repair_per_s", [1, 100_000], ids=["copies-missing", "copies-made-again"])
+def test_heirs_ask_their_copies_by_number(directory: Path, repair_per_s: int) -> None:
+    with local_cluster(
+        4,
+        directory / "cluster",
+        size_bytes=SIZE_BYTES,
+        timers=TIMERS,
+        history=0,
+        promote="at once",
+        repair_per_s=repair_per_s,
+    ) as cluster:
+        dead, survivors = cluster.servers[0], cluster.servers[1:]
+
+        def beside(number: int) -> statestore.Store:
+            return statestore.open(
+                cluster.addresses[number], key_file=cluster.key_file, timeout_ms=TIMEOUT_MS
+            )
+
+        pairs = [(f"f/{number}", str(number).encode()) for number in range(ITEMS)]
+        with beside(0) as owner:
+            owner.create_many(pairs, replicas=15)
+            for key, _ in pairs[:CHANGED]:
+                owner.lookup(key).write(b"changed " + key.encode(), sync=True)
+        values = {key.encode(): value for key, value in pairs}
+        values |= {key.encode(): b"changed " + key.encode() for key, _ in pairs[:CHANGED]}
+        with beside(1) as heir:
+            handles = [heir.lookup(key) for key in values]
+            watch = heir.watch("f/")
+            before = figures(survivors)
+            dead.stop(leave=False)
+            survivors[0].evict(dead.config.node)
+            wait_for(
+                "every item has a new master, and its copies count",
+                lambda: (
+                    figures(survivors)["thawed"] - before["thawed"] == ITEMS
+                    and not any(server.status()["unreplicated"] for server in survivors)
+                ),
+            )
+            spent = figures(survivors)
+            spent.subtract(before)
+            assert spent["confirmed"] > ITEMS * 9 // 10, spent
+            assert spent["copies"] < ITEMS // 10, "values were sent to those who had them"
+            assert watch.poll(ITEMS) == [], "watchers were told of changes that are none"
+            assert heir.read_many(handles, settled=True) == list(values.values())
+            assert heir.read_many(handles) == list(values.values())
+            for handle in handles[:: ITEMS // 10]:
+                handle.write(b"of a new master", sync=True)
+            wait_for("what is written is told", lambda: len(watch.poll(ITEMS)) > 0)
