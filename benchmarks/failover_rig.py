@@ -57,6 +57,7 @@ LOOK_REST: Final = 9
 BACK_S: Final = 20.0
 HEARD_S: Final = 90.0
 READY_S: Final = 120.0
+MOVE_S: Final = 20.0
 POLL_S: Final = 0.1
 OPEN_TRIES: Final = 30
 """Of a second each."""
@@ -291,6 +292,11 @@ class Cluster:
             if node.id not in owning:
                 return node.id
         raise EnvironmentProblem("every node owns a group: there is no standby")
+
+    def move(self, group: str, to: str) -> None:
+        """By plan. Raises EnvironmentProblem when it does not get there."""
+        self.lab.nodes.ask(self.owner(group), "failover", "switchover", group=group, to=to)
+        self.until(lambda: self.owner(group) == to, MOVE_S, f"{group} moves to {to}")
 
     def suspicions(self, since_ns: int) -> int:
         """How often any node has suspected another one since then."""

@@ -113,7 +113,8 @@ SECTIONS: Final = (
         Key("state.cluster.promote", "text", "A dead member's items are written again at once, "
             "or after its lease (decision 47).", _S, "at once", values=state.PROMOTE, same=True),
         Key("state.cluster.repair_per_s", "integer", "Missing copies made again, per second and "
-            "member.", _S, 2_000, state.REPAIR_PER_S_RANGE),
+            "member; an eighth of it in the four seconds after a death.", _S, 2_000,
+            state.REPAIR_PER_S_RANGE),
         Key("state.cluster.metrics", "text", "Where Prometheus scrapes this state server alone; "
             "`[monitor]` has the same figures and all others.", _S, ABSENT),
         Key("state.cluster.etcd_ca_file", "text", "Authority of etcd's certificates; needed where "
@@ -212,9 +213,10 @@ SECTIONS: Final = (
             "refused; a proxy asks again after 1,000.", _L, control.LAG_MS, control.LAG_MS_RANGE,
             same=True),
         Key("control.journal", "text", "What is written of a call: its inputs, the call itself at "
-            "every step, or inputs and the call itself at every 17th. Each node reads all three. "
-            "`explicit` restores two to three times as fast; `bgfctl sessions why` explains from "
-            "inputs.", _G, control.JOURNAL, values=control.JOURNALS),
+            "every step, or inputs, and the call itself with its answer and at every 17th input "
+            "later. Each node reads all three. `implicit` restores several times more slowly; "
+            "`bgfctl sessions why` explains from inputs.", _G, control.JOURNAL,
+            values=control.JOURNALS),
     )),
     Section("failover", "The timers of detection and takeover (decision 29). The same on every "
             "node.", (

@@ -89,8 +89,9 @@ def history(entries: Sequence[bytes], site: Site) -> list[Told]:
     for entry in entries:
         item = journal.decode(entry)
         if isinstance(item, Session):
+            if item != session:  # else it says what has just been told
+                told.append(_summed_up(item))
             session = item
-            told.append(_summed_up(item))
             continue
         try:
             step = sessions.apply(session, item, site)

@@ -115,9 +115,9 @@ class ActiveHands:
         """Write ahead. Raises Fenced or StateError: then nothing may be performed."""
         self.journal.mark(record.call_id)
         if record.replace:
-            self.journal.replace(record.call_id, record.entry)
+            self.journal.replace(record.call_id, record.entries)
         else:
-            self.journal.append(record.call_id, record.entry)
+            self.journal.append(record.call_id, record.entries[0])
 
     def record(self, call_id: str, flows: Sequence[Flow]) -> None:
         """What the call's flows are from now on; before what comes of it is performed."""

@@ -4,8 +4,9 @@ Knows: the entry format, its versions, and three ways to keep a journal. Must no
 entries are stored, nor sockets, clocks or roles.
 
 An entry is two bytes, schema version and kind, and a msgpack value in array form. A journal is
-a list of entries: at most one checkpoint, always the first, and the inputs since. Fields are only
-appended, with defaults, so this version reads what the versions before it wrote.
+a list of entries, inputs and checkpoints: what stands before the last checkpoint tells how it came
+to it, what stands after it is replayed. Fields are only appended, with defaults, so this version
+reads what the versions before it wrote.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from bgf import session as sessions
 from bgf.errors import Misuse, StateError, Unreadable
 from bgf.events import SCHEMA, Event
 from bgf.gateway import Plan
-from bgf.session import Session, Site
+from bgf.session import Session, Site, State
 
 ITEM_MAX_BYTES: Final = 64 * 1024
 COMPACT_AT_BYTES: Final = 48 * 1024  # leaves room for one entry of a datagram's size
 FRAME_BYTES: Final = 8  # at most, per entry, for the store's own framing
 INPUTS_MAX: Final = 16  # replayed after a checkpoint: bounds the time of restoring one session
+OPEN_INPUTS_MAX: Final = 4  # of a call that waits for its answer, kept to stand before it
 ENTRIES_COUNTED: Final = 4_096  # of a call; an implicit journal may have more
 READABLE: Final = range(1, SCHEMA + 1)
 
@@ -35,7 +37,7 @@ class Mode(enum.StrEnum):
 
     IMPLICIT = "implicit"  # inputs only, until the item is full
     EXPLICIT = "explicit"  # the checkpoint only, replaced by every input
-    CHECKPOINTED = "checkpointed"  # a checkpoint and at most INPUTS_MAX inputs since
+    CHECKPOINTED = "checkpointed"  # a checkpoint with the answer, at most INPUTS_MAX inputs since
 
 
 class Kind(enum.IntEnum):
@@ -44,10 +46,10 @@ class Kind(enum.IntEnum):
 
 
 class Record(NamedTuple):
-    """Append `entry` to the call's journal, or make it the only one (`replace`)."""
+    """Append the one entry to the call's journal, or make these the only ones (`replace`)."""
 
     call_id: str
-    entry: bytes
+    entries: tuple[bytes, ...]
     replace: bool
 
 
@@ -90,10 +92,13 @@ def decode(entry: bytes) -> Event | Session:
 def replay(entries: Iterable[bytes], site: Site) -> Session | None:
     """The session that these entries describe, None when they describe none.
 
-    Raises Unreadable for an entry that cannot be read: a half-read call is no call.
+    What stands before the last checkpoint is not looked at: that costs ten times what reading it
+    does. Raises Unreadable for an entry that cannot be read: a half-read call is no call.
     """
     session: Session | None = None
-    for entry in entries:
+    every = list(entries)
+    last = max((at for at, entry in enumerate(every) if _is_checkpoint(entry)), default=0)
+    for entry in every[last:]:
         item = decode(entry)
         if isinstance(item, Session):
             session = item
@@ -105,17 +110,38 @@ def replay(entries: Iterable[bytes], site: Site) -> Session | None:
     return session
 
 
+def _is_checkpoint(entry: bytes) -> bool:
+    return len(entry) > 1 and entry[1] == Kind.CHECKPOINT
+
+
+def _is_answered(plan: Plan) -> bool:
+    """Is the call established by this? So most calls are found by a new owner."""
+    before, after = plan.before, plan.after
+    return (
+        before is not None
+        and before.state is State.OFFERED
+        and after is not None
+        and after.state is State.ESTABLISHED
+    )
+
+
+def _size(entries: Iterable[bytes]) -> int:
+    return sum(len(entry) + FRAME_BYTES for entry in entries)
+
+
 def _packed(size: int, inputs: int) -> int:
     return size * ENTRIES_COUNTED + inputs
 
 
 class Recorder:
-    """Decides which entry a plan leaves in its call's journal. Keeps sizes, not entries."""
+    """Decides which entries a plan leaves in its call's journal. Keeps sizes, and the inputs of
+    calls that wait for their answer."""
 
     def __init__(self, mode: Mode = Mode.CHECKPOINTED) -> None:
         self.mode = mode
         # Call -> bytes, and in the lower bits entries: one small number for each of many calls.
         self._sizes: dict[str, int] = {}
+        self._open: dict[str, tuple[bytes, ...]] = {}
 
     def record(self, plan: Plan) -> Record:
         """The record of a plan that `changes` and does not forget its call; pure.
@@ -132,24 +158,38 @@ class Recorder:
 
     def _record(self, plan: Plan, after: Session) -> Record:
         if self.mode is Mode.EXPLICIT:
-            return Record(plan.call_id, checkpoint(after), True)
+            return Record(plan.call_id, (checkpoint(after),), True)
         size, inputs = divmod(self._sizes.get(plan.call_id, 0), ENTRIES_COUNTED)
         entry = encode(plan.event)
         full = size + len(entry) + FRAME_BYTES > COMPACT_AT_BYTES
         if full or (self.mode is Mode.CHECKPOINTED and inputs >= INPUTS_MAX):
-            return Record(plan.call_id, checkpoint(after), True)
-        return Record(plan.call_id, entry, False)
+            return Record(plan.call_id, (checkpoint(after),), True)
+        earlier = self._open.get(plan.call_id)
+        if earlier is not None and _is_answered(plan):
+            whole = (*earlier, entry, checkpoint(after))
+            if _size(whole) <= COMPACT_AT_BYTES:
+                return Record(plan.call_id, whole, True)
+        return Record(plan.call_id, (entry,), False)
 
     def done(self, record: Record) -> None:
-        known = 0 if record.replace else self._sizes.get(record.call_id, 0)
+        call_id, entries = record.call_id, record.entries
+        first = call_id not in self._sizes
+        known = 0 if record.replace else self._sizes.get(call_id, 0)
         size, inputs = divmod(known, ENTRIES_COUNTED)
         inputs = min(0 if record.replace else inputs + 1, ENTRIES_COUNTED - 1)
-        self._sizes[record.call_id] = _packed(size + len(record.entry) + FRAME_BYTES, inputs)
+        self._sizes[call_id] = _packed(size + _size(entries), inputs)
+        earlier = self._open.pop(call_id, () if first else None)
+        waits = earlier is not None and len(earlier) < OPEN_INPUTS_MAX and not record.replace
+        if earlier is not None and waits and self.mode is Mode.CHECKPOINTED:
+            self._open[call_id] = (*earlier, *entries)
 
     def resume(self, call_id: str, entries: Iterable[bytes]) -> None:
         """Count a journal that another recorder has written."""
-        sizes = [len(entry) + FRAME_BYTES for entry in entries]
-        self._sizes[call_id] = _packed(sum(sizes), min(len(sizes), ENTRIES_COUNTED - 1))
+        every = tuple(entries)
+        last = max((at for at, entry in enumerate(every) if _is_checkpoint(entry)), default=-1)
+        inputs = min(len(every) - 1 - last, ENTRIES_COUNTED - 1)
+        self._sizes[call_id] = _packed(_size(every), inputs)
 
     def forget(self, call_id: str) -> None:
         self._sizes.pop(call_id, None)
+        self._open.pop(call_id, None)

@@ -31,8 +31,8 @@ class Journal(Protocol):
     def append(self, call_id: str, entry: bytes) -> None:
         """Add an entry, starting a journal when there is none."""
 
-    def replace(self, call_id: str, entry: bytes) -> None:
-        """Make `entry` the only one, atomically, starting a journal when there is none."""
+    def replace(self, call_id: str, entries: Sequence[bytes]) -> None:
+        """Make these the only ones, atomically, starting a journal when there is none."""
 
     def entries(self, call_id: str) -> Sequence[bytes]:
         """A call's entries in order, empty when it has no journal."""

@@ -208,10 +208,10 @@ class StoreJournal:
             raise NotNow(str(error)) from error
 
     def append(self, call_id: str, entry: bytes) -> None:
-        self._write(call_id, entry, replace=False)
+        self._write(call_id, [entry], replace=False)
 
-    def replace(self, call_id: str, entry: bytes) -> None:
-        self._write(call_id, entry, replace=True)
+    def replace(self, call_id: str, entries: Sequence[bytes]) -> None:
+        self._write(call_id, entries, replace=True)
 
     def entries(self, call_id: str) -> Sequence[bytes]:
         handle = self._handle(call_id)
@@ -248,21 +248,21 @@ class StoreJournal:
         handle.ensure()
         return handle.entries()
 
-    def _write(self, call_id: str, entry: bytes, *, replace: bool) -> None:
+    def _write(self, call_id: str, entries: Sequence[bytes], *, replace: bool) -> None:
         handle = self._handle(call_id)
         if handle is not None:
             try:
                 if replace:
-                    whole = statestore.pack_entries([entry])
+                    whole = statestore.pack_entries(entries)
                     handle.write(whole, grant=self._grant, **self._how)
                 else:
-                    handle.append(entry, grant=self._grant, **self._how)
+                    handle.append(entries[0], grant=self._grant, **self._how)
                 return
             except store_errors.NotFound:
                 self._handles.pop(call_id)
             except store_errors.StateStoreError as error:
                 raise self._guard.known(error) from error
-        self._create(call_id, entry)
+        self._create(call_id, entries)
 
     def forget(self, call_id: str) -> None:
         handle = self._handle(call_id)
@@ -284,8 +284,8 @@ class StoreJournal:
             except StateError:  # gone, or of another version: nobody can restore it
                 continue
 
-    def _create(self, call_id: str, entry: bytes) -> None:
-        framed = statestore.pack_entries([entry])
+    def _create(self, call_id: str, entries: Sequence[bytes]) -> None:
+        framed = statestore.pack_entries(entries)
         capacity = max(JOURNAL_CAPACITY_BYTES, len(framed))
         key = call_key(self._prefix, call_id)
         made = self._guard(

@@ -119,9 +119,9 @@ def test_entries_come_back_in_order(world: World, call_id: str) -> None:
         together = each.several([call_id, "never", call_id])
         assert list(together.get(call_id, entries)) == entries and not together.get("never")
         assert list(each.calls()) == [call_id]
-    written.replace(call_id, entries[4])
+    written.replace(call_id, entries[3:])
     written.append(call_id, entries[0])
-    assert list(read.entries(call_id)) == [entries[4], entries[0]]
+    assert list(read.entries(call_id)) == [entries[3], entries[4], entries[0]]
     written.forget(call_id)
     written.forget(call_id)
     assert list(read.entries(call_id)) == []
@@ -151,7 +151,7 @@ def test_an_older_epoch_writes_nothing(world: World) -> None:
         lambda: old_journal.mark("call"),
         lambda: old_journal.append("call", entry("call", 1)),
         lambda: old_journal.append("new", entry("new")),
-        lambda: old_journal.replace("call", entry("call", 2)),
+        lambda: old_journal.replace("call", [entry("call", 2)]),
         lambda: old_journal.forget("call"),
         lambda: old_flows.record("call", [flow(30_000), flow(30_002)]),
         lambda: old_flows.record("other", [flow(30_002, "other")]),

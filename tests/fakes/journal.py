@@ -96,9 +96,9 @@ class NodeJournal(_Node):
         self.shared.journals.setdefault(call_id, []).append(entry)
         self._written("append")
 
-    def replace(self, call_id: str, entry: bytes) -> None:
+    def replace(self, call_id: str, entries: Sequence[bytes]) -> None:
         self._write("replace")
-        self.shared.journals[call_id] = [entry]
+        self.shared.journals[call_id] = list(entries)
         self._written("replace")
 
     def entries(self, call_id: str) -> Sequence[bytes]:

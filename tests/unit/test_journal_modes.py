@@ -45,7 +45,7 @@ class Owner:
             record = self.recorder.record(plan)
             if record.replace:
                 self.journals[record.call_id] = []
-            self.journals.setdefault(record.call_id, []).append(record.entry)
+            self.journals.setdefault(record.call_id, []).extend(record.entries)
             self.recorder.done(record)
         if not dies_before_commit:
             self.gateway.commit(plan)

@@ -43,7 +43,7 @@ class Call:
         plan = self.gateway.plan(self.gateway.draw(made, 0))
         if plan.changes:
             record = self.recorder.record(plan)
-            self.entries.append(record.entry)
+            self.entries += record.entries
         self.gateway.commit(plan)
         self.datapath.remove(self.datapath.keys() - {flow.key for flow in self.flows})
         self.datapath.install(self.flows)
