@@ -45,7 +45,7 @@ def call_row(
     end = explain.ending(told)
     row = session_row(session, gateway)
     row["settings"] = list(session.settings)
-    row["journal_entries"] = len(entries)
+    row["journal_entries"] = len(told) or len(entries)
     row["unreadable"] = unreadable
     row["restored"] = None if restored_ns is None else {
         "epoch": served.epoch,
