@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from pyroute2.netlink.exceptions import NetlinkError
 
 from bgf import config
 from bgf.control.client import NgClient
@@ -467,7 +469,12 @@ def _forget(moving: set[str]) -> None:
             *netlink.get_addr(family=socket.AF_INET6),
         ]:
             host = message.get_attr("IFA_ADDRESS")
-            if host in moving:
+            if host not in moving:
+                continue
+            try:
                 netlink.addr(
                     "del", index=message["index"], address=host, prefixlen=message["prefixlen"]
                 )
+            except NetlinkError as error:  # its lifetime has just ended
+                if error.code != errno.EADDRNOTAVAIL:
+                    raise
