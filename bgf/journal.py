@@ -12,7 +12,7 @@ reads what the versions before it wrote.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -97,8 +97,7 @@ def replay(entries: Iterable[bytes], site: Site) -> Session | None:
     """
     session: Session | None = None
     every = list(entries)
-    last = max((at for at, entry in enumerate(every) if _is_checkpoint(entry)), default=0)
-    for entry in every[last:]:
+    for entry in every[max(0, _last_checkpoint(every)) :]:
         item = decode(entry)
         if isinstance(item, Session):
             session = item
@@ -110,8 +109,10 @@ def replay(entries: Iterable[bytes], site: Site) -> Session | None:
     return session
 
 
-def _is_checkpoint(entry: bytes) -> bool:
-    return len(entry) > 1 and entry[1] == Kind.CHECKPOINT
+def _last_checkpoint(entries: Sequence[bytes]) -> int:
+    """Where it stands, -1 when there is none."""
+    found = (at for at, entry in enumerate(entries) if entry[1:2] == _CHECKPOINT_HEAD[1:])
+    return max(found, default=-1)
 
 
 def _is_answered(plan: Plan) -> bool:
@@ -186,8 +187,7 @@ class Recorder:
     def resume(self, call_id: str, entries: Iterable[bytes]) -> None:
         """Count a journal that another recorder has written."""
         every = tuple(entries)
-        last = max((at for at, entry in enumerate(every) if _is_checkpoint(entry)), default=-1)
-        inputs = min(len(every) - 1 - last, ENTRIES_COUNTED - 1)
+        inputs = min(len(every) - 1 - _last_checkpoint(every), ENTRIES_COUNTED - 1)
         self._sizes[call_id] = _packed(_size(every), inputs)
 
     def forget(self, call_id: str) -> None:
