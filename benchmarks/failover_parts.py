@@ -44,7 +44,7 @@ SLICE_S: Final = 60.0
 BUSY_PERCENT: Final = 90.0
 SETTLE_S: Final = 1.0
 OVERHEAD_S: Final = 20.0
-OVERHEAD_STATE_MB: Final = 128
+OVERHEAD_STATE_MB: Final = 96
 """The segment has this size from the beginning; what CONTROL_FLOWS take of it is in the note."""
 CALM: Final = "safe"
 """The timers of parts in which nobody is to die."""

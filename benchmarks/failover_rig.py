@@ -334,8 +334,11 @@ class Cluster:
             whole = len(state.get("members", [])) == len(self.plan.nodes)
             if not whole or not member.get("serving") or member.get("unreplicated"):
                 return False
-            if not self.lab.nodes.ask(node.id, "failover")["ready"]:
+            failover = self.lab.nodes.ask(node.id, "failover")
+            if not failover["ready"]:
                 return False  # not long after a boot, too (decision 46)
+            if failover["damped"]:
+                return False  # deaths that follow so fast are flapping, and taken for that
             if gateway["groups"][group]["pending"] or gateway["pinholes"] < 4 * sessions:
                 return False
         return True

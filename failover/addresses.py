@@ -1,7 +1,7 @@
 """Moving addresses: put them on, take them off, tell the neighbours. Decides nothing.
 
-Knows netlink and packet sockets. Must not know groups, owners, epochs. Frames are built and
-sockets opened when it starts, so that a takeover only sends.
+Knows which requests and packets it takes. Must not know groups, owners, epochs. Requests and frames
+are built and sockets opened when it starts, so that a takeover only sends.
 
 - IPv6 addresses are added without duplicate address detection (IFA_F_NODAD): the epoch, not the
   link, says who the owner is, and detection would cost a second. Both families are added as
@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from failover.config import MovingAddress
 from failover.errors import AddressConflict, AddressError
 from failover.frames import announcements, question, read_claim
+from failover.rtnetlink import Rtnetlink, adding, lasting, removing
 
 IFA_F_NODAD: Final = 0x02
 IFA_F_NOPREFIXROUTE: Final = 0x200
@@ -36,28 +34,23 @@ CONFLICT_QUESTIONS: Final = 2
 FRAMES_READ_MAX: Final = 4096
 FRAME_BYTES_MAX: Final = 2048
 
-T = TypeVar("T")
-
 
 class NetlinkAddresses:
     """The real thing, on the interfaces that `configured` names, in this network namespace.
 
-    pyroute2's plain calls refuse to run in a thread with a running event loop, so one worker
-    thread owns the netlink socket; every call waits for it. Raises AddressError when an
-    interface is missing or netlink cannot be opened.
+    Raises AddressError when an interface is missing or netlink cannot be opened.
     """
 
     def __init__(self, configured: Sequence[MovingAddress]) -> None:
         self._configured = {address.host for address in configured}
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
         self._sockets: dict[str, socket.socket] = {}
         self._macs: dict[str, bytes] = {}
         self._indices: dict[str, int] = {}
         self._onlink: dict[str, list[ipaddress.IPv6Network]] = {}
         self._frames: dict[tuple[str, str], tuple[bytes, ...]] = {}
-        self._ipr: Any = None
+        self._requests: dict[MovingAddress, tuple[bytes, bytes]] = {}
+        self._netlink = Rtnetlink()
         try:
-            self._ipr = self._call(IPRoute)
             for interface in sorted({address.interface for address in configured}):
                 self._open(interface)
         except BaseException:
@@ -65,22 +58,22 @@ class NetlinkAddresses:
             raise
         for address in configured:
             self._frames_of(address)
+            self._requests_of(address)
 
     def add(self, addresses: Sequence[MovingAddress], lifetime_s: int) -> None:
         """Idempotent; renews the lifetime of those that are here. Raises AddressError."""
-        self._call(lambda: self._add(addresses, lifetime_s))
+        requests = [lasting(self._requests_of(one)[0], lifetime_s) for one in addresses]
+        self._change("add", addresses, requests)
 
     def remove(self, addresses: Sequence[MovingAddress]) -> None:
         """Those that are not here are ignored. Raises AddressError."""
-        self._call(lambda: self._remove(addresses))
+        requests = [self._requests_of(one)[1] for one in addresses]
+        self._change("remove", addresses, requests, fine=errno.EADDRNOTAVAIL)
 
     def held(self) -> set[str]:
         """The configured hosts that are on their interfaces now."""
-        hosts = self._call(
-            lambda: {
-                host for index in self._indices.values() for host, _ in _dump(self._ipr, index)
-            }
-        )
+        ours = set(self._indices.values())
+        hosts = {host for index, host, _ in self._netlink.held() if index in ours}
         return hosts & self._configured
 
     def announce(self, addresses: Sequence[MovingAddress]) -> None:
@@ -135,13 +128,7 @@ class NetlinkAddresses:
         for opened in self._sockets.values():
             opened.close()
         self._sockets.clear()
-        if self._ipr is not None:
-            self._call(self._ipr.close)
-            self._ipr = None
-        self._worker.shutdown()
-
-    def _call(self, work: Callable[[], T]) -> T:
-        return self._worker.submit(work).result()
+        self._netlink.close()
 
     def _open(self, interface: str) -> None:
         try:
@@ -153,11 +140,11 @@ class NetlinkAddresses:
         self._indices[interface] = index
         self._sockets[interface] = opened = _packet_socket(interface, 0)
         self._macs[interface] = opened.getsockname()[4]
-        own = self._call(lambda: _dump(self._ipr, index))
         self._onlink[interface] = [
             ipaddress.IPv6Network((host, prefix_len), strict=False)
-            for host, prefix_len in own
-            if ":" in host and host not in self._configured and not host.startswith("fe80:")
+            for at, host, prefix_len in self._netlink.held()
+            if at == index and ":" in host
+            if host not in self._configured and not host.startswith("fe80:")
         ]
 
     def _frames_of(self, address: MovingAddress) -> tuple[bytes, ...]:
@@ -180,8 +167,12 @@ class NetlinkAddresses:
                 f"cannot ask the link for {address}: {error.strerror}; is the interface up?"
             ) from None
 
-    def _add(self, addresses: Sequence[MovingAddress], lifetime_s: int) -> None:
-        for address in addresses:
+    def _requests_of(self, address: MovingAddress) -> tuple[bytes, bytes]:
+        """To add it, to remove it."""
+        if address not in self._requests:
+            index = self._indices.get(address.interface)
+            if index is None:
+                raise AddressError(f"{address}: this interface was not configured at the start")
             flags = 0
             if address.version == 6:
                 flags = IFA_F_NODAD
@@ -189,45 +180,29 @@ class NetlinkAddresses:
                     # The kernel would give the route it shares with the node's own address the
                     # lifetime of this one, and take it away at the end.
                     flags |= IFA_F_NOPREFIXROUTE
-            try:
-                self._ipr.addr(
-                    "replace",
-                    index=self._indices[address.interface],
-                    address=address.host,
-                    prefixlen=address.prefix_len,
-                    flags=flags,
-                    preferred_lft=0,
-                    valid_lft=lifetime_s,
-                )
-            except (NetlinkError, OSError) as error:
-                raise AddressError(f"cannot add {address}: {_reason(error)}") from None
+            self._requests[address] = (
+                adding(index, address.host, address.prefix_len, flags),
+                removing(index, address.host, address.prefix_len),
+            )
+        return self._requests[address]
 
-    def _remove(self, addresses: Sequence[MovingAddress]) -> None:
-        for address in addresses:
-            try:
-                self._ipr.addr(
-                    "del",
-                    index=self._indices[address.interface],
-                    address=address.host,
-                    prefixlen=address.prefix_len,
-                )
-            except (NetlinkError, OSError) as error:
-                if _errno(error) != errno.EADDRNOTAVAIL:
-                    raise AddressError(f"cannot remove {address}: {_reason(error)}") from None
+    def _change(
+        self,
+        what: str,
+        addresses: Sequence[MovingAddress],
+        requests: Sequence[bytes],
+        *,
+        fine: int = 0,
+    ) -> None:
+        """All of them; the first refusal other than `fine` is raised when all have been tried."""
+        codes = self._netlink.ask(requests)
+        for address, code in zip(addresses, codes, strict=True):
+            if code not in (0, fine):
+                raise AddressError(f"cannot {what} {address}: {_reason(code)}")
 
     def _has_onlink_route(self, address: MovingAddress) -> bool:
         host = ipaddress.IPv6Address(address.host)
         return any(host in network for network in self._onlink[address.interface])
-
-
-def _dump(ipr: Any, index: int) -> list[tuple[str, int]]:
-    return [
-        (
-            str(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")),
-            message["prefixlen"],
-        )
-        for message in ipr.get_addr(index=index)
-    ]
 
 
 def _packet_socket(interface: str, protocol: int) -> socket.socket:
@@ -243,15 +218,9 @@ def _packet_socket(interface: str, protocol: int) -> socket.socket:
     return opened
 
 
-def _errno(error: Exception) -> int:
-    code = getattr(error, "code", None)
-    return code if isinstance(code, int) else int(getattr(error, "errno", 0) or 0)
-
-
-def _reason(error: Exception) -> str:
-    code = _errno(error)
+def _reason(code: int) -> str:
     if code == errno.EPERM:
         return "not permitted: CAP_NET_ADMIN is needed, run as root"
     if code == errno.ENODEV:
         return "the interface is gone"
-    return str(error)
+    return os.strerror(code)

@@ -238,6 +238,11 @@ class Detector:
         """Peer -> the paths on which it has ever been heard."""
         return dict(self._paths_where("heard", lambda session: session.ever_heard))
 
+    def damped(self, now_ns: int) -> dict[str, tuple[str, ...]]:
+        """Peer -> the paths on which it came back so often lately that its next silence counts
+        later than usual."""
+        return self._search(lambda session: self._doublings(session, now_ns) > 0)
+
     def _paths_where(
         self, what: str, holds: Callable[[_Session], bool]
     ) -> Mapping[str, tuple[str, ...]]:
@@ -272,9 +277,12 @@ class Detector:
         self._seen_ns = max(self._seen_ns, now_ns)
 
     def _timeout_of(self, session: _Session, now_ns: int) -> int:
+        return (session.interval_ns * self._multiplier) << self._doublings(session, now_ns)
+
+    @staticmethod
+    def _doublings(session: _Session, now_ns: int) -> int:
         recent = sum(1 for at_ns in session.recoveries if now_ns - at_ns < FLAP_WINDOW_NS)
-        doublings = min(max(recent - FLAPS_FREE + 1, 0), FLAP_DOUBLINGS_MAX)
-        return (session.interval_ns * self._multiplier) << doublings
+        return min(max(recent - FLAPS_FREE + 1, 0), FLAP_DOUBLINGS_MAX)
 
     def _verdicts(self, now_ns: int, until_ns: int) -> Iterator[tuple[_Session, int]]:
         """Sessions that are not silent, and when each will be if nothing is heard, in observed

@@ -59,6 +59,7 @@ def status(
         "warnings": list(plan.warnings),
         "conditions": _conditions(me, plan, trouble, vouching),
         "restless": sorted(restless),
+        "damped": {peer: list(paths) for peer, paths in detector.damped(now_ns).items()},
         "owners": {g: {"node": o.node, "epoch": o.epoch} for g, o in view.owners.items()},
         "members": {
             name: {

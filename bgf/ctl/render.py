@@ -169,6 +169,9 @@ def _of_failover(node: str, failover: Json) -> list[Text]:
         lines.append(cell(f"{node}: is drained", ODD))
     if failover.get("restless"):
         lines.append(cell(f"{node}: trusts {_listed(failover['restless'])} less for a while", ODD))
+    for peer, paths in sorted(table(failover.get("damped")).items()):
+        told = f"{node}: is patient with {peer} on {_listed(paths)}, which came back too often"
+        lines.append(cell(told, ODD))
     for peer, paths in sorted(table(failover.get("suspects")).items()):
         if paths:
             lines.append(cell(f"{node}: does not hear {peer} on {_listed(paths)}", ODD))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -19,6 +20,7 @@ from failover.addresses import NetlinkAddresses
 from failover.config import MovingAddress
 from failover.errors import AddressConflict, AddressError
 from failover.frames import read_claim
+from failover.rtnetlink import REQUESTS_MAX, Rtnetlink, adding, lasting, removing
 from tests.fakes.failover import FakeAddresses
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
@@ -254,6 +256,30 @@ def test_a_link_that_is_gone_is_one_clear_line(pair: Pair, addresses: NetlinkAdd
         with pytest.raises(AddressError, match="access") as caught:
             attempt()
         assert "\n" not in str(caught.value)
+
+
+def test_what_the_kernel_refuses_stops_nothing_else(addresses: NetlinkAddresses) -> None:
+    wrong = MovingAddress(MOVING4, 33, LINK)
+    with pytest.raises(AddressError, match=f"cannot add {MOVING4}/33 .*: Invalid argument"):
+        addresses.add([wrong, *MOVING], 30)
+    assert addresses.held() == {MOVING6, MOVING4}
+
+
+def test_more_requests_than_go_into_one_datagram_are_answered_one_by_one(pair: Pair) -> None:
+    with inside(pair.gateway):
+        netlink = Rtnetlink()
+        try:
+            index = socket.if_nametoindex(LINK)
+            hosts = [f"10.10.0.{number}" for number in range(120, 120 + REQUESTS_MAX + 3)]
+            requests = [lasting(adding(index, host, 24, 0), 30) for host in hosts]
+            assert netlink.ask(requests) == [0] * len(hosts)
+            held = {host for _, host, _ in netlink.held()}
+            assert held >= set(hosts)
+            gone = [removing(index, host, 24) for host in hosts]
+            assert netlink.ask(gone) == [0] * len(hosts)
+            assert netlink.ask(gone[:1]) == [errno.EADDRNOTAVAIL]
+        finally:
+            netlink.close()
 
 
 def test_an_interface_that_never_was_is_one_clear_line(pair: Pair) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from failover.detector import (
     CONTROL_FACTOR,
+    FLAP_WINDOW_NS,
     FLAPS_FREE,
     SLOW_AFTER_PROBES,
     SLOW_INTERVAL_NS,
@@ -197,13 +198,16 @@ def test_flapping_doubles_the_patience() -> None:
     bench.run(100 * MS)
     for _ in range(FLAPS_FREE):
         bench.silence("n3", "access")
+        assert bench.detector.damped(bench.now_ns) == {}
         assert bench.run(bench.now_ns + 200 * MS)
         bench.mute = set()
         assert bench.run(bench.now_ns + 100 * MS)
     silent_from_ns = bench.now_ns
+    assert bench.detector.damped(silent_from_ns) == {"n3": ("access",)}
     bench.silence("n3", "access")
     assert bench.run(silent_from_ns + TIMEOUT + INTERVAL) == []
     assert [e.peer for e in bench.run(silent_from_ns + 2 * TIMEOUT)] == ["n3"]
+    assert bench.detector.damped(silent_from_ns + FLAP_WINDOW_NS) == {}
 
 
 def test_who_does_not_answer_is_asked_slowly_and_found_quickly() -> None:
