@@ -18,6 +18,20 @@ bool client_present(const seg_cluster *v, uint8_t slot, uint64_t incarnation)
            (incarnation == 0 || v->member[slot].incarnation == incarnation);
 }
 
+/* Where another process is than before, our session is with its predecessor. */
+static void take_view(client *c, const seg_cluster *now)
+{
+    for (uint8_t slot = 0; c->link != NULL && slot < SEG_SLOTS_MAX; slot++) {
+        if (client_present(now, slot, 0) &&
+            now->member[slot].incarnation != c->view.member[slot].incarnation) {
+            link_addr at;
+            client_address(now, slot, &at);
+            link_suspect(c->link, &at);
+        }
+    }
+    c->view = *now;
+}
+
 const seg_cluster *client_members(client *c)
 {
     if (c->local != NULL && !(c->view.clustered && seg_clustered(c->local) &&
@@ -25,7 +39,7 @@ const seg_cluster *client_members(client *c)
         seg_cluster now;
         /* A server that died in the middle of writing leaves us the view we know. */
         if (seg_cluster_read(c->local, &now) == SEG_OK) {
-            c->view = now;
+            take_view(c, &now);
         }
     }
     return &c->view;
@@ -136,7 +150,7 @@ void client_take_members(client *c, const wire_msg *m)
     bool news = m->epoch > c->view.epoch; /* else whoever waits would wait for nothing new */
     v.epoch = m->epoch;
     v.leader = (uint8_t)m->number;
-    c->view = v;
+    take_view(c, &v);
     c->contact = m->slot;
     c->candidate = 0;
     c->members_wanted = false;

@@ -383,6 +383,8 @@ static bool of_this_view(node *n, const link_addr *from, const wire_msg *m)
         if (m->type == WIRE_COPY) {
             wire_msg r = {.status = WIRE_LATER, .id = m->id};
             node_answer(n, from, &r);
+        } else if (m->type == WIRE_STATE) {
+            n->early[m->slot] = (struct early_state){m->epoch, m->seq, m->id, m->number != 0};
         }
         return false;
     }

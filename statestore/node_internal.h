@@ -261,6 +261,12 @@ struct peer { /* as the leader sees a member */
     uint64_t heard_at, suspect_at;
 };
 
+/* The STATE of a member that knew the next view before us, who may lead it. */
+struct early_state {
+    uint64_t epoch, seq, id;
+    bool complete;
+};
+
 struct node {
     node_config c;
     char name[SEG_NODE_BYTES_MAX + 1];
@@ -286,6 +292,7 @@ struct node {
     struct op_bytes *log; /* NODE_LOG_OPS_MAX */
     uint64_t log_first, log_bytes;
     struct peer peer[SEG_SLOTS_MAX];
+    struct early_state early[SEG_SLOTS_MAX];
     pace pace[SEG_SLOTS_MAX]; /* outlive the view, as the members do */
     uint64_t view_seq;   /* leader: where this epoch's VIEW stands */
     uint64_t floor;      /* proposals below were made by an earlier process of ours */

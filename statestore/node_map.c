@@ -363,6 +363,14 @@ void map_view(node *n)
     n->left = n->closed = false; /* that was of the last view's items */
     propose_all_again(n);
     n->i_want = false;
+    for (uint8_t s = 0; n->leading && s < SEG_SLOTS_MAX; s++) {
+        const struct early_state *e = &n->early[s];
+        if (s != n->self && (n->view.present & BIT(s)) != 0 && e->epoch == n->view.epoch) {
+            wire_msg m = {.type = WIRE_STATE, .slot = s, .seq = e->seq, .id = e->id,
+                          .number = e->complete};
+            lead_state(n, &m);
+        }
+    }
 }
 
 /* What the member in that slot was sent is lost. */
