@@ -29,6 +29,7 @@ from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Mode, Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Group
+from bgf.runtime.at_hand import AtHand
 from bgf.runtime.captures import Captures
 from bgf.runtime.checks import IceAgent
 from bgf.runtime.cluster import open_store, views_of
@@ -51,7 +52,7 @@ from bgf.runtime.reconcile import Found, reconcile
 from bgf.runtime.recorded import RecordedFlows
 from bgf.runtime.registry_adapters import StoreRegistry
 from bgf.runtime.reports import LogNotices, MediaReports
-from bgf.runtime.restoring import RESTORE_RETRY_MS, restore_all
+from bgf.runtime.restoring import RESTORE_RETRY_MS, restore_in_background
 from bgf.runtime.room import lacks
 from bgf.runtime.served import Served
 from bgf.runtime.shared_capture import SharedCapture
@@ -223,9 +224,11 @@ class GatewayProcess:
     async def _take_over(self, served: Served, epoch: int) -> None:
         """Raise the fence, wait until the state can be written, become active, answer who waits."""
         began_ns, group = now_ns(), served.group
+        realms, policies = self.node.control.default_realms, self.node.policies
+        at_hand = AtHand(self.feed, group.id, lambda: Gateway(group, realms, self.limits, policies))
         try:
             while True:
-                prepared = await self.takeover.prepare(group.id, epoch)
+                prepared = await self.takeover.prepare(group.id, epoch, at_hand.begin)
                 if prepared is None:
                     log.warning(
                         "group %s: epoch %d is over already", group.id, epoch,
@@ -234,7 +237,7 @@ class GatewayProcess:
                     served.lost_epoch = epoch
                     return
                 try:
-                    self._activate(served, epoch, began_ns, prepared)
+                    self._activate(served, epoch, began_ns, prepared, at_hand)
                     break
                 except (BgfError, StateStoreError) as error:
                     log.warning(
@@ -261,7 +264,9 @@ class GatewayProcess:
         if served.server is not None:
             served.server.hang_up()
 
-    def _activate(self, served: Served, epoch: int, began_ns: int, prepared: Prepared) -> None:
+    def _activate(
+        self, served: Served, epoch: int, began_ns: int, prepared: Prepared, at_hand: AtHand
+    ) -> None:
         """Raises StateError, or what the store raises: then nothing has changed."""
         group, woken_ns = served.group, now_ns()
         self._apply_feed(self.feed.drain())
@@ -273,11 +278,10 @@ class GatewayProcess:
             _Replier(self, served),
             LogNotices(group.id, served.outcomes),
         )
-        machine = Gateway(group, self.node.control.default_realms, self.limits, self.node.policies)
         recorder = Recorder(Mode(self.node.control.journal))
-        driver = Driver(machine, recorder, hands, self.reports.heard_ms_ago)
         found = self.feed.found(group.id, prepared.marked)
-        driver.take_over(found, call_ns(), list(self.rests[group.id]), prepared.marked)
+        driver = Driver(at_hand.machine(found), recorder, hands, self.reports.heard_ms_ago)
+        driver.take_over(found, call_ns(), self.rests[group.id], prepared.marked, adopted=True)
         self.feed.hush(group.id)
         self.partial.discard(group.id)
         served.driver, served.began_ns = driver, began_ns
@@ -288,14 +292,7 @@ class GatewayProcess:
             (now_ns() - woken_ns) / 1e6,
             extra=_about(group.id, epoch, "active"),
         )  # fmt: skip
-        task = asyncio.create_task(restore_all(served, driver, began_ns))
-        self.tasks.add(task)
-        task.add_done_callback(self._restored)
-
-    def _restored(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("restoring in the background stopped", exc_info=error)
+        restore_in_background(served, driver, began_ns, self.tasks)
 
     def _stand_by(self, served: Served, owner: Ownership) -> None:
         if served.driver is not None and served.driver.doubtful:

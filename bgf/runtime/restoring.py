@@ -20,6 +20,21 @@ RESTORE_BATCH, RESTORE_SLICE_MS, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 32, 4, 1, 
 looks at the sockets: control comes first."""
 
 
+def restore_in_background(
+    served: Served, driver: Driver, began_ns: int, tasks: set[asyncio.Task[None]]
+) -> None:
+    """`restore_all` as one of `tasks` until it ends."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("restoring in the background stopped", exc_info=error)
+
+    task = asyncio.create_task(restore_all(served, driver, began_ns))
+    tasks.add(task)
+    task.add_done_callback(ended)
+
+
 async def restore_all(served: Served, driver: Driver, began_ns: int) -> None:
     """The calls that nobody has asked for yet, a slice of time between two looks at the
     sockets; then what is recorded of them, and what no call wants."""

@@ -45,17 +45,24 @@ class Takeover:
         self._store: statestore.Store | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="takeover")
 
-    async def prepare(self, group: str, epoch: int) -> Prepared | None:
+    async def prepare(
+        self, group: str, epoch: int, meanwhile: Callable[[], None] = lambda: None
+    ) -> Prepared | None:
         """Return when nobody can write, or read as current, under an older epoch, and what the
         last owner wrote can be written on. None: the fence stands past `epoch`.
 
         Tries until it is cancelled: who owns the group says for how long that makes sense.
+        `meanwhile` is called once, while the first try is under way.
         """
         loop = asyncio.get_running_loop()
-        told = ""
+        told, first = "", True
         while True:
             try:
-                return await loop.run_in_executor(self._pool, self._prepare, group, epoch)
+                trying = loop.run_in_executor(self._pool, self._prepare, group, epoch)
+                if first:
+                    first = False
+                    meanwhile()
+                return await trying
             except (NotNow, StateError, StateStoreError) as error:
                 if not told:
                     told = str(error)
