@@ -44,6 +44,9 @@ LATE_POLLS = 100
 ASKED_MAX = 8
 """Late copies that are read elsewhere, per poll."""
 
+FETCHED_MAX = 256
+"""Values that a new owner reads elsewhere in one journey."""
+
 Changes = list[PutFlow | DropFlow]
 
 
@@ -207,6 +210,22 @@ class FlowFeed:
         late = [key for key, polls in self._missing.items() if polls > LATE_POLLS]
         return late[:ASKED_MAX]
 
+    def fetch(self, group: str) -> Changes:
+        """Read items of the group whose value is not known here from wherever it is, FETCHED_MAX of
+        them in one journey. What cannot be read now stays missing. Raises what the store raises."""
+        prefix, effects = group_flow_prefix(group), Changes()
+        handles: list[statestore.Handle] = []
+        for key in [key for key in self._missing if key.startswith(prefix)][:FETCHED_MAX]:
+            try:
+                handles.append(self._store.lookup(key))
+            except store_errors.NotFound:
+                effects += self._gone(key)
+        for handle, item in zip(handles, self._store.read_many(handles), strict=True):
+            if item is not None:
+                del self._missing[handle.key]
+                effects += self._told(handle.key, item)
+        return effects
+
     def drain(self) -> Changes:
         """Everything up to now."""
         effects = self.poll()
@@ -274,6 +293,13 @@ class FlowFeed:
         except (store_errors.Away, store_errors.Unavailable):  # not now: it must not be forgotten
             self._missing[item_key] = 0
             return []
+        return self._told(item_key, item, before)
+
+    def _told(
+        self, item_key: bytes, item: bytes, before: Mapping[str, _Known] | None = None
+    ) -> Changes:
+        """This is what the item says now."""
+        group = group_of(item_key)
         flows = self._read_item(item_key, item)
         if not flows:
             return self._gone(item_key)

@@ -31,6 +31,7 @@ from bgf.media.xdp import XdpDatapath
 from bgf.model import Group
 from bgf.runtime.at_hand import AtHand
 from bgf.runtime.captures import Captures
+from bgf.runtime.catching_up import catch_up
 from bgf.runtime.checks import IceAgent
 from bgf.runtime.cluster import open_store, views_of
 from bgf.runtime.copying import Copying
@@ -237,6 +238,7 @@ class GatewayProcess:
                     served.lost_epoch = epoch
                     return
                 try:
+                    await catch_up(self, group.id, epoch)
                     self._activate(served, epoch, began_ns, prepared, at_hand)
                     break
                 except (BgfError, StateStoreError) as error:
@@ -269,7 +271,7 @@ class GatewayProcess:
     ) -> None:
         """Raises StateError, or what the store raises: then nothing has changed."""
         group, woken_ns = served.group, now_ns()
-        self._apply_feed(self.feed.drain())
+        self.apply_feed(self.feed.drain())
         grant = self.store.grant(group.id, epoch)
         hands = ActiveHands(
             StoreJournal(self.store, group.id, grant, self.journal_copies),
@@ -324,7 +326,7 @@ class GatewayProcess:
         if self.unserved_ns:
             self.behind = True  # what the segment holds now need not be what is so: later
             return
-        self._apply_feed(self.feed.load())
+        self.apply_feed(self.feed.load())
         self._agree_with_state(served.group)
 
     def _agree_with_state(self, group: Group) -> None:
@@ -350,11 +352,11 @@ class GatewayProcess:
             return
         if self.behind:
             self.behind = False
-            self._apply_feed(self.feed.load())
+            self.apply_feed(self.feed.load())
             for served in self.served.values():
                 if served.driver is None:
                     self._agree_with_state(served.group)
-        self._apply_feed(self.feed.poll())
+        self.apply_feed(self.feed.poll())
         for group in self.partial - self.feed.unread():
             self.partial.discard(group)
             if not self._is_active(group):
@@ -367,7 +369,8 @@ class GatewayProcess:
         """Could this node take a group over: does it still follow the feed?"""
         return now_ns() - self.followed_ns < FEED_STALE_MS * 1_000_000
 
-    def _apply_feed(self, changes: Changes) -> None:
+    def apply_feed(self, changes: Changes) -> None:
+        """Into the packet path, of the groups that are not served here."""
         foreign = [change for change in changes if not self._is_active(_group_of(change))]
         for change in foreign:
             if isinstance(change, DropFlow) and change.group in self.rests:
