@@ -305,29 +305,12 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
     }
 }
 
-/* Another process answers there than the one we knew: what was sent to that one is lost. */
-static void repeat_to(client *c, const link_addr *who)
-{
-    for (uint32_t n = 0; n < c->top; n++) {
-        struct operation *o = c->op[n];
-        bool asked = o->state == ASKED && o->address.port == who->port &&
-                     memcmp(o->address.ip, who->ip, sizeof who->ip) == 0;
-        if (asked || o->state == COPYING) {
-            o->at_ns = c->now_ns;
-        }
-    }
-}
-
 void client_receive(client *c, const link_addr *from, const void *datagram, size_t len,
                     uint64_t now_ns)
 {
     c->now_ns = now_ns;
     if (c->link != NULL) {
-        link_addr who;
         link_receive(c->link, from, datagram, len, now_ns, deliver, c);
-        if (link_renewed(c->link, &who)) {
-            repeat_to(c, &who);
-        }
     }
 }
 

@@ -76,6 +76,13 @@ void serve_answer(node *n, const link_addr *to, uint64_t session, uint8_t type, 
     node_answer(n, to, r);
 }
 
+/* What may happen twice is repeated without a word, an inbox's registration for as long as there is one:
+ * that such a request comes says nothing of what was sent before it. */
+static bool told_when_repeated(uint8_t type)
+{
+    return type != WIRE_INBOX && type != WIRE_MOVE && type != WIRE_RAISE;
+}
+
 /* True: it was here before, and all is done about it. */
 bool serve_repeated(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
 {
@@ -97,8 +104,7 @@ bool serve_repeated(node *n, const link_addr *from, uint64_t session, const wire
         s->first = NO_FIRST;
         s->mailed = 0;
     }
-    /* An inbox is registered again and again under its first id: that says nothing of what came between. */
-    if (s->first == NO_FIRST && m->type != WIRE_INBOX && (m->flags & WIRE_REPEAT) == 0) {
+    if (s->first == NO_FIRST && told_when_repeated(m->type) && (m->flags & WIRE_REPEAT) == 0) {
         s->first = m->id;
     }
     struct answer *a = &s->answer[m->id % NODE_REPLIES_MAX];
