@@ -125,8 +125,10 @@ class Rtnetlink:
                         header = message["header"]
                         if header["sequence_number"] != number:
                             continue
-                        if header["type"] in (NLMSG_DONE, NLMSG_ERROR):
+                        if header["type"] == NLMSG_DONE:
                             return found
+                        if header["type"] == NLMSG_ERROR:  # some of them are not all
+                            raise AddressError(f"netlink: no list of addresses: {header['error']}")
                         host = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
                         found.append((message["index"], str(host), message["prefixlen"]))
             except OSError as error:

@@ -15,7 +15,8 @@ from bgf.runtime import catching_up
 from bgf.runtime.catching_up import catch_up
 from bgf.runtime.feed import FETCHED_MAX, Changes, FlowFeed
 from bgf.runtime.store_adapters import StoreFlows
-from statestore.errors import Away, Unavailable
+from statestore.errors import Unavailable
+from tests.fakes.thin_handle import ThinHandle
 
 CALLS = FETCHED_MAX + 20
 
@@ -34,20 +35,6 @@ def flow(number: int, group: str = "g1") -> Flow:
     )  # fmt: skip
 
 
-class Bare:
-    """A handle of an item whose value has not come to this host."""
-
-    def __init__(self, handle: statestore.Handle) -> None:
-        self.handle = handle
-        self.key = handle.key
-
-    def read_local(self) -> bytes:
-        raise Away("not here yet")
-
-    def read(self) -> bytes:
-        return self.handle.read()
-
-
 class JustJoined:
     """A store that has all keys and no value; `answers`: others can be asked for them."""
 
@@ -59,13 +46,13 @@ class JustJoined:
     def watch(self, prefix: str) -> statestore.Watch:
         return self._store.watch(prefix)
 
-    def scan(self, prefix: str) -> list[Bare]:
-        return [Bare(handle) for handle in self._store.scan(prefix)]
+    def scan(self, prefix: str) -> list[ThinHandle]:
+        return [ThinHandle(handle, lambda: False) for handle in self._store.scan(prefix)]
 
-    def lookup(self, key: bytes) -> Bare:
-        return Bare(self._store.lookup(key))
+    def lookup(self, key: bytes) -> ThinHandle:
+        return ThinHandle(self._store.lookup(key), lambda: False)
 
-    def read_many(self, handles: Sequence[Bare]) -> list[bytes | None]:
+    def read_many(self, handles: Sequence[ThinHandle]) -> list[bytes | None]:
         self.journeys.append(len(handles))
         if not self.answers:
             return [None] * len(handles)
@@ -145,7 +132,7 @@ def test_a_store_that_is_away_is_the_takeovers_business(
 ) -> None:
     bare, node = joined(store)
 
-    def away(_: Sequence[Bare]) -> list[bytes | None]:
+    def away(_: Sequence[ThinHandle]) -> list[bytes | None]:
         raise Unavailable("no server answers")
 
     monkeypatch.setattr(bare, "read_many", away)

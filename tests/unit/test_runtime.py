@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -24,10 +24,11 @@ from bgf.runtime.served import PARKED_MAX, Served
 from bgf.runtime.store_adapters import EMBEDDED, StoreFlows, StoreJournal
 from bgf.runtime.takeover import Takeover
 from failover.registry import Member, Ownership, RegistryUnavailable
-from statestore.errors import Away, NotServing, Unavailable
+from statestore.errors import NotServing, Unavailable
 from statestore.registry import EmbeddedRegistry
 from statestore.views import Views
 from tests.fakes.calls import GROUP
+from tests.fakes.thin_handle import ThinHandle
 
 MS = 1_000_000
 
@@ -171,23 +172,6 @@ def flow(port: int, session: str = "call") -> Flow:
     )  # fmt: skip
 
 
-class Handle:
-    """A handle whose copy has not come here yet."""
-
-    def __init__(self, handle: statestore.Handle, copy: Callable[[], bool]) -> None:
-        self._handle = handle
-        self._copy = copy
-        self.key = handle.key
-
-    def read_local(self) -> bytes:
-        if not self._copy():
-            raise Away("no copy here")
-        return self._handle.read_local()
-
-    def read(self) -> bytes:
-        return self._handle.read()
-
-
 class Thin:
     """A store some of whose items are elsewhere, and which may not answer."""
 
@@ -199,14 +183,14 @@ class Thin:
     def watch(self, prefix: bytes) -> statestore.Watch:
         return self._store.watch(prefix)
 
-    def scan(self, prefix: bytes) -> Iterator[Handle]:
+    def scan(self, prefix: bytes) -> Iterator[ThinHandle]:
         for handle in self._store.scan(prefix):
-            yield Handle(handle, lambda: self.copies)
+            yield ThinHandle(handle, lambda: self.copies)
 
-    def lookup(self, key: bytes) -> Handle:
+    def lookup(self, key: bytes) -> ThinHandle:
         if not self.answers:
             raise Unavailable("nobody answers")
-        return Handle(self._store.lookup(key), lambda: self.copies)
+        return ThinHandle(self._store.lookup(key), lambda: self.copies)
 
 
 def test_the_feed_waits_for_copies_and_asks_for_late_ones(store: statestore.Store) -> None:
