@@ -21,6 +21,7 @@ import msgspec
 
 from bgf import session as sessions
 from bgf import session_orders
+from bgf.adopted import Adopted
 from bgf.errors import Misuse
 from bgf.events import (
     Command,
@@ -112,7 +113,7 @@ class Gateway:
         self._stray_tombstones = 0
         self._new_calls = Rate(self.limits.new_calls_per_s)  # of this owner: no state of the calls
         self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
-        self._adopted: dict[str, list[int]] = {}  # pairs of calls known by their flows only
+        self._adopted = Adopted()  # known by their flows only
         self._latest: dict[str, tuple[Session, dict[FlowKey, Flow]]] = {}  # flows worked out last
         self._copied: dict[str, Session] = {}
         self.copied_version = 0
@@ -237,15 +238,10 @@ class Gateway:
 
         Without this, a new call could draw the port of a call that still lies in the journal.
         """
-        sessions, adopted = self._sessions, self._adopted
-        for port, call_id in self._pool.take_all(pairs):
-            if call_id in sessions:
-                continue
-            known = adopted.get(call_id)
-            if known is None:
-                adopted[call_id] = [port]
-            else:
-                known.append(port)
+        taken, sessions = self._pool.take_all(pairs), self._sessions
+        if sessions:
+            taken = {port: one for port, one in taken.items() if one not in sessions}
+        self._adopted.add(taken)
 
     def adopted(self) -> Iterable[str]:
         """Calls known by their flows only."""
@@ -294,15 +290,15 @@ class Gateway:
         session = self._sessions.get(call_id)
         if session is not None and port in session.ports():
             return None
-        if port in self._adopted.get(call_id, ()):
+        if call_id in self._adopted:
             return None
         self._pool.release(port, call_id, now_ns)
         return call_id
 
     def disown(self, call_id: str, now_ns: int) -> None:
         """Free what was adopted for a call beyond what its session holds, if it has one."""
-        pairs = self._adopted.pop(call_id, None)
-        if pairs is None:
+        pairs = self._adopted.pop(call_id)
+        if not pairs:
             return
         session = self._sessions.get(call_id)
         held = session.ports() if session is not None else set()

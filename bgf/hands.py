@@ -465,6 +465,7 @@ class Driver:
         """
         if self.fenced or self._waiting != [] or self._unagreed:
             return 0
+        self._note_unless(self.hands.journal.tidy)
         hosts = {address.host for address in self.gateway.group.addresses}
         return self.hands.sweep(hosts, lambda key: self.gateway.call_of(key) is not None)
 

@@ -30,7 +30,7 @@ class PortPool:
             raise Misuse(f"port range {first}-{last} holds no even/odd pair: widen it")
         self._quarantine_ns = quarantine_ms * NS_PER_MS
         self._marks = bytearray(self.size)
-        self._owners: dict[int, str] = {}
+        self._owners: dict[int, str] = {}  # by even port
         self._cooling: list[tuple[int, int]] = []  # a heap of (until_ns, index)
 
     @property
@@ -47,8 +47,7 @@ class PortPool:
 
     def owner(self, port: int) -> str | None:
         """The call that holds the pair of `port` (either of its two ports), None when nobody."""
-        index = self._index(port)
-        return None if index is None else self._owners.get(index)
+        return self._owners.get(port & ~1)
 
     def choose(self, count: int, now_ns: int, entropy: int) -> tuple[int, ...]:
         """Pick `count` free pairs without taking them. Raises PortsExhausted.
@@ -75,34 +74,31 @@ class PortPool:
         index = self._index(port)
         if index is None:
             return
-        holder = self._owners.get(index)
+        holder = self._owners.get(port & ~1)
         if holder is not None and holder != owner:
             raise Misuse(f"port {port} belongs to call {holder}: call {owner} must draw again")
         if self._marks[index] == _COOLING:  # its release is newer than the claim that we learn of
             self._cooling = [entry for entry in self._cooling if entry[1] != index]
             heapq.heapify(self._cooling)
-        self._owners[index] = owner
+        self._owners[port & ~1] = owner
         self._marks[index] = _USED
 
-    def take_all(self, pairs: Mapping[int, str]) -> Iterable[tuple[int, str]]:
-        """Give pairs to calls, many at once; those given. Pairs that are another call's, or
-        outside the range, are left out."""
+    def take_all(self, pairs: Mapping[int, str]) -> dict[int, str]:
+        """Give pairs to calls by their even ports, many at once; those given. Pairs that are
+        another call's, or outside the range, are left out."""
         if not self._owners and not self._cooling:  # a new owner, whom somebody waits for
             marks, base = self._marks, self._base
-            indices = [(port - base) // 2 for port in pairs]
-            owners = dict(zip(indices, pairs.values(), strict=True))
-            inside = not indices or (min(indices) >= 0 and max(indices) < self.size)
-            if inside and len(owners) == len(pairs):
-                self._owners = owners
-                for index in indices:
-                    marks[index] = _USED
-                return pairs.items()
-        return list(self._take_each(pairs))
+            if not pairs or (min(pairs) >= base and max(pairs) < base + 2 * self.size):
+                self._owners = dict(pairs)
+                for port in pairs:
+                    marks[(port - base) >> 1] = _USED
+                return dict(pairs)
+        return dict(self._take_each(pairs))
 
     def _take_each(self, pairs: Mapping[int, str]) -> Iterable[tuple[int, str]]:
         for port, owner in pairs.items():
             index = self._index(port)
-            if index is None or self._owners.setdefault(index, owner) != owner:
+            if index is None or self._owners.setdefault(port & ~1, owner) != owner:
                 continue
             if self._marks[index] == _COOLING:
                 self.take(port, owner)
@@ -112,9 +108,9 @@ class PortPool:
     def release(self, port: int, owner: str, now_ns: int) -> None:
         """Put the pair into quarantine; a pair that is not `owner`'s is left alone."""
         index = self._index(port)
-        if index is None or self._owners.get(index) != owner:
+        if index is None or self._owners.get(port & ~1) != owner:
             return
-        del self._owners[index]
+        del self._owners[port & ~1]
         self._cool(index, now_ns)
         self._thaw(now_ns)
 
@@ -126,7 +122,7 @@ class PortPool:
 
     def held(self) -> list[int]:
         """The pairs that belong to a call, by their even ports."""
-        return [self._base + 2 * index for index in self._owners]
+        return list(self._owners)
 
     def _cool(self, index: int, released_ns: int) -> None:
         self._marks[index] = _COOLING

@@ -28,6 +28,9 @@ class Journal(Protocol):
     def marked(self) -> str:
         """The call last marked, '' when none ever was."""
 
+    def tidy(self) -> None:
+        """Remove what earlier owners left that nobody needs any more. Not urgent."""
+
     def append(self, call_id: str, entry: bytes) -> None:
         """Add an entry, starting a journal when there is none."""
 

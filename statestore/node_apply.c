@@ -359,6 +359,7 @@ static void apply_view(node *n, const wire_msg *m)
     move_view(n);
     stray_soon(n);
     if ((dead & (uint16_t)~m->version) != 0) {
+        n->repair_rest = n->now + NODE_REST_NS;
         n->repair_gently = n->now + NODE_GENTLY_NS;
     }
     n->walk_repair = true;

@@ -60,6 +60,7 @@
 #define NODE_SAME_TRIES_MAX 6u          /* of one such message; a member of another version knows none */
 #define NODE_GENTLY 8u                  /* so much slower are copies made again at first, */
 #define NODE_GENTLY_NS 4000000000ull    /* for so long after a death: who takes over has more urgent needs */
+#define NODE_REST_NS 500000000ull       /* and not at all for so long: to look for them takes a walk over all items */
 #define NODE_INBOX_QUEUE_MAX 1024u
 #define NODE_CREATED_VERSION 2u        /* the logical version of a new item, on all copies */
 
@@ -347,7 +348,7 @@ struct node {
     uint32_t errands_to[SEG_SLOTS_MAX];
     seg_cursor poll_hole;                 /* of pollers over the network */
     uint64_t polled_at;
-    uint64_t repair_credit_at, repair_credit, repair_gently;
+    uint64_t repair_credit_at, repair_credit, repair_rest, repair_gently;
     bool repair_again;
     uint64_t expire_at, expire_cursor, leave_cursor;
     bool leave_asked, leave_known, leave_found;

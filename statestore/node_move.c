@@ -450,9 +450,14 @@ void move_samples(node *n)
     }
 }
 
-void move_tick(node *n)
+/* How many copies may be made again now. What was saved up before a death is not spent right after it. */
+static void earn(node *n)
 {
-    move_samples(n);
+    if (n->now < n->repair_rest) {
+        n->repair_credit = 0;
+        n->repair_credit_at = n->now;
+        return;
+    }
     uint64_t per_s = n->now < n->repair_gently ? (n->c.repair_per_s + NODE_GENTLY - 1) / NODE_GENTLY : n->c.repair_per_s;
     uint64_t earned = (n->now - n->repair_credit_at) * per_s / 1000000000u;
     if (earned > 0) {
@@ -460,6 +465,12 @@ void move_tick(node *n)
         n->repair_credit = n->repair_credit + earned > most ? most : n->repair_credit + earned;
         n->repair_credit_at = n->now;
     }
+}
+
+void move_tick(node *n)
+{
+    move_samples(n);
+    earn(n);
     if (n->walk_repair && map_active(n)) {
         walk_repair(n);
     }

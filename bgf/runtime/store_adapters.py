@@ -29,6 +29,8 @@ FLOWS_CAPACITY_BYTES = 1024
 FLOWS_SCHEMA = 1
 """First byte of a flows item; the rest is a msgpack list of Flow."""
 JOURNAL_CAPACITY_BYTES = 1024
+MARK_BYTES = 512
+"""Room for the longest Call-ID that a mark names."""
 EVERYWHERE = 15
 """As many replicas as there are other members."""
 HANDLES_MAX = 4_096
@@ -166,11 +168,13 @@ class StoreJournal:
                 self._mark.write(value, grant=self._grant, **self._copies.of_write())
                 return
         self._mark = self._store.put(
-            self._mark_key, value, capacity=512, grant=self._grant, **self._copies.of_new()
+            self._mark_key, value, capacity=MARK_BYTES, grant=self._grant, **self._copies.of_new()
         )
-        for epoch, handle in self._all_marks():
-            if epoch < self._grant.epoch:  # ours stands, and what theirs named was settled
-                _delete(handle, self._grant)
+
+    def tidy(self) -> None:
+        """Remove the marks of earlier owners but the newest: what they named is settled."""
+        for _, handle in self._guard(self._all_marks)[:-1]:
+            self._guard(lambda one=handle: _delete(one, self._grant))  # type: ignore[misc]
 
     def _all_marks(self) -> list[tuple[int, statestore.Handle]]:
         found = []
@@ -190,22 +194,34 @@ class StoreJournal:
         return b""
 
     def settle(self) -> str:
-        """Write what the last owner's mark says once more, and return it as `marked`. When that has
-        succeeded, what a dead member was master of can be written again. Raises NotNow while it
-        cannot."""
+        """Make what the last owner's mark says this owner's, and return it as `marked`. When that
+        has succeeded, what a dead member was master of can be written again. Raises NotNow while
+        it cannot."""
 
-        def rewrite() -> bytes:
-            for _, handle in reversed(self._all_marks()):
-                with contextlib.suppress(store_errors.NotFound):
-                    value = handle.read()
-                    handle.write(value, grant=self._grant, **self._copies.of_write())
-                    return value
-            return b""
+        def inherit() -> bytes:
+            try:  # nearly always there; to look for the newest takes a walk over all items
+                last = self._store.lookup(self._marks + str(self._grant.epoch - 1).encode())
+                value = last.read()
+                self._mark = self._store.create(
+                    self._mark_key, value, capacity=MARK_BYTES, grant=self._grant,
+                    **self._copies.of_new(),
+                )  # fmt: skip
+                return value
+            except (store_errors.NotFound, store_errors.Exists):  # Exists: begun before, restarted
+                return self._rewrite_newest()
 
         try:
-            return self._guard(rewrite).decode("utf-8", "surrogateescape")
+            return self._guard(inherit).decode("utf-8", "surrogateescape")
         except InDoubt as error:  # the same again is the same
             raise NotNow(str(error)) from error
+
+    def _rewrite_newest(self) -> bytes:
+        for _, handle in reversed(self._all_marks()):
+            with contextlib.suppress(store_errors.NotFound):
+                value = handle.read()
+                handle.write(value, grant=self._grant, **self._copies.of_write())
+                return value
+        return b""
 
     def append(self, call_id: str, entry: bytes) -> None:
         self._write(call_id, [entry], replace=False)

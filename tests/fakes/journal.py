@@ -91,6 +91,9 @@ class NodeJournal(_Node):
     def marked(self) -> str:
         return self.shared.mark
 
+    def tidy(self) -> None:
+        self._write("tidy")
+
     def append(self, call_id: str, entry: bytes) -> None:
         self._write("append")
         self.shared.journals.setdefault(call_id, []).append(entry)

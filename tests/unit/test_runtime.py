@@ -146,23 +146,47 @@ def test_a_takeover_waits_for_the_state_plane(directory: Path) -> None:
         assert store.fence("g1") == 4
 
 
-def test_an_owner_keeps_his_mark_and_removes_the_one_before(store: statestore.Store) -> None:
-    def owner(epoch: int) -> StoreJournal:
-        store.raise_fence("g1", epoch)
-        return StoreJournal(store, "g1", store.grant("g1", epoch))
+def marks(store: statestore.Store) -> list[bytes]:
+    return sorted(handle.key for handle in store.scan("m/"))
 
-    first = owner(9)
+
+def owner(store: statestore.Store, epoch: int) -> StoreJournal:
+    store.raise_fence("g1", epoch)
+    return StoreJournal(store, "g1", store.grant("g1", epoch))
+
+
+def test_an_owner_begins_with_the_mark_of_the_one_before(store: statestore.Store) -> None:
+    first = owner(store, 9)
+    assert first.settle() == "" and marks(store) == []
     first.mark("call-9")
-    second = owner(10)
+    second = owner(store, 10)
     assert second.marked() == "call-9"
-    second.settle()
-    assert [h.key for h in store.scan("m/")] == [b"m/g1/9"]
+    assert second.settle() == "call-9" and marks(store) == [b"m/g1/10", b"m/g1/9"]
     second.mark("call-10")
-    assert [h.key for h in store.scan("m/")] == [b"m/g1/10"]
-    assert owner(11).marked() == "call-10"
+    second.tidy()
+    assert marks(store) == [b"m/g1/10"]
+    assert owner(store, 11).marked() == "call-10"
     again = StoreJournal(store, "g1", store.grant("g1", 11))  # of the same epoch, restarted
     again.mark("call-11")
     assert again.marked() == "call-11"
+    restarted = StoreJournal(store, "g1", store.grant("g1", 11))
+    assert restarted.settle() == "call-11"
+
+
+def test_the_newest_mark_counts_wherever_it_is(store: statestore.Store) -> None:
+    """An owner that marked nothing leaves a gap; one that died before it had tidied up, a trace."""
+    owner(store, 3).mark("call-3")
+    owner(store, 5).mark("call-5")
+    after = owner(store, 8)
+    assert after.settle() == "call-5"
+    after.tidy()
+    assert marks(store) == [b"m/g1/5"] and after.marked() == "call-5"
+    after.mark("call-8")
+    assert marks(store) == [b"m/g1/5", b"m/g1/8"]
+    last = owner(store, 9)
+    assert last.settle() == "call-8" and last.marked() == "call-8"
+    last.tidy()
+    assert marks(store) == [b"m/g1/9"]
 
 
 def flow(port: int, session: str = "call") -> Flow:
