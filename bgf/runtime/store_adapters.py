@@ -207,7 +207,8 @@ class StoreJournal:
                     **self._copies.of_new(),
                 )  # fmt: skip
                 return value
-            except (store_errors.NotFound, store_errors.Exists):  # Exists: begun before, restarted
+            except (store_errors.NotFound, store_errors.Exists, store_errors.Full):
+                # nothing was marked; begun before and restarted; no room: the old one does
                 return self._rewrite_newest()
 
         try:

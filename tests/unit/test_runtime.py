@@ -24,7 +24,7 @@ from bgf.runtime.served import PARKED_MAX, Served
 from bgf.runtime.store_adapters import EMBEDDED, StoreFlows, StoreJournal
 from bgf.runtime.takeover import Takeover
 from failover.registry import Member, Ownership, RegistryUnavailable
-from statestore.errors import NotServing, Unavailable
+from statestore.errors import Full, NotServing, Unavailable
 from statestore.registry import EmbeddedRegistry
 from statestore.views import Views
 from tests.fakes.calls import GROUP
@@ -187,6 +187,21 @@ def test_the_newest_mark_counts_wherever_it_is(store: statestore.Store) -> None:
     assert last.settle() == "call-8" and last.marked() == "call-8"
     last.tidy()
     assert marks(store) == [b"m/g1/9"]
+
+
+def test_a_full_store_does_not_keep_an_owner_from_beginning(
+    store: statestore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> statestore.Handle:
+        raise Full("no room")
+
+    owner(store, 3).mark("call-3")
+    after = owner(store, 4)
+    with monkeypatch.context() as patched:
+        patched.setattr(statestore.Store, "create", full)
+        assert after.settle() == "call-3" and marks(store) == [b"m/g1/3"]
+    after.mark("call-4")
+    assert after.marked() == "call-4"
 
 
 def flow(port: int, session: str = "call") -> Flow:

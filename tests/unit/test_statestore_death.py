@@ -1,11 +1,12 @@
-"""A member's death with thousands of items: its copies are confirmed by number, and nobody is told
-of changes that are none.
+"""A member's death with thousands of items: its copies are confirmed by number, nobody is told of
+changes that are none, and what is not urgent waits.
 
 Real engines in this process, with the registry's embedded twin.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tests.fakes.state_cluster import TIMEOUT_MS, TIMERS, wait_for
 ITEMS = 600
 CHANGED = 50
 SIZE_BYTES = 16 << 20
+REST_S = 0.5
+"""NODE_REST_NS: so long after a death no copy is made again."""
 
 
 def figures(servers: tuple[Server, ...]) -> Counter[str]:
@@ -75,3 +78,27 @@ def test_heirs_ask_their_copies_by_number(directory: Path, repair_per_s: int) ->
             for handle in handles[:: ITEMS // 10]:
                 handle.write(b"of a new master", sync=True)
             wait_for("what is written is told", lambda: len(watch.poll(ITEMS)) > 0)
+
+
+def test_copies_are_made_again_but_not_at_once(directory: Path) -> None:
+    with local_cluster(
+        3,
+        directory / "cluster",
+        size_bytes=SIZE_BYTES,
+        timers=TIMERS,
+        history=0,
+        promote="at once",
+        repair_per_s=100_000,
+    ) as cluster:
+        dead, survivors = cluster.servers[0], cluster.servers[1:]
+        with statestore.open(
+            cluster.addresses[0], key_file=cluster.key_file, timeout_ms=TIMEOUT_MS
+        ) as owner:
+            owner.create_many([(f"f/{number}", b"") for number in range(ITEMS)], replicas=1)
+        before = figures(survivors)["repaired"]
+        died_s = time.monotonic()
+        dead.stop(leave=False)
+        survivors[0].evict(dead.config.node)
+        wait_for("the first copy is made", lambda: figures(survivors)["repaired"] > before)
+        assert time.monotonic() - died_s > REST_S
+        wait_for("all copies are made", lambda: figures(survivors)["repaired"] == before + ITEMS)
