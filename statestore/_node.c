@@ -314,7 +314,7 @@ static PyObject *node_stats_(PyObject *self, PyObject *args, PyObject *kwargs)
         LINK(datagrams_in), LINK(datagrams_out), LINK(messages_in), LINK(messages_out), LINK(bytes_in),
         LINK(bytes_out), LINK(unauthentic), LINK(replayed), LINK(malformed), LINK(unknown_index),
         LINK(unknown_key), LINK(dropped_waiting), LINK(dropped_queue), LINK(dropped_partial),
-        LINK(hellos), LINK(sessions), LINK(evicted),
+        LINK(dropped_answers), LINK(hellos), LINK(sessions), LINK(evicted),
     };
     if (closed(o) || !PyArg_ParseTupleAndKeywords(args, kwargs, "|p:stats", names, &walk)) {
         return NULL;

@@ -160,6 +160,17 @@ bool link_send(struct link *l, const link_addr *to, const void *message, size_t 
     return link_pack(l, p, message, len, tag);
 }
 
+bool link_answer(struct link *l, const link_addr *to, uint64_t session, const void *message, size_t len,
+                 uint64_t tag, uint64_t now_ns)
+{
+    const struct peer *p = link_main(l, to);
+    if (p == NULL || p->state != PEER_PROVEN || p->session != session) {
+        l->stats.dropped_answers++;
+        return false;
+    }
+    return link_send(l, to, message, len, tag, now_ns);
+}
+
 void link_suspect(struct link *l, const link_addr *to)
 {
     struct peer *p = link_main(l, to);

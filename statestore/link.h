@@ -57,7 +57,7 @@ typedef struct {
 typedef struct {
     uint64_t datagrams_in, datagrams_out, messages_in, messages_out, bytes_in, bytes_out;
     uint64_t unauthentic, replayed, malformed, unknown_index, unknown_key, dropped_waiting,
-        dropped_queue, dropped_partial, hellos, sessions, evicted;
+        dropped_queue, dropped_partial, dropped_answers, hellos, sessions, evicted;
 } link_stats;
 
 struct link; /* no typedef: unistd.h has a function of that name */
@@ -77,6 +77,10 @@ void link_rekey(struct link *l, const link_keys *keys);
  * too long, or no room (counted). From within `deliver` too, as link_suspect. */
 bool link_send(struct link *l, const link_addr *to, const void *message, size_t len, uint64_t tag,
                uint64_t now_ns);
+/* As link_send, of what answers a message of that `session`. False too when another one lives there now: what
+ * its predecessor asked is not its own, whatever number it has. */
+bool link_answer(struct link *l, const link_addr *to, uint64_t session, const void *message, size_t len,
+                 uint64_t tag, uint64_t now_ns);
 /* The next datagram for the wire; false when there is none. `out` has LINK_DATAGRAM_BYTES_MAX. */
 bool link_next(struct link *l, link_addr *to, void *out, size_t *len);
 /* One datagram from the wire; calls deliver for each message that is complete. False: dropped. */

@@ -328,7 +328,7 @@ void node_say(node *n, uint8_t to, wire_msg *m, uint64_t tag)
     }
 }
 
-void node_answer(node *n, const link_addr *to, wire_msg *m)
+void node_answer(node *n, const link_addr *to, uint64_t session, wire_msg *m)
 {
     m->type = WIRE_REPLY;
     m->mask |= WIRE_EPOCH | WIRE_ID;
@@ -337,7 +337,7 @@ void node_answer(node *n, const link_addr *to, wire_msg *m)
     n->stats.replies_by_status[m->status & 127]++;
     size_t len = wire_encode(m, n->buffer, WIRE_MESSAGE_BYTES_MAX);
     if (len != 0) {
-        (void)link_send(n->link, to, n->buffer, len, m->id, n->now);
+        (void)link_answer(n->link, to, session, n->buffer, len, m->id, n->now);
     }
 }
 
@@ -363,9 +363,8 @@ uint64_t node_patience(const node *n, uint8_t slot, uint32_t tries)
 /* ---- in ---- */
 
 /* From another member, in this epoch? Answers what has to be answered. */
-static bool of_this_view(node *n, const link_addr *from, const wire_msg *m)
+static bool of_this_view(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
 {
-    (void)from;
     if ((m->mask & WIRE_EPOCH) == 0 || m->slot >= SEG_SLOTS_MAX || !n->in_view || n->unfit) {
         return false;
     }
@@ -374,7 +373,7 @@ static bool of_this_view(node *n, const link_addr *from, const wire_msg *m)
         n->stats.stale++;
         if (m->type == WIRE_COPY) {
             wire_msg r = {.status = WIRE_STALE, .id = m->id};
-            node_answer(n, from, &r);
+            node_answer(n, from, session, &r);
         }
         return false;
     }
@@ -382,7 +381,7 @@ static bool of_this_view(node *n, const link_addr *from, const wire_msg *m)
         n->stats.later++;
         if (m->type == WIRE_COPY) {
             wire_msg r = {.status = WIRE_LATER, .id = m->id};
-            node_answer(n, from, &r);
+            node_answer(n, from, session, &r);
         } else if (m->type == WIRE_STATE) {
             n->early[m->slot] = (struct early_state){m->epoch, m->seq, m->id, m->number != 0};
         }
@@ -408,8 +407,8 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
         n->stats.requests_by_type[m.type]++;
     }
     if (m.type == WIRE_COPY) {
-        if (of_this_view(n, from, &m)) {
-            copy_receive(n, from, &m);
+        if (of_this_view(n, from, session, &m)) {
+            copy_receive(n, from, session, &m);
         }
         return;
     }
@@ -428,7 +427,7 @@ static void deliver(void *context, const link_addr *from, uint64_t session, cons
         }
         return;
     }
-    if (m.type < WIRE_PROPOSE || !of_this_view(n, from, &m)) {
+    if (m.type < WIRE_PROPOSE || !of_this_view(n, from, session, &m)) {
         return;
     }
     n->peer[m.slot].heard_at = n->now;

@@ -73,7 +73,7 @@ void serve_answer(node *n, const link_addr *to, uint64_t session, uint8_t type, 
                                  .home = r->home};
         }
     }
-    node_answer(n, to, r);
+    node_answer(n, to, session, r);
 }
 
 /* What may happen twice is repeated without a word, an inbox's registration for as long as there is one:
@@ -93,7 +93,7 @@ bool serve_repeated(node *n, const link_addr *from, uint64_t session, const wire
     if (unknown && (m->flags & WIRE_REPEAT) != 0) {
         wire_msg r = {.status = WIRE_IN_DOUBT, .id = m->id};
         n->stats.in_doubt++;
-        node_answer(n, from, &r);
+        node_answer(n, from, session, &r);
         return true;
     }
     if (s == NULL) {
@@ -116,7 +116,7 @@ bool serve_repeated(node *n, const link_addr *from, uint64_t session, const wire
             wire_msg r = {.status = a->status, .id = a->id, .mask = a->mask, .item = a->item,
                           .version = a->version, .number = a->number, .auth = a->auth,
                           .grant_epoch = a->grant_epoch, .home = a->home};
-            node_answer(n, from, &r);
+            node_answer(n, from, session, &r);
         }
         return true;
     }

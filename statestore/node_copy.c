@@ -27,7 +27,7 @@ static bool inherited(node *n, seg_handle *h, const seg_facts *f, const wire_msg
            seg_renumber(n->seg, h, f->version, m->version) == SEG_OK;
 }
 
-void copy_receive(node *n, const link_addr *from, const wire_msg *m)
+void copy_receive(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
 {
     seg_handle h;
     seg_facts f;
@@ -60,7 +60,7 @@ void copy_receive(node *n, const link_addr *from, const wire_msg *m)
     } else if (status == SEG_NOT_FOUND || (status == SEG_OK && f.auth > m->auth)) {
         r.status = WIRE_MISS; /* deleted meanwhile, or my map lags: the sender looks again */
     }
-    node_answer(n, from, &r);
+    node_answer(n, from, session, &r);
 }
 
 /* ---- flights ---- */

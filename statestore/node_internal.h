@@ -381,7 +381,7 @@ uint8_t node_pick(uint16_t slots, uint64_t by);
 /* Encode and queue; the sender's epoch and slot are filled in. */
 void node_say(node *n, uint8_t to, wire_msg *m, uint64_t tag);
 void node_say_bytes(node *n, uint8_t to, void *bytes, size_t len, uint64_t tag);
-void node_answer(node *n, const link_addr *to, wire_msg *m);
+void node_answer(node *n, const link_addr *to, uint64_t session, wire_msg *m);
 link_addr node_addr(const node *n, uint8_t slot);
 void node_silence(node *n, uint8_t slot); /* we repeat ourselves to it */
 /* Until what was sent to it `tries` times is repeated. */
@@ -443,7 +443,7 @@ struct inbox *inbox_find(node *n, const void *name, size_t len);
 void inbox_put(node *n, const void *name, size_t len, uint8_t slot, bool closed);
 
 /* ---- node_copy.c ---- */
-void copy_receive(node *n, const link_addr *from, const wire_msg *m);
+void copy_receive(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
 void copy_acknowledged(node *n, const wire_msg *m);
 void copy_tick(node *n);
 void copy_dirty(node *n, uint32_t item, uint64_t auth, uint64_t due);

@@ -356,7 +356,7 @@ void serve_request(node *n, const link_addr *from, uint64_t session, const wire_
     if ((m->mask & WIRE_SEQ) != 0 && m->seq != seg_generation(n->seg)) {
         wire_msg r = {.status = WIRE_STALE, .id = m->id, .mask = WIRE_SEQ,
                       .seq = seg_generation(n->seg)};
-        node_answer(n, from, &r);
+        node_answer(n, from, session, &r);
         return;
     }
     if (serve_changes(m->type) && serve_repeated(n, from, session, m)) {

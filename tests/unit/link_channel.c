@@ -126,6 +126,7 @@ void test_restart(uint64_t seed)
         CHECK(w.end[1].got[number] == 1 && w.end[0].got[number] == 1, "round %u", round);
         CHECK(w.end[1].last_session == link_session(w.end[0].link), "session of the sender");
         uint32_t restarted = (uint32_t)world_random(&w, 2), other = 1 - restarted;
+        uint64_t predecessor = link_session(w.end[restarted].link), answer = NUMBERS_MAX - 1;
         world_restart(&w, restarted);
         uint64_t hellos = world_stats(&w, other).hellos;
         uint32_t renewed = w.end[other].renewed;
@@ -143,6 +144,14 @@ void test_restart(uint64_t seed)
         CHECK(world_stats(&w, other).hellos == hellos + 1, "one HELLO is enough");
         CHECK(w.end[other].renewed == renewed + 1, "told that what was sent before is lost");
         CHECK(world_stats(&w, other).sessions == 1, "the old session is forgotten");
+        uint64_t dropped = world_stats(&w, other).dropped_answers;
+        CHECK(!link_answer(w.end[other].link, &w.end[restarted].addr, predecessor, &answer, sizeof answer, 0, w.now_ns),
+              "what its predecessor asked is answered");
+        CHECK(link_answer(w.end[other].link, &w.end[restarted].addr, link_session(w.end[restarted].link), &answer,
+                          sizeof answer, 0, w.now_ns), "what it asked itself is not");
+        world_run(&w, 5);
+        CHECK(w.end[restarted].got[answer] == 1 && world_stats(&w, other).dropped_answers == dropped + 1, "once");
+        w.end[restarted].got[answer] = 0;
         /* Or the other one speaks first: nobody has to suspect anything. */
         world_restart(&w, restarted);
         world_send(&w, restarted, other, ++number, 50, 0);
