@@ -250,6 +250,10 @@ void lead_proposal(node *n, const wire_msg *m)
                 return;
             }
         }
+        if (p->acked < n->applied) { /* it may be in what this member lacks, and an older engine takes our word for the end */
+            n->owe_beat |= BIT(m->slot);
+            return;
+        }
         /* Sequenced, and then no later than this; or refused, too many refusals ago. */
         wire_msg done = {.type = WIRE_REFUSED, .status = WIRE_LATER, .mask = WIRE_ID | WIRE_SEQ, .id = m->id,
                          .seq = n->applied};
