@@ -365,6 +365,8 @@ uint64_t node_patience(const node *n, uint8_t slot, uint32_t tries)
 /* From another member, in this epoch? Answers what has to be answered. */
 static bool of_this_view(node *n, const link_addr *from, uint64_t session, const wire_msg *m)
 {
+    (void)from;
+    (void)session;
     if ((m->mask & WIRE_EPOCH) == 0 || m->slot >= SEG_SLOTS_MAX || !n->in_view || n->unfit) {
         return false;
     }

@@ -92,7 +92,7 @@ class NodeJournal(_Node):
         return self.shared.mark
 
     def tidy(self) -> None:
-        self._write("tidy")
+        """There is one mark, not one per owner."""
 
     def append(self, call_id: str, entry: bytes) -> None:
         self._write("append")

@@ -94,6 +94,13 @@ bool link_send(struct link *l, const link_addr *to, const void *message, size_t 
     return true;
 }
 
+bool link_answer(struct link *l, const link_addr *to, uint64_t session, const void *message, size_t len,
+                 uint64_t tag, uint64_t at_ns)
+{
+    (void)session;
+    return link_send(l, to, message, len, tag, at_ns);
+}
+
 bool link_receive(struct link *l, const link_addr *from, const void *datagram, size_t len,
                   uint64_t at_ns, link_deliver deliver, void *context)
 {
