@@ -465,9 +465,10 @@ class Driver:
         """
         if self.fenced or self._waiting != [] or self._unagreed:
             return 0
-        self._note_unless(self.hands.journal.tidy)
         hosts = {address.host for address in self.gateway.group.addresses}
-        return self.hands.sweep(hosts, lambda key: self.gateway.call_of(key) is not None)
+        closed = self.hands.sweep(hosts, lambda key: self.gateway.call_of(key) is not None)
+        self._note_unless(self.hands.journal.tidy)
+        return closed
 
     def _note_unless(self, work: Callable[[], object]) -> bool:
         """False when the store could not tell now: it has to be asked again."""

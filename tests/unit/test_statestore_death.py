@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 import statestore
-from statestore.server import Server, local_cluster
+from statestore.server import LocalCluster, Server, local_cluster
 from tests.fakes.state_cluster import TIMEOUT_MS, TIMERS, wait_for
 
 ITEMS = 600
@@ -30,17 +31,23 @@ def figures(servers: tuple[Server, ...]) -> Counter[str]:
     return total
 
 
-@pytest.mark.parametrize("repair_per_s", [1, 100_000], ids=["copies-missing", "copies-made-again"])
-def test_heirs_ask_their_copies_by_number(directory: Path, repair_per_s: int) -> None:
-    with local_cluster(
-        4,
+def standing(
+    directory: Path, members: int, repair_per_s: int
+) -> AbstractContextManager[LocalCluster]:
+    return local_cluster(
+        members,
         directory / "cluster",
         size_bytes=SIZE_BYTES,
         timers=TIMERS,
         history=0,
         promote="at once",
         repair_per_s=repair_per_s,
-    ) as cluster:
+    )
+
+
+@pytest.mark.parametrize("repair_per_s", [1, 100_000], ids=["copies-missing", "copies-made-again"])
+def test_heirs_ask_their_copies_by_number(directory: Path, repair_per_s: int) -> None:
+    with standing(directory, 4, repair_per_s) as cluster:
         dead, survivors = cluster.servers[0], cluster.servers[1:]
 
         def beside(number: int) -> statestore.Store:
@@ -81,15 +88,7 @@ def test_heirs_ask_their_copies_by_number(directory: Path, repair_per_s: int) ->
 
 
 def test_copies_are_made_again_but_not_at_once(directory: Path) -> None:
-    with local_cluster(
-        3,
-        directory / "cluster",
-        size_bytes=SIZE_BYTES,
-        timers=TIMERS,
-        history=0,
-        promote="at once",
-        repair_per_s=100_000,
-    ) as cluster:
+    with standing(directory, 3, 100_000) as cluster:
         dead, survivors = cluster.servers[0], cluster.servers[1:]
         with statestore.open(
             cluster.addresses[0], key_file=cluster.key_file, timeout_ms=TIMEOUT_MS
