@@ -155,6 +155,7 @@ class Detector:
                     for state in (State.UP, State.DOWN)
                 )
                 self._sessions[name, path] = _Session(name, path, up, down, own_ns, now_ns)
+        self._due_ns = self._soonest_ns()
 
     def receive(self, datagram: bytes, path: str, now_ns: int) -> bool:
         """An answer arrived on `path`. False when it was not one; it is counted, never raised."""
@@ -183,6 +184,7 @@ class Detector:
             session.ever_heard = True
             self._found.clear()
         session.send_ns = min(session.send_ns, now_ns + session.interval_ns)
+        self._due_ns = min(self._due_ns, session.send_ns)
         if session.silent:
             session.silent = False
             self._found.clear()
@@ -212,14 +214,18 @@ class Detector:
         for peer, since_ns in changed.items():
             self._report(peer, since_ns)
         self.tally.sent += len(probes)
-        self._due_ns = self.next_deadline()
+        self._due_ns = self._soonest_ns()
         return probes
 
     def next_deadline(self) -> int:
-        """When `tick` must be called at the latest."""
+        """When `tick` must be called at the latest. What was heard since the last one may have put
+        it off; that is found out then."""
+        return self._due_ns
+
+    def _soonest_ns(self) -> int:
         late_ns = self.tally.late_ns
         due_ns = min(
-            (s.send_ns for s in self._sessions.values()), default=self._seen_ns + SLOW_INTERVAL_NS
+            [s.send_ns for s in self._sessions.values()], default=self._seen_ns + SLOW_INTERVAL_NS
         )
         verdicts = self._verdicts(self._seen_ns, due_ns - late_ns)
         return min([due_ns, *(at_ns + late_ns for _, at_ns in verdicts)])
@@ -288,12 +294,14 @@ class Detector:
         """Sessions that are not silent, and when each will be if nothing is heard, in observed
         time. A path waits for the next one of its peer if that is due shortly after it. None at
         all when no session can be due by `until_ns`: while everybody answers, the usual case."""
-        if not any(
-            s.ever_heard
-            and not s.silent
-            and s.heard_observed_ns + s.interval_ns * self._multiplier <= until_ns
-            for s in self._sessions.values()
-        ):
+        for s in self._sessions.values():
+            if (
+                s.heard_observed_ns + s.interval_ns * self._multiplier <= until_ns
+                and s.ever_heard
+                and not s.silent
+            ):
+                break
+        else:
             return
         timeouts: dict[str, list[tuple[int, _Session]]] = {}
         for session in self._sessions.values():

@@ -10,6 +10,7 @@ nothing for a while is opened anew elsewhere, since a cut-off member would be si
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -22,11 +23,14 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from statestore.registry import Change, Entry, Followed, RegistryUnavailable, Snapshot
 from statestore.store import now_ns
 
+log = logging.getLogger("statestore.etcd")
+
 CHUNK_BYTES = 65_536
 MESSAGE_BYTES_MAX = 64 << 20
 BEHIND_MAX = 3  # silent streams in a row that did not tell what a scan shows
 PROOFS_MAX = 64  # answers whose revision the stream has not reached yet
-RETRY_PAUSE_MS = 20
+RETRY_PAUSE_MS, FAULT_PAUSE_MS = 20, 200
+"""Until the next try, after what was to be expected and after what was not."""
 CLOSE_WAIT_S = 5.0
 
 
@@ -167,6 +171,9 @@ class EtcdWatch:
                     self._ask()
             except (RegistryUnavailable, HTTPError, OSError, _Broken):
                 time.sleep(RETRY_PAUSE_MS / 1000)
+            except Exception:  # a prefix that nobody follows any more would be a silent death
+                log.exception("the watch of %r in etcd is opened anew", self._prefix)
+                time.sleep(FAULT_PAUSE_MS / 1000)
             at += 1
 
     def _scan(self) -> None:
@@ -266,8 +273,11 @@ class EtcdWatch:
 
 
 def _shut(stream: urllib3.BaseHTTPResponse) -> None:
-    """Whoever reads from it finds it at its end."""
-    with contextlib.suppress(HTTPError, OSError, ValueError, AttributeError):
+    """Whoever reads from it finds it at its end. Its reader may be giving it up this moment: then
+    its connection is gone (RuntimeError), or its socket half so (TypeError)."""
+    with contextlib.suppress(
+        HTTPError, OSError, ValueError, AttributeError, RuntimeError, TypeError
+    ):
         stream.shutdown()
 
 

@@ -474,6 +474,7 @@ void node_receive(node *n, const link_addr *from, const void *datagram, size_t l
 
 void node_tick(node *n, uint64_t now_ns)
 {
+    bool more = false;
     n->now = now_ns;
     node_refresh_serving(n);
     link_tick(n->link, now_ns);
@@ -484,11 +485,11 @@ void node_tick(node *n, uint64_t now_ns)
         same_tick(n);
         move_tick(n);
         stray_tick(n);
-        apply_thaw_due(n);
+        more = apply_thaw_due(n);
     }
     serve_tick(n);
     mail_tick(n);
-    n->tick_at = now_ns + 1000000u;
+    n->tick_at = now_ns + (more ? 0 : 1000000u);
 }
 
 /* Something is always due within a millisecond: background walks, retries, expiry. */

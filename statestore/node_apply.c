@@ -95,28 +95,50 @@ static void drop_stub(node *n, const seg_handle *h)
     }
 }
 
-void apply_thaw_due(node *n)
+static bool may_begin(const node *n)
 {
-    if (n->thaw_count == 0 || n->now < n->thaw_at || n->committed < n->thaw_seq || !map_active(n)) {
+    return n->now >= n->thaw_at && n->committed >= n->thaw_seq && map_active(n);
+}
+
+static void begin(node *n, seg_handle *h, seg_facts *f)
+{
+    if (f->stub) {
+        drop_stub(n, h);
         return;
     }
-    for (uint32_t i = 0; i < n->thaw_count; i++) {
-        seg_handle h = {n->thaw[i].auth, 0, n->thaw[i].item};
+    f->home.learners &= (uint16_t)~BIT(n->self);
+    (void)seg_home_write(n->seg, h, &f->home);
+    inherit(n, h, f->version);
+    n->stats.thawed++;
+}
+
+bool apply_thaw_due(node *n)
+{
+    if (n->thaw_count == 0 || n->now < n->urgent_until || !may_begin(n)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < NODE_THAW_ITEMS_MAX && n->thaw_next < n->thaw_count; i++) {
+        const struct frozen *one = &n->thaw[n->thaw_next++];
+        seg_handle h = {one->auth, 0, one->item};
         seg_facts f;
-        if (seg_facts_read(n->seg, &h, &f) != SEG_OK || f.home.master != n->self || !f.away ||
-            move_busy(n, h.item) || apply_starting(n, h.item)) {
-            continue;
-        }
-        if (f.stub) {
-            drop_stub(n, &h);
-        } else {
-            f.home.learners &= (uint16_t)~BIT(n->self);
-            (void)seg_home_write(n->seg, &h, &f.home);
-            inherit(n, &h, f.version);
-            n->stats.thawed++;
+        if (seg_facts_read(n->seg, &h, &f) == SEG_OK && f.home.master == n->self && f.away &&
+            !move_busy(n, h.item) && !apply_starting(n, h.item)) {
+            begin(n, &h, &f);
         }
     }
-    n->thaw_count = 0;
+    if (n->thaw_next == n->thaw_count) {
+        n->thaw_next = n->thaw_count = 0;
+    }
+    return n->thaw_count != 0;
+}
+
+void apply_thaw_asked(node *n, seg_handle *h, seg_facts *f)
+{
+    if (f->home.master == n->self && f->away && !f->stub && (f->home.learners & BIT(n->self)) != 0 &&
+        may_begin(n) && !move_busy(n, h->item) && !apply_starting(n, h->item)) {
+        begin(n, h, f);
+        (void)seg_facts_read(n->seg, h, f);
+    }
 }
 
 static void begin_create(node *n, const struct start *s)
@@ -359,6 +381,7 @@ static void apply_view(node *n, const wire_msg *m)
     move_view(n);
     stray_soon(n);
     if ((dead & (uint16_t)~m->version) != 0) {
+        n->urgent_until = n->now + NODE_URGENT_NS;
         n->repair_rest = n->now + NODE_REST_NS;
         n->repair_gently = n->now + NODE_GENTLY_NS;
     }
@@ -463,7 +486,7 @@ void apply_wipe(node *n)
             inbox_put(n, n->inbox[i].name, n->inbox[i].name_len, n->inbox[i].slot, true);
         }
     }
-    n->start_count = n->thaw_count = 0;
+    n->start_count = n->thaw_count = n->thaw_next = 0;
     n->leavers = 0;
     map_log_clear(n);
     n->applied = 0;

@@ -22,6 +22,7 @@
 #define NODE_HEIRLOOMS_MAX 5u
 #define NODE_SAME_ITEMS_MAX 2u
 #define NODE_SAME_BATCHES_MAX 1u
+#define NODE_THAW_ITEMS_MAX 1u
 #else
 #define NODE_WINDOW_OPS 2048u          /* sent to a member and not acknowledged */
 #define NODE_WINDOW_OPS_MIN 64u         /* after losses */
@@ -34,6 +35,7 @@
 #define NODE_HEIRLOOMS_MAX (4u * NODE_MANY) /* items of a dead master's whose copies are asked by number */
 #define NODE_SAME_ITEMS_MAX 64u         /* in one message: the answer has a bit for each */
 #define NODE_SAME_BATCHES_MAX 8u        /* messages to a member that it has not answered */
+#define NODE_THAW_ITEMS_MAX 1024u       /* inherited items begun per round, unless they are asked for */
 #endif
 #define NODE_WINDOW_BYTES (1u << 20)
 #define NODE_BURST_BYTES (256u << 10)   /* sent to a member in one go */
@@ -58,6 +60,7 @@
 #define NODE_EPOCH_SHIFT 36            /* logical versions of a new master begin at epoch << this */
 #define NODE_STRAY_NS 1000000000ull     /* after the last sign of one */
 #define NODE_SAME_TRIES_MAX 6u          /* of one such message; a member of another version knows none */
+#define NODE_URGENT_NS 100000000ull     /* after a death, inherited items begin only when asked for */
 #define NODE_GENTLY 8u                  /* so much slower are copies made again at first, */
 #define NODE_GENTLY_NS 4000000000ull    /* for so long after a death: who takes over has more urgent needs */
 #define NODE_REST_NS 500000000ull       /* and not at all for so long: to look for them takes a walk over all items */
@@ -332,11 +335,12 @@ struct node {
     bool walk_dirty, walk_repair;
     uint64_t dirty_cursor, repair_cursor;
     struct frozen *thaw;
-    uint32_t thaw_count, thaw_room;
+    uint32_t thaw_count, thaw_next, thaw_room;
     struct heirloom *heirloom;
     uint32_t heirlooms, heirloom_room, heirlooms_left;
     struct same same[SEG_SLOTS_MAX];
     uint64_t thaw_at, thaw_seq;
+    uint64_t urgent_until; /* a death is so fresh that only what is asked for is done */
     struct start *starts; /* a ring, in the order of seq */
     uint32_t start_head, start_count, start_room;
     table strays;
@@ -437,7 +441,10 @@ void apply_committed(node *n);
 /* The item's value is wanted here again: do not drop it. */
 void apply_keep(node *n, uint32_t item);
 void apply_thaw_later(node *n, uint32_t item, uint64_t auth);
-void apply_thaw_due(node *n);
+/* A slice, that what comes meanwhile is heard in between; true: there is more to begin. */
+bool apply_thaw_due(node *n);
+/* This one now, if it may be: somebody asks for it. */
+void apply_thaw_asked(node *n, seg_handle *h, seg_facts *f);
 bool apply_starting(const node *n, uint32_t item);
 struct inbox *inbox_find(node *n, const void *name, size_t len);
 void inbox_put(node *n, const void *name, size_t len, uint8_t slot, bool closed);

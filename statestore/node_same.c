@@ -157,7 +157,7 @@ static void give_up(node *n, uint8_t slot)
 void same_tick(node *n)
 {
     bool asking = false;
-    if (n->heirlooms == 0) {
+    if (n->heirlooms == 0 || n->now < n->urgent_until) {
         return;
     }
     for (uint8_t slot = 0; slot < SEG_SLOTS_MAX; slot++) {

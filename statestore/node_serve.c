@@ -24,6 +24,9 @@ static uint8_t resolve(node *n, const wire_msg *m, seg_handle *h, seg_facts *f)
     if (status == SEG_NOT_FOUND || (status == SEG_OK && m->auth != 0 && f->auth != m->auth)) {
         return WIRE_MISS;
     }
+    if (status == SEG_OK && f->away) {
+        apply_thaw_asked(n, h, f);
+    }
     return (uint8_t)status;
 }
 

@@ -208,10 +208,7 @@ seg_status seg_overdue(seg *s, uint64_t now_ns, uint64_t *cursor, seg_handle *ou
     if (!seg_usable(s)) {
         return SEG_UNAVAILABLE;
     }
-    while ((it = seg_next_item(s, 0, cursor, &out->item)) != NULL) {
-        if ((peek(&it->control) & (TTL | AWAY)) != TTL) {
-            continue;
-        }
+    while ((it = seg_next_mortal(s, cursor, &out->item)) != NULL) {
         out->auth = peek(&it->auth);
         seg_status status = facts_of(s, it, out->auth, &facts, &out->hash);
         if (status == SEG_OK && !facts.away && facts.deadline_ns != 0 &&

@@ -457,5 +457,7 @@ static inline bool seg_fenced(seg *s, const seg_grant *g, uint64_t *seen)
 /* ---- seg_keep.c ---- */
 /* The next live item (kind 0) or fence (kind FENCE) from *cursor on; NULL at the end. */
 struct item *seg_next_item(const seg *s, uint64_t kind_of_item, uint64_t *cursor, uint32_t *ref);
+/* As seg_next_item: one that has a time to live and may be written here. */
+struct item *seg_next_mortal(const seg *s, uint64_t *cursor, uint32_t *ref);
 
 #endif

@@ -177,7 +177,9 @@ static void foresee(const seg *s, const struct item *it)
     }
 }
 
-struct item *seg_next_item(const seg *s, uint64_t kind_of_item, uint64_t *cursor, uint32_t *ref)
+/* The next item whose control word has `want` of `mask`; `ahead`: its key and its cell will be looked at. */
+static inline struct item *next_of(const seg *s, uint64_t mask, uint64_t want, bool ahead, uint64_t *cursor,
+                                   uint32_t *ref)
 {
     const struct geometry *g = &s->geometry[CLASS_ITEM];
     uint64_t total = slab_top(s) * g->count;
@@ -192,14 +194,24 @@ struct item *seg_next_item(const seg *s, uint64_t kind_of_item, uint64_t *cursor
         ++*cursor;
         *ref = seg_block_ref(s, slab, kind, index);
         struct item *it = at_ref(s, *ref);
-        if (index + WALK_AHEAD_ITEMS < g->count) {
+        if (ahead && index + WALK_AHEAD_ITEMS < g->count) {
             foresee(s, it + WALK_AHEAD_ITEMS);
         }
-        if ((get(&it->control) & (LIVE | FENCE)) == (LIVE | kind_of_item)) {
+        if ((get(&it->control) & mask) == want) {
             return it;
         }
     }
     return NULL;
+}
+
+struct item *seg_next_item(const seg *s, uint64_t kind_of_item, uint64_t *cursor, uint32_t *ref)
+{
+    return next_of(s, LIVE | FENCE, LIVE | kind_of_item, true, cursor, ref);
+}
+
+struct item *seg_next_mortal(const seg *s, uint64_t *cursor, uint32_t *ref)
+{
+    return next_of(s, LIVE | FENCE | TTL | AWAY, LIVE | TTL, false, cursor, ref);
 }
 
 seg_status seg_scan(seg *s, uint64_t *cursor, const void *prefix, size_t prefix_len, void *key,

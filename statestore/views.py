@@ -129,7 +129,11 @@ class Views:
             if self._built_from is not snapshot.entries or self._own:
                 self._built = self._build(snapshot)
                 self._built_from = snapshot.entries
-            return self._built._replace(current_ns=snapshot.current_ns)
+            built = self._built
+            if built.current_ns != snapshot.current_ns:  # by far the most looks change nothing
+                built = RawView(built.members, built.owners, built.seen_ns, snapshot.current_ns)
+                self._built = built
+            return built
 
     def _snapshot(self) -> Snapshot:
         snapshot = self._watch.snapshot()

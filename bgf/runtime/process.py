@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from bgf.errors import EnvironmentProblem
 from bgf.runtime.journald import JournalHandler, is_collected
@@ -29,6 +29,8 @@ T = TypeVar("T")
 OPEN_TRIES_MAX = 100
 OPEN_RETRY_MS = 100
 GC_YOUNG, GC_ROUNDS = 50_000, 20
+_AWAY: Final[set[object]] = set()
+"""Who has sent the collector away."""
 """Objects made before the collector looks at the young ones, and rounds till the older."""
 
 
@@ -142,6 +144,22 @@ async def until_signalled(
         for task in (stopper, *tasks):
             task.cancel()
         await asyncio.gather(stopper, *tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def no_collections() -> Iterator[None]:
+    """For who makes a great many values that stay: each look at them would find nothing. They are
+    looked at no more afterwards either. May be entered by several at a time."""
+    sender = object()
+    _AWAY.add(sender)
+    gc.disable()
+    try:
+        yield
+    finally:
+        _AWAY.discard(sender)
+        if not _AWAY:
+            gc.freeze()
+            gc.enable()
 
 
 def few_collections() -> None:

@@ -10,7 +10,7 @@ import logging
 
 from bgf.errors import StateError
 from bgf.hands import Driver
-from bgf.runtime.process import call_ns, now_ns
+from bgf.runtime.process import call_ns, no_collections, now_ns
 from bgf.runtime.served import Served
 
 log = logging.getLogger("bgf.gateway")
@@ -30,7 +30,11 @@ def restore_in_background(
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("restoring in the background stopped", exc_info=error)
 
-    task = asyncio.create_task(restore_all(served, driver, began_ns))
+    async def undisturbed() -> None:
+        with no_collections():
+            await restore_all(served, driver, began_ns)
+
+    task = asyncio.create_task(undisturbed())
     tasks.add(task)
     task.add_done_callback(ended)
 

@@ -139,3 +139,39 @@ def test_it_is_left_once_for_what_lags(source: Source, watch: EtcdWatch) -> None
         watch.prove(sent_ns + late * 2 * LAG_MS * MS, 2)
         source.wait_followed(late)
     assert watch.left == 2 and source.opened == [0, 1, 2]
+
+
+def test_a_stream_that_its_reader_has_just_given_up_can_be_left(
+    source: Source, watch: EtcdWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def released() -> None:
+        raise RuntimeError("Cannot shutdown as connection has already been released to the pool")
+
+    stream, end = source.streams[0], source.streams[0].shutdown
+    monkeypatch.setattr(stream, "shutdown", released)
+    sent_ns = now_ns()
+    watch.prove(sent_ns, 2)
+    watch.prove(sent_ns + LAG_MS * MS + 1, 2)  # raises nothing to who asked for something else
+    assert watch.left == 1
+    end()
+    source.wait_followed(1)
+
+
+def test_a_fault_in_the_thread_is_said_and_does_not_end_it(
+    source: Source, watch: EtcdWatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    second = source.open_stream
+    calls: list[int] = []
+
+    def faulty(at: int, body: bytes) -> Any:
+        calls.append(at)
+        if len(calls) == 1:
+            raise KeyError("a fault")
+        return second(at, body)
+
+    source.open_stream = faulty  # type: ignore[method-assign]
+    source.streams[0].shutdown()
+    source.wait_followed(2).tell(2, k="new")
+    assert watch.wait(WAIT_S * 1000)
+    assert calls == [1, 2] and watch.snapshot().entries[PREFIX + "k"].value == b"new"
+    assert "opened anew" in caplog.text and "a fault" in caplog.text

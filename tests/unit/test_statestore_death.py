@@ -22,6 +22,8 @@ CHANGED = 50
 SIZE_BYTES = 16 << 20
 REST_S = 0.5
 """NODE_REST_NS: so long after a death no copy is made again."""
+URGENT_S = 0.1
+"""NODE_URGENT_NS: so long only those inherited items begin that are asked for."""
 
 
 def figures(servers: tuple[Server, ...]) -> Counter[str]:
@@ -101,3 +103,36 @@ def test_copies_are_made_again_but_not_at_once(directory: Path) -> None:
         wait_for("the first copy is made", lambda: figures(survivors)["repaired"] > before)
         assert time.monotonic() - died_s > REST_S
         wait_for("all copies are made", lambda: figures(survivors)["repaired"] == before + ITEMS)
+
+
+def test_what_is_asked_for_begins_first(directory: Path) -> None:
+    with standing(directory, 3, 1) as cluster:
+        dead, survivors = cluster.servers[0], cluster.servers[1:]
+
+        def beside(number: int) -> statestore.Store:
+            return statestore.open(
+                cluster.addresses[number], key_file=cluster.key_file, timeout_ms=TIMEOUT_MS
+            )
+
+        with beside(0) as owner:
+            owner.create_many([(f"f/{number}", b"") for number in range(ITEMS)], replicas=2)
+        with beside(1) as heir:
+            handles = [heir.lookup(f"f/{number}") for number in range(CHANGED)]
+            before = figures(survivors)["thawed"]
+            dead.stop(leave=False)
+            ordered_s = time.monotonic()
+            survivors[0].evict(dead.config.node)
+            assert heir.raise_fence("g", 1)  # as a new owner does; after the new view, then
+            for handle in handles:  # of either heir
+                handle.write(b"asked for", sync=True)
+            begun = figures(survivors)["thawed"] - before
+            early = time.monotonic() - ordered_s < URGENT_S  # else the machine was busy
+            assert begun == CHANGED if early else begun >= CHANGED
+            wait_for(
+                "the others begin too",
+                lambda: (
+                    figures(survivors)["thawed"] - before == ITEMS
+                    and not any(server.status()["unreplicated"] for server in survivors)
+                ),
+            )
+            assert [handle.read() for handle in handles] == [b"asked for"] * CHANGED
