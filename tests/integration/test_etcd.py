@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import re
 import socket
 import socketserver
 import threading
@@ -193,6 +194,19 @@ def test_without_a_majority_nothing_is_answered(cluster: EtcdCluster) -> None:
     registry.close()
 
 
+def _whole(wire: socket.socket) -> bytes:
+    """One request: its body may come after its head."""
+    came, length = b"", 0
+    while b"\r\n\r\n" not in came or len(came.partition(b"\r\n\r\n")[2]) < length:
+        more = wire.recv(65_536)
+        if not more:
+            raise ConnectionResetError("half a request")
+        came += more
+        told = re.search(rb"content-length: (\d+)", came, re.I)
+        length = int(told[1]) if told else 0
+    return came
+
+
 class Swallower(socketserver.ThreadingTCPServer):
     """In front of a member: hands requests on, and hangs up instead of answering."""
 
@@ -207,7 +221,7 @@ class Swallower(socketserver.ThreadingTCPServer):
     def finish_request(self, request: object, client_address: object) -> None:
         assert isinstance(request, socket.socket)
         with contextlib.suppress(OSError), socket.create_connection(self._behind) as onward:
-            onward.sendall(request.recv(65_536))
+            onward.sendall(_whole(request))
             onward.recv(65_536)  # it has been done
             self.swallowed += 1
 
