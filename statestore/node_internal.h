@@ -437,9 +437,9 @@ void apply_snap(node *n, const wire_msg *m);
 void apply_wipe(node *n);
 /* Begin what was committed. */
 void apply_committed(node *n);
-/* Thaw it when nobody else can serve it: after `thaw_at`. */
 /* The item's value is wanted here again: do not drop it. */
 void apply_keep(node *n, uint32_t item);
+/* Thaw it when nobody else can serve it: after `thaw_at`. */
 void apply_thaw_later(node *n, uint32_t item, uint64_t auth);
 /* A slice, that what comes meanwhile is heard in between; true: there is more to begin. */
 bool apply_thaw_due(node *n);

@@ -29,9 +29,11 @@ T = TypeVar("T")
 OPEN_TRIES_MAX = 100
 OPEN_RETRY_MS = 100
 GC_YOUNG, GC_ROUNDS = 50_000, 20
-_AWAY: Final[set[object]] = set()
-"""Who has sent the collector away."""
 """Objects made before the collector looks at the young ones, and rounds till the older."""
+GC_MANY: Final = 5_000_000
+"""The same while a great many are made that stay; a bound for who goes on for ever."""
+_MAKING: Final[set[object]] = set()
+"""Who makes so many at present."""
 
 
 def now_ns() -> int:
@@ -147,19 +149,19 @@ async def until_signalled(
 
 
 @contextlib.contextmanager
-def no_collections() -> Iterator[None]:
+def rare_collections() -> Iterator[None]:
     """For who makes a great many values that stay: each look at them would find nothing. They are
     looked at no more afterwards either. May be entered by several at a time."""
-    sender = object()
-    _AWAY.add(sender)
-    gc.disable()
+    maker = object()
+    _MAKING.add(maker)
+    gc.set_threshold(GC_MANY, GC_ROUNDS, GC_ROUNDS)
     try:
         yield
     finally:
-        _AWAY.discard(sender)
-        if not _AWAY:
+        _MAKING.discard(maker)
+        if not _MAKING:
             gc.freeze()
-            gc.enable()
+            gc.set_threshold(GC_YOUNG, GC_ROUNDS, GC_ROUNDS)
 
 
 def few_collections() -> None:

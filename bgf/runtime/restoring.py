@@ -10,7 +10,7 @@ import logging
 
 from bgf.errors import StateError
 from bgf.hands import Driver
-from bgf.runtime.process import call_ns, no_collections, now_ns
+from bgf.runtime.process import call_ns, now_ns, rare_collections
 from bgf.runtime.served import Served
 
 log = logging.getLogger("bgf.gateway")
@@ -31,7 +31,7 @@ def restore_in_background(
             log.error("restoring in the background stopped", exc_info=error)
 
     async def undisturbed() -> None:
-        with no_collections():
+        with rare_collections():
             await restore_all(served, driver, began_ns)
 
     task = asyncio.create_task(undisturbed())
