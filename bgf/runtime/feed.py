@@ -134,6 +134,11 @@ class FlowFeed:
         return self._of(group).stamp
 
     @property
+    def waits(self) -> bool:
+        """Is there more to take in, or something on its way? Look again soon."""
+        return not self._at_end or bool(self._missing)
+
+    @property
     def missing(self) -> int:
         """Items known to be there, whose value is not known here."""
         return len(self._missing)

@@ -43,6 +43,7 @@ from bgf.runtime.process import (
     call_ns,
     every,
     few_collections,
+    in_turn,
     now_ns,
     retrying,
     until_signalled,
@@ -64,17 +65,11 @@ from statestore.errors import StateStoreError
 
 log = logging.getLogger("bgf.gateway")
 
-FEED_POLL_MS = 5
-FEED_STALE_MS = 1_000
-ROLE_POLL_MS = 20
-TIMER_MS = 250
-READY_MS = 200
+POLL_MS, POLL_SOON_MS = 20, 5
+"""Looks at the feed, at who owns what, at what media did; while the feed has more."""
+FEED_STALE_MS, UNSERVED_MS = 1_000, 1_000
+TIMER_MS, READY_MS, NEIGHBOURS_MS, LOOK_MS = 250, 200, 2_000, 1_000
 SERVING_WAIT_S = 60.0
-UNSERVED_MS = 1_000
-NEIGHBOURS_MS = 2_000
-LOOK_MS = 1_000
-DELIVER_MS = 20
-COPY_MS = 20
 RESTS_MAX = 65_536
 """Released ports remembered per group that is served elsewhere."""
 
@@ -364,6 +359,10 @@ class GatewayProcess:
         if not self.feed.missing:
             self.followed_ns = now_ns()
 
+    def pause_ms(self) -> float:
+        """Until the next look."""
+        return POLL_SOON_MS if self.behind or self.feed.waits else POLL_MS
+
     @property
     def ready(self) -> bool:
         """Could this node take a group over: does it still follow the feed?"""
@@ -551,17 +550,17 @@ async def run(node: NodeConfig) -> None:
             process.refresh_roles()
             process.publish_ready()
             few_collections()
+            told, ice = process.reports.deliver, process.ice.deliver
+            looks = in_turn(
+                process.follow, process.refresh_roles, told, ice, process.copying.follow
+            )
             log.info("ready: XDP %s", {n: a.mode for n, a in datapath.attachments.items()})
             await until_signalled(
                 [
-                    asyncio.create_task(every(FEED_POLL_MS, process.follow)),
-                    asyncio.create_task(every(ROLE_POLL_MS, process.refresh_roles)),
+                    asyncio.create_task(every(process.pause_ms, looks)),
                     asyncio.create_task(every(TIMER_MS, process.timers)),
                     asyncio.create_task(every(READY_MS, process.publish_ready)),
                     asyncio.create_task(every(NEIGHBOURS_MS, datapath.refresh)),
-                    asyncio.create_task(every(DELIVER_MS, process.reports.deliver)),
-                    asyncio.create_task(every(DELIVER_MS, process.ice.deliver)),
-                    asyncio.create_task(every(COPY_MS, process.copying.follow)),
                     asyncio.create_task(every(LOOK_MS, process.look)),
                 ],
                 process.sentence,

@@ -110,16 +110,33 @@ async def retrying(what: str, attempt: Callable[[], T], errors: tuple[type[Excep
     raise AssertionError("unreachable")
 
 
-async def every(interval_ms: float, work: Callable[[], Awaitable[None] | None]) -> None:
-    """Run `work` every `interval_ms`. A failing round is logged and does not end the process."""
+async def every(
+    interval_ms: float | Callable[[], float], work: Callable[[], Awaitable[None] | None]
+) -> None:
+    """Run `work` every `interval_ms`, which may be asked for anew after each round. A failing round
+    is logged and does not end the process."""
     while True:
         try:
             outcome = work()
             if outcome is not None:
                 await outcome
         except Exception:
-            log.exception("a periodic task failed; it is tried again in %g ms", interval_ms)
-        await asyncio.sleep(interval_ms / 1000)
+            log.exception("a periodic task failed; it is tried again")
+        await asyncio.sleep((interval_ms() if callable(interval_ms) else interval_ms) / 1000)
+
+
+def in_turn(*works: Callable[[], None]) -> Callable[[], None]:
+    """All of them as one: a timer each costs more than they do. One that fails is logged, and keeps
+    none of the others out."""
+
+    def work() -> None:
+        for one in works:
+            try:
+                one()
+            except Exception:
+                log.exception("a periodic task failed; it is tried again")
+
+    return work
 
 
 async def until_signalled(

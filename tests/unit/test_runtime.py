@@ -239,9 +239,11 @@ def test_the_feed_waits_for_copies_and_asks_for_late_ones(store: statestore.Stor
     thin.copies = False
     flows.record("call", [flow(30_000)])
     assert feed.poll() == [] and feed.missing == 1
+    soon = feed.waits
     thin.copies = True
     flows.record("call", [flow(30_000)])  # its copy comes: that is a change as well
     assert feed.poll() == [PutFlow(flow(30_000))] and feed.missing == 0
+    assert soon and not feed.waits
     thin.copies = False
     flows.record("other", [flow(30_002, "other")])
     told = [effect for _ in range(LATE_POLLS + 2) for effect in feed.poll()]
