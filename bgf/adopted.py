@@ -7,7 +7,7 @@ cannot wait until twenty thousand are sorted: so the first few are looked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 SEARCHES_MAX: Final = 4
@@ -32,10 +32,12 @@ class Adopted:
     def __contains__(self, call_id: str) -> bool:
         return call_id in self._calls
 
-    def add(self, pairs: Mapping[int, str]) -> None:
-        """Whose each pair is; the mapping is kept and must not change."""
+    def add(self, pairs: Mapping[int, str], calls: Collection[str] = ()) -> None:
+        """Whose each pair is; the mapping is kept and must not change. `calls`: all of theirs, or
+        empty."""
         if pairs:
-            self._calls |= dict.fromkeys(pairs.values())
+            added = dict.fromkeys(calls or pairs.values())
+            self._calls = self._calls | added if self._calls else added
             self._unsorted.append(pairs)
             self._searches = 0
 

@@ -14,7 +14,7 @@ import hashlib
 import heapq
 import itertools
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -233,15 +233,16 @@ class Gateway:
 
     # Taking over: what another machine left behind becomes ours.
 
-    def adopt(self, pairs: Mapping[int, str]) -> None:
-        """Mark pairs (by their even ports) as those of calls that are not restored yet.
+    def adopt(self, pairs: Mapping[int, str], calls: Collection[str] = ()) -> None:
+        """Mark pairs (by their even ports) as those of calls that are not restored yet. The mapping
+        is kept, and must not change. `calls`: all that are in it, if that is known already.
 
         Without this, a new call could draw the port of a call that still lies in the journal.
         """
         taken, sessions = self._pool.take_all(pairs), self._sessions
         if sessions:
             taken = {port: one for port, one in taken.items() if one not in sessions}
-        self._adopted.add(taken)
+        self._adopted.add(taken, calls if taken is pairs else ())
 
     def adopted(self) -> Iterable[str]:
         """Calls known by their flows only."""

@@ -311,24 +311,20 @@ class Driver:
         now_ns: int,
         rests: Iterable[tuple[int, int]] = (),
         marked: str | None = None,
-        *,
-        adopted: bool = False,
     ) -> None:
         """Become the owner of a group whose recorded flows are `found`.
 
         `rests` are ports whose pinholes went lately, and when (ns); `marked` is what the journal's
-        `marked` says, for who has just asked; `adopted`: the machine has their port pairs already.
-        `found` must be all of them,
-        as they stand after the older epochs were fenced. Only the call that the last owner was
-        working on is restored now. Afterwards call `restore_some` until it returns 0, then
-        `sweep`; commands may come in between.
+        `marked` says, for who has just asked. `found` must be all of them, as they stand after the
+        older epochs were fenced. Only the call that the last owner was working on is restored now.
+        Afterwards call `restore_some` until it returns 0, then `sweep`; commands may come in
+        between.
 
         Raises Fenced, NotNow, InDoubt: that call cannot be read now. Before it is, no other may be
         marked in its place: make another driver, later.
         """
         self._found = found
-        if not adopted:
-            self.gateway.adopt(found.pairs)
+        self.gateway.adopt(found.pairs, found.calls())
         for port, released_ns in rests:
             self.gateway.rest(port, released_ns)
         self._waiting = None

@@ -29,7 +29,7 @@ class PortPool:
         if self.size == 0:
             raise Misuse(f"port range {first}-{last} holds no even/odd pair: widen it")
         self._quarantine_ns = quarantine_ms * NS_PER_MS
-        self._marks = bytearray(self.size)
+        self._marks = bytearray(self.size)  # of a pair that is held, free or used
         self._owners: dict[int, str] = {}  # by even port
         self._cooling: list[tuple[int, int]] = []  # a heap of (until_ns, index)
 
@@ -61,10 +61,17 @@ class PortPool:
         chosen: list[int] = []
         for turn in range(count):
             index = self._marks.find(_FREE, _spread(entropy, turn) % self.size)
-            while index < 0 or index in chosen:
+            while index < 0 or index in chosen or self._is_held(index):
                 index = self._marks.find(_FREE, index + 1)  # -1 + 1: wrap to the start
             chosen.append(index)
         return tuple(self._base + 2 * index for index in chosen)
+
+    def _is_held(self, index: int) -> bool:
+        """A free mark may be that of a pair that was taken with many others: it is made now."""
+        held = self._base + 2 * index in self._owners
+        if held:
+            self._marks[index] = _USED
+        return held
 
     def take(self, port: int, owner: str) -> None:
         """Give the pair to a call; taking one's own again is harmless. Raises Misuse.
@@ -83,16 +90,14 @@ class PortPool:
         self._owners[port & ~1] = owner
         self._marks[index] = _USED
 
-    def take_all(self, pairs: Mapping[int, str]) -> dict[int, str]:
-        """Give pairs to calls by their even ports, many at once; those given. Pairs that are
-        another call's, or outside the range, are left out."""
+    def take_all(self, pairs: Mapping[int, str]) -> Mapping[int, str]:
+        """Give pairs to calls by their even ports, many at once; those given, perhaps `pairs`
+        itself. Pairs that are another call's, or outside the range, are left out."""
         if not self._owners and not self._cooling:  # a new owner, whom somebody waits for
-            marks, base = self._marks, self._base
-            if not pairs or (min(pairs) >= base and max(pairs) < base + 2 * self.size):
-                self._owners = dict(pairs)
-                for port in pairs:
-                    marks[(port - base) >> 1] = _USED
-                return dict(pairs)
+            owners, end = dict(pairs), self._base + 2 * self.size
+            if not owners or (min(owners) >= self._base and max(owners) < end):
+                self._owners = owners  # marked when somebody chooses among them
+                return pairs
         return dict(self._take_each(pairs))
 
     def _take_each(self, pairs: Mapping[int, str]) -> Iterable[tuple[int, str]]:
@@ -117,7 +122,7 @@ class PortPool:
     def rest(self, port: int, released_ns: int) -> None:
         """Put a free pair into quarantine as from then; one that is held or rests is left alone."""
         index = self._index(port)
-        if index is not None and self._marks[index] == _FREE:
+        if index is not None and self._marks[index] == _FREE and not self._is_held(index):
             self._cool(index, released_ns)
 
     def held(self) -> list[int]:

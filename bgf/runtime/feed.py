@@ -12,7 +12,6 @@ few at a time.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -77,12 +76,11 @@ class PackedFlows:
 class _Known:
     """Of one group: a call's item, and whose each port pair is."""
 
-    __slots__ = ("items", "pairs", "stamp")
+    __slots__ = ("items", "pairs")
 
-    def __init__(self, stamp: int) -> None:
+    def __init__(self) -> None:
         self.items: dict[str, bytes] = {}
         self.pairs: dict[int, str] = {}
-        self.stamp = stamp
 
 
 class FlowFeed:
@@ -100,7 +98,6 @@ class FlowFeed:
         self._missing: dict[bytes, int] = {}  # key -> polls since it was found missing
         self._names: dict[bytes, str] = {}  # calls whose item is keyed by a digest
         self._at_end = False
-        self._stamps = itertools.count(1)
         self.tally: Counter[str] = Counter()
 
     def flows(self, group: str) -> dict[FlowKey, Flow]:
@@ -123,15 +120,6 @@ class FlowFeed:
     def pairs(self, group: str) -> int:
         """How many port pairs its calls hold, as known now."""
         return len(self._known[group].pairs) if group in self._known else 0
-
-    def pairs_of(self, group: str) -> Mapping[int, str]:
-        """Whose each pair is, by its even port, as known now: the very mapping that `found` gives
-        while the marked call is as it is known here."""
-        return self._of(group).pairs
-
-    def stamp(self, group: str) -> int:
-        """Another one whenever anything that is known of the group has changed."""
-        return self._of(group).stamp
 
     @property
     def waits(self) -> bool:
@@ -264,7 +252,7 @@ class FlowFeed:
     def _of(self, group: str) -> _Known:
         known = self._known.get(group)
         if known is None:
-            known = self._known[group] = _Known(next(self._stamps))
+            known = self._known[group] = _Known()
         return known
 
     def _flows_of(self, group: str) -> Iterator[Flow]:
@@ -333,7 +321,6 @@ class FlowFeed:
         item = known.items.pop(call_id, None) if known is not None else None
         if item is None or known is None:
             return []
-        known.stamp = next(self._stamps)
         flows = self._read_item(item_key, item)
         effects: Changes = [DropFlow(group, flow.key) for flow in flows]
         effects = [one for one in effects if _is_of(one, call_id, known.pairs)]
@@ -349,15 +336,10 @@ class FlowFeed:
         old: Iterable[Flow] = (),
     ) -> None:
         known = self._of(group)
-        changed = known.items.get(call_id) != item
         known.items[call_id] = item
         _let_go(old, call_id, known.pairs)
         for flow in self._read_item(b"", item) if flows is None else flows:
-            port = flow.local_in.port & ~1
-            changed |= known.pairs.get(port) != call_id
-            known.pairs[port] = call_id
-        if changed:
-            known.stamp = next(self._stamps)
+            known.pairs[flow.local_in.port & ~1] = call_id
 
     def _read_item(self, item_key: bytes, item: bytes) -> Sequence[Flow]:
         try:

@@ -29,7 +29,6 @@ from bgf.hands import ActiveHands, Driver, Outcome, StandbyHands
 from bgf.journal import Mode, Recorder
 from bgf.media.xdp import XdpDatapath
 from bgf.model import Group
-from bgf.runtime.at_hand import AtHand
 from bgf.runtime.captures import Captures
 from bgf.runtime.catching_up import catch_up
 from bgf.runtime.checks import IceAgent
@@ -220,11 +219,9 @@ class GatewayProcess:
     async def _take_over(self, served: Served, epoch: int) -> None:
         """Raise the fence, wait until the state can be written, become active, answer who waits."""
         began_ns, group = now_ns(), served.group
-        realms, policies = self.node.control.default_realms, self.node.policies
-        at_hand = AtHand(self.feed, group.id, lambda: Gateway(group, realms, self.limits, policies))
         try:
             while True:
-                prepared = await self.takeover.prepare(group.id, epoch, at_hand.begin)
+                prepared = await self.takeover.prepare(group.id, epoch)
                 if prepared is None:
                     log.warning(
                         "group %s: epoch %d is over already", group.id, epoch,
@@ -234,7 +231,7 @@ class GatewayProcess:
                     return
                 try:
                     await catch_up(self, group.id, epoch)
-                    self._activate(served, epoch, began_ns, prepared, at_hand)
+                    self._activate(served, epoch, began_ns, prepared)
                     break
                 except (BgfError, StateStoreError) as error:
                     log.warning(
@@ -261,9 +258,7 @@ class GatewayProcess:
         if served.server is not None:
             served.server.hang_up()
 
-    def _activate(
-        self, served: Served, epoch: int, began_ns: int, prepared: Prepared, at_hand: AtHand
-    ) -> None:
+    def _activate(self, served: Served, epoch: int, began_ns: int, prepared: Prepared) -> None:
         """Raises StateError, or what the store raises: then nothing has changed."""
         group, woken_ns = served.group, now_ns()
         self.apply_feed(self.feed.drain())
@@ -277,8 +272,10 @@ class GatewayProcess:
         )
         recorder = Recorder(Mode(self.node.control.journal))
         found = self.feed.found(group.id, prepared.marked)
-        driver = Driver(at_hand.machine(found), recorder, hands, self.reports.heard_ms_ago)
-        driver.take_over(found, call_ns(), self.rests[group.id], prepared.marked, adopted=True)
+        realms, policies = self.node.control.default_realms, self.node.policies
+        machine = Gateway(group, realms, self.limits, policies)
+        driver = Driver(machine, recorder, hands, self.reports.heard_ms_ago)
+        driver.take_over(found, call_ns(), self.rests[group.id], prepared.marked)
         self.feed.hush(group.id)
         self.partial.discard(group.id)
         served.driver, served.began_ns = driver, began_ns

@@ -45,24 +45,17 @@ class Takeover:
         self._store: statestore.Store | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="takeover")
 
-    async def prepare(
-        self, group: str, epoch: int, meanwhile: Callable[[], None] = lambda: None
-    ) -> Prepared | None:
+    async def prepare(self, group: str, epoch: int) -> Prepared | None:
         """Return when nobody can write, or read as current, under an older epoch, and what the
         last owner wrote can be written on. None: the fence stands past `epoch`.
 
         Tries until it is cancelled: who owns the group says for how long that makes sense.
-        `meanwhile` is called once, while the first try is under way.
         """
         loop = asyncio.get_running_loop()
-        told, first = "", True
+        told = ""
         while True:
             try:
-                trying = loop.run_in_executor(self._pool, self._prepare, group, epoch)
-                if first:
-                    first = False
-                    meanwhile()
-                return await trying
+                return await loop.run_in_executor(self._pool, self._prepare, group, epoch)
             except (NotNow, StateError, StateStoreError) as error:
                 if not told:
                     told = str(error)

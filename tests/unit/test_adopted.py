@@ -12,10 +12,12 @@ PAIRS = st.dictionaries(
 )
 
 
-@given(PAIRS, st.lists(st.sampled_from([f"c{n}" for n in range(14)]), max_size=20))
-def test_each_call_gives_its_pairs_once(pairs: dict[int, str], asked: list[str]) -> None:
+@given(PAIRS, st.lists(st.sampled_from([f"c{n}" for n in range(14)]), max_size=20), st.booleans())
+def test_each_call_gives_its_pairs_once(
+    pairs: dict[int, str], asked: list[str], named: bool
+) -> None:
     adopted, left = Adopted(), dict(pairs)
-    adopted.add(dict(pairs))
+    adopted.add(dict(pairs), set(pairs.values()) if named else ())
     for call_id in asked:
         assert (call_id in adopted) == (call_id in left.values())
         mine = sorted(port for port, owner in left.items() if owner == call_id)

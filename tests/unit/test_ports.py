@@ -119,3 +119,41 @@ def test_the_pool_agrees_with_a_plain_model(data: st.DataObject) -> None:
                 resting.pop(port, None)
         assert pool.used == len(held)
         assert pool.used + pool.quarantined + pool.free == pool.size
+
+
+@unhurried
+@given(
+    st.sets(st.integers(0, 39)),
+    st.lists(st.tuples(st.sampled_from(("choose", "rest", "release")), st.integers(0, 2**70))),
+)
+def test_pairs_taken_together_are_as_if_taken_one_by_one(
+    held: set[int], steps: list[tuple[str, int]]
+) -> None:
+    together, each = (PortPool(30000, 30079, quarantine_ms=5) for _ in range(2))
+    pairs = {30000 + 2 * index: f"call {index % 7}" for index in sorted(held)}
+    assert together.take_all(pairs) == pairs
+    for port, owner in pairs.items():
+        each.take(port, owner)
+    kept = dict(pairs)
+    for now_ms, (step, number) in enumerate(steps):
+        now_ns, port = now_ms * NS_PER_MS, 30000 + 2 * (number % 40)
+        for pool in (together, each):
+            if step == "rest":
+                pool.rest(port, now_ns)
+            elif step == "release":
+                pool.release(port, kept.get(port, ""), now_ns)
+        if step == "choose" and each.free:
+            count = 1 + number % min(3, each.free)
+            assert together.choose(count, now_ns, number) == each.choose(count, now_ns, number)
+        assert (together.used, together.quarantined, together.free) == (
+            each.used, each.quarantined, each.free,
+        )  # fmt: skip
+        assert [together.owner(port) for port in pairs] == [each.owner(port) for port in pairs]
+    assert pairs == kept  # it may be somebody else's
+
+
+def test_pairs_outside_the_range_are_left_out_of_what_is_taken_together() -> None:
+    pool = PortPool(30000, 30009, 0)
+    assert pool.take_all({30002: "a", 40000: "b"}) == {30002: "a"}
+    assert pool.take_all({30002: "b", 30004: "b"}) == {30004: "b"}
+    assert (pool.used, pool.owner(40000)) == (2, None)
