@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from statestore.member_records import Reading
+from statestore.member_records import SAFE, Reading
 from statestore.membership import Membership
-from tests.unit.test_membership import (
-    COMPLETE,
-    EMPTY,
-    MS,
-    SAFE,
-    START_NS,
-    Bench,
-    renewals,
-    seat,
-    view_of,
-)
+from tests.fakes.member_world import MS
+from tests.unit.test_membership import COMPLETE, EMPTY, START_NS, Bench, renewals, seat, view_of
 
 
 def test_a_new_view_is_no_reason_to_renew_what_is_confirmed() -> None:
