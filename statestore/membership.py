@@ -274,11 +274,7 @@ class Membership:
     def _renewal_due(self, now_ns: int, view_revision: int | None) -> tuple[Action, ...]:
         if self._renewal is not None:
             sent_ns, against, said = self._renewal
-            # A lease that was confirmed in the view before runs on: while everybody takes in a new
-            # one, four renewals at once would be in the way of those who wait for it.
-            inside = against is not None and view_revision is not None
-            stands = against == view_revision or (inside and self._confirmed_ns >= sent_ns)
-            same = stands and said.complete == self._own.complete
+            same = against == view_revision and said.complete == self._own.complete
             if same and now_ns - sent_ns < self._timers.renew_ms * MS:
                 return ()
         self._renewal = (now_ns, view_revision, self._own)

@@ -309,6 +309,10 @@ def test_renewals_come_in_time_and_at_once_when_something_is_new() -> None:
     counts = [a.record.count for a in renewals(bench.step())]
     assert renewals(bench.step(SAFE.renew_ms - 1)) == []
     counts += [a.record.count for a in renewals(bench.step(1))]
+    bench.view_revision += 1
+    (renewal,) = renewals(bench.step(1))
+    assert renewal.view_revision == bench.view_revision
+    counts.append(renewal.record.count)
     bench.own = EMPTY
     (renewal,) = renewals(bench.step(1))
     assert renewal.record.complete is False
