@@ -42,7 +42,6 @@ from bgf.runtime.process import (
     call_ns,
     every,
     few_collections,
-    in_turn,
     now_ns,
     retrying,
     until_signalled,
@@ -548,13 +547,11 @@ async def run(node: NodeConfig) -> None:
             process.publish_ready()
             few_collections()
             told, ice = process.reports.deliver, process.ice.deliver
-            looks = in_turn(
-                process.follow, process.refresh_roles, told, ice, process.copying.follow
-            )
+            looks = (process.follow, process.refresh_roles, told, ice, process.copying.follow)
             log.info("ready: XDP %s", {n: a.mode for n, a in datapath.attachments.items()})
             await until_signalled(
                 [
-                    asyncio.create_task(every(process.pause_ms, looks)),
+                    asyncio.create_task(every(process.pause_ms, *looks)),
                     asyncio.create_task(every(TIMER_MS, process.timers)),
                     asyncio.create_task(every(READY_MS, process.publish_ready)),
                     asyncio.create_task(every(NEIGHBOURS_MS, datapath.refresh)),

@@ -111,32 +111,20 @@ async def retrying(what: str, attempt: Callable[[], T], errors: tuple[type[Excep
 
 
 async def every(
-    interval_ms: float | Callable[[], float], work: Callable[[], Awaitable[None] | None]
+    interval_ms: float | Callable[[], float], *works: Callable[[], Awaitable[None] | None]
 ) -> None:
-    """Run `work` every `interval_ms`, which may be asked for anew after each round. A failing round
-    is logged and does not end the process."""
+    """Run `works` one after the other every `interval_ms`, which may be asked for anew after each
+    round: a timer for each of many costs more than they do. One that fails is logged, keeps none
+    of the others out and does not end the process."""
     while True:
-        try:
-            outcome = work()
-            if outcome is not None:
-                await outcome
-        except Exception:
-            log.exception("a periodic task failed; it is tried again")
-        await asyncio.sleep((interval_ms() if callable(interval_ms) else interval_ms) / 1000)
-
-
-def in_turn(*works: Callable[[], None]) -> Callable[[], None]:
-    """All of them as one: a timer each costs more than they do. One that fails is logged, and keeps
-    none of the others out."""
-
-    def work() -> None:
-        for one in works:
+        for work in works:
             try:
-                one()
+                outcome = work()
+                if outcome is not None:
+                    await outcome
             except Exception:
                 log.exception("a periodic task failed; it is tried again")
-
-    return work
+        await asyncio.sleep((interval_ms() if callable(interval_ms) else interval_ms) / 1000)
 
 
 async def until_signalled(

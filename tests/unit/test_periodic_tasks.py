@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bgf.runtime.process import every, in_turn
+from bgf.runtime.process import every
 
 
 def test_one_that_fails_keeps_none_of_the_others_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -15,10 +15,19 @@ def test_one_that_fails_keeps_none_of_the_others_out(caplog: pytest.LogCaptureFi
     def fails() -> None:
         raise KeyError("a fault")
 
-    looks = in_turn(lambda: done.append("first"), fails, lambda: done.append("last"))
-    looks()
-    looks()
-    assert done == ["first", "last"] * 2
+    def interval_ms() -> float:
+        if len(done) == 4:
+            raise asyncio.CancelledError
+        return 0.0
+
+    async def run() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await every(
+                interval_ms, lambda: done.append("first"), fails, lambda: done.append("2nd")
+            )
+
+    asyncio.run(run())
+    assert done == ["first", "2nd"] * 2
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 2
 
 
