@@ -28,6 +28,7 @@ from benchmarks import failover_parts, failover_peer, failover_plot, failover_ro
 from benchmarks.failover_book import Book, Sample
 from benchmarks.failover_rows import POWER_OFFS, PowerOff
 from benchmarks.report import Report
+from benchmarks.yardstick import additions_per_us
 from bgf import config
 from bgf.errors import BgfError
 
@@ -117,7 +118,7 @@ def run(given: argparse.Namespace, book: Book, progress: Progress) -> bool:
             left = min(left, max(0.0, (end_s - time.monotonic()) / 60))
         with closing(part.measure(left)) as samples:  # type: ignore[type-var]
             for sample in samples:
-                book.add(part.key, sample)
+                book.add(part.key, sample | {"speed": round(additions_per_us(), 2)})
                 if time.monotonic() > end_s:
                     break
         if time.monotonic() > end_s:

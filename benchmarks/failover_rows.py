@@ -23,6 +23,7 @@ TAKEOVER_GOAL: Final = "<= 15"
 ANSWER_GOAL, RESTORED_GOAL = "<= 50", "<= 2000"
 MEMORY_GOAL: Final = "<= 200"
 FLAT_GOAL: Final = "<= 1.25"
+PEERS: Final = ("peer-default", "peer-fast")
 FLOWS: Final = (100, 1_000, 5_000, 10_000, 20_000)
 SAFE_FLOWS: Final = (100, 5_000, 20_000)
 BUSY_LATE_MS: Final = 20.0
@@ -94,8 +95,9 @@ def rows(report: Report, of: Callable[[str], Sequence[Sample]]) -> None:
     for profile in config.PROFILES:
         _false_alarms(report, profile, of(f"alarms-{profile}"))
     _overhead(report, of("overhead"))
-    for name in ("peer-default", "peer-fast"):
+    for name in PEERS:
         _peer(report, name, of(name))
+    _speed(report, of)
 
 
 def _power_off(report: Report, part: PowerOff, samples: Sequence[Sample]) -> None:
@@ -228,6 +230,23 @@ def _peer(report: Report, name: str, samples: Sequence[Sample]) -> None:
         "ms",
         note=f"{sum(int(s['silent']) for s in samples)} flows did not come back",
     )
+
+
+def _speed(report: Report, of: Callable[[str], Sequence[Sample]]) -> None:
+    """How fast the machine was at each part: what its figures may be compared with."""
+    alarms = (f"alarms-{profile}" for profile in config.PROFILES)
+    others = ("crash", "upgrade", "switchover", "control", *alarms, "overhead", *PEERS)
+    seen = {
+        name: [float(s["speed"]) for s in of(name) if "speed" in s]
+        for name in (*(part.name for part in POWER_OFFS), *others)
+    }
+    speeds = [speed for found in seen.values() for speed in found]
+    if speeds:
+        each = (f"{name} {sum(s) / len(s):.1f}" for name, s in seen.items() if s)
+        report.add(
+            "machine_speed", sum(speeds) / len(speeds), "additions/us",
+            note=f"of one Python thread, the cluster and its load beside it: {', '.join(each)}",
+        )  # fmt: skip
 
 
 def curve(

@@ -20,6 +20,7 @@ from benchmarks.failover_rig import (
     rates,
 )
 from benchmarks.report import Report, Row
+from benchmarks.yardstick import additions_per_us
 from bgf.errors import ConfigError
 
 STEPS: dict[str, Any] = {
@@ -97,6 +98,18 @@ def test_safe_and_the_rest() -> None:
     assert "60 minutes of load, 90 % CPU use; 120 suspicions" in rows["false_takeovers_safe"].note
     assert rows["false_takeovers_safe"].met and rows["false_takeovers_lab"].met is None
     assert rows["peer_default_outage_mean"].value == 3_000.0
+
+
+def test_how_fast_the_machine_was_is_told_by_part() -> None:
+    assert "machine_speed" not in found({"lab-100": [death()]})  # of a report that is older
+    samples = {
+        "lab-100": [death(speed=10.0), death(speed=16.0)],
+        "control": [death(speed=7.0, sessions=9)],
+    }
+    row = found(samples)["machine_speed"]
+    assert (row.value, row.goal) == (11.0, None)
+    assert row.note.endswith("lab-100 13.0, control 7.0")
+    assert additions_per_us() > 0
 
 
 def test_what_was_measured_is_found_again(tmp_path: Path) -> None:
