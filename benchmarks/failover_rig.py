@@ -52,7 +52,6 @@ THIN_PER_S: Final = 1
 METER_ROOM: Final = 4_096
 PHASE_MS: Final = 500
 RESET_MS: Final = 200
-FIRST_LOOK_MS: Final = 120
 LOOK_MS: Final = 50
 LOOK_REST: Final = 9
 """A look at 20,000 flows takes the processor from those that are looked at: a tenth of the time."""
