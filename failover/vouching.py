@@ -149,12 +149,14 @@ class Parties:
 
     def proven(self, current_ns: int) -> None:
         """A view was the whole truth at that time. What it shows cannot have been claimed by
-        anybody who did not stand in a record that was there before."""
-        while len(self._published) > 1:
-            known_ns = self._published[1].known_ns
-            if known_ns is None or known_ns > current_ns:
+        anybody who did not stand in a record that was there before. One that stood by then has
+        replaced all before it, whether they ever stood or not."""
+        for at in range(len(self._published) - 1, 0, -1):
+            known_ns = self._published[at].known_ns
+            if known_ns is not None and known_ns <= current_ns:
+                for _ in range(at):
+                    self._published.popleft()
                 return
-            self._published.popleft()
 
     def needed(self) -> frozenset[str]:
         """Empty: nobody's word suffices, since there is nobody, or anybody may take over."""

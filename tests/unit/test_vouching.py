@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from failover.actions import Held
 from failover.registry import Member, Ownership, View
+from failover.testimony import Word
 from failover.voucher import Voucher
 from failover.vouching import (
     LENGTH_LEASES,
@@ -278,6 +279,20 @@ def test_somebody_is_left_out_only_when_that_is_proven() -> None:
     assert not parties.needed()  # then anybody may claim
 
 
+def test_a_record_that_was_overtaken_holds_nothing_up() -> None:
+    """Nobody is told what became of a record that another one followed at once."""
+    parties = Parties()
+    parties.published([], 100)
+    parties.confirmed(100, 105)
+    parties.published(["n3"], 200)
+    parties.published(["n2", "n3"], 300)
+    parties.confirmed(300, 305)
+    parties.proven(304)
+    assert not parties.needed()
+    parties.proven(305)
+    assert parties.needed() == {"n2", "n3"}
+
+
 SETS = st.lists(st.sampled_from(["n2", "n3", "n4"]), min_size=1, max_size=3).map(frozenset)
 
 
@@ -309,6 +324,9 @@ class Silent:
 
     def send(self, message: VouchRequest | Vouch) -> None:
         pass
+
+    def tell(self, word: Word) -> bool:
+        return False
 
     def watch(self, readable: Callable[[], None]) -> None:
         pass
