@@ -108,17 +108,21 @@ def _restarts(
         for number in range(runs):
             owner = cluster.settle(flows // 2)
             before, skipped = _quiet(load), load.counts()[0]
+            dropped = cluster.cables_dropped()
             cluster.restart(owner, "gateway", killed=killed)
             after = _quiet(load)
             lost = [now - then for now, then in zip(after, before, strict=True)]
+            dropped = cluster.cables_dropped() - dropped
             progress(
-                f"run {number + 1}/{runs}: {owner}'s gateway is back, {sum(lost)} packets lost"
+                f"run {number + 1}/{runs}: {owner}'s gateway is back, {sum(lost)} packets lost,"
+                f" {dropped} dropped by the lab's cables"
             )
             yield {
                 "flows": flows,
                 "lost": sum(lost),
                 "lost_max": max(lost),
                 "skipped": load.counts()[0] - skipped,
+                "cables_dropped": dropped,
             }
 
 

@@ -423,6 +423,22 @@ class Cluster:
 
         return ask
 
+    def cables_dropped(self) -> int:
+        """Packets that the lab's own cables to the receivers had no place for so far: no gateway
+        has lost these (docs/failover.md, "Packets that the lab loses")."""
+        plan = self.plan
+        ends = {p.switch_port for p in plan.ports if p.namespace in (plan.access, plan.core)}
+
+        def read() -> int:
+            with namespaces.netlink() as netlink:
+                return sum(
+                    int(link.get_attr("IFLA_STATS64")["tx_dropped"])
+                    for link in netlink.get_links()
+                    if link.get_attr("IFLA_IFNAME") in ends
+                )
+
+        return namespaces.run_in(plan.switch, read)
+
     def _steps(self, victim: str, group: str, t0_ns: int) -> dict[str, float | None]:
         steps: dict[str, float | None] = {}
         for node in self.plan.nodes:

@@ -150,7 +150,8 @@ def _process(report: Report, name: str, samples: Sequence[Sample]) -> None:
         report.add(
             f"gateway_{name}_lost", sum(int(s["lost"]) for s in samples), "packets", goal="== 0",
             note=f"{len(samples)} runs, {int(samples[-1]['flows']):,} flows: the gateway process "
-            f"{how} and started again",
+            f"{how} and started again; the lab's own cables dropped "
+            f"{sum(int(s.get('cables_dropped', 0)) for s in samples)} meanwhile",
         )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ class Lab:
             self.processes.stop_all()
         if not self.topology.complete():
             # A lab that failed has left its logs; they would be taken for those of this one.
-            shutil.rmtree(self.processes.log_dir, ignore_errors=True)
+            shutil.rmtree(self.plan.log_dir, ignore_errors=True)
         progress(f"networks: {len(self.plan.namespaces)} namespaces, {len(self.plan.ports)} cables")
         self.topology.up(progress)
         self.start_nodes(progress)

@@ -245,7 +245,8 @@ class Nodes:
         """What keeps a cluster of ready nodes from being one that can lose a node.
 
         Every group has an owner that forwards for it, and every node hears every other on all
-        paths: a peer never heard is a peer whose death goes unnoticed.
+        paths: a peer never heard is a peer whose death goes unnoticed, and one that is not heard
+        again yet takes nothing over.
         """
         waiting = []
         served: set[str] = set()
@@ -258,6 +259,7 @@ class Nodes:
             }
             for peer in nodes:
                 missing = set(PATHS) - set(status.get("hears", {}).get(peer.id, ()))
+                missing |= set(status.get("suspects", {}).get(peer.id, ()))
                 if peer.id != node.id and missing:
                     waiting.append(f"{node.id} does not hear {peer.id} on {min(missing)}")
         waiting += [f"nobody serves {g.id}" for g in self._plan.groups if g.id not in served]

@@ -113,6 +113,11 @@ class Plan:
         return self.run_dir / node.id / "state"
 
     @property
+    def log_dir(self) -> Path:
+        """Of all processes."""
+        return self.run_dir / "log"
+
+    @property
     def registry_dir(self) -> Path:
         return self.run_dir / "etcd"
 

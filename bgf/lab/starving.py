@@ -38,6 +38,9 @@ class Starved:
             else:
                 (self._group / "cpu.cfs_period_us").write_text(f"{PERIOD_US}")
                 (self._group / "cpu.cfs_quota_us").write_text(f"{quota_us}")
+                if (self._group / "cpu.rt_runtime_us").exists():  # of each processor; else none
+                    (self._group / "cpu.rt_period_us").write_text(f"{PERIOD_US}")
+                    (self._group / "cpu.rt_runtime_us").write_text(f"{quota_us}")
             for pid in pids:
                 (self._group / "cgroup.procs").write_text(f"{pid}")
         except OSError as problem:

@@ -198,8 +198,10 @@ class Topology:
             self._mount(path, kind)
 
     def _mounts(self) -> dict[Path, str]:
-        """What the nodes need of the host. State on a disk would stall writers at write-back."""
-        memory = [self.plan.registry_dir, *(self.plan.state_dir(node) for node in self.plan.nodes)]
+        """What the nodes need of the host: what is memory on Debian (/run) is memory wherever
+        `run_dir` lies. A disk would stall who writes there at every write-back."""
+        memory = [self.plan.registry_dir, self.plan.log_dir]
+        memory += [self.plan.run_dir / node.id for node in self.plan.nodes]
         return {self.bpf_dir: "bpf", **dict.fromkeys(memory, "tmpfs")}
 
     def _build_switch(self) -> None:
@@ -250,10 +252,14 @@ class Topology:
         self._remove_namespaces()
         libc = ctypes.CDLL(None, use_errno=True)
         for path in self._mounts():
+            if path.name in keep and os.path.ismount(path):
+                shutil.copytree(path, self._kept(path), dirs_exist_ok=True)
             while os.path.ismount(path):
                 if libc.umount2(bytes(path), MNT_DETACH) != 0:
                     reason = os.strerror(ctypes.get_errno())
                     raise EnvironmentProblem(f"cannot unmount {path}: {reason}")
+            if self._kept(path).exists():
+                shutil.copytree(self._kept(path), path, dirs_exist_ok=True)
         # The lock goes last: until then nobody else may build here.
         entries = sorted(self.plan.run_dir.glob("*"), key=lambda path: path.name == "lock")
         for entry in entries:
@@ -263,6 +269,11 @@ class Topology:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+    @staticmethod
+    def _kept(path: Path) -> Path:
+        """Where it waits while its file system goes."""
+        return path.with_name(f"{path.name}.kept")
 
     def _remove_namespaces(self) -> None:
         record = self._load()
