@@ -22,9 +22,11 @@ from bgf.config_failover import (
     DEFAULT_PROFILE,
     KEYS,
     PROFILES,
+    REALTIME_PRIORITY,
     FailoverTimers,
     check_attached,
     dump_timers,
+    parse_priority,
     parse_timers,
 )
 from bgf.config_media import (
@@ -133,6 +135,7 @@ class FailoverSection:
     peers: tuple[Peer, ...] = ()
     profile: str = DEFAULT_PROFILE
     safety: SafetySection = NO_SAFETY
+    realtime_priority: int = REALTIME_PRIORITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +360,8 @@ def _failover(table: Table, node: NodeSection, realms: Mapping[str, Realm]) -> F
         ids[peer.id] = f"{entry.path}.id"
         discriminators[peer.discriminator] = f"node '{peer.id}'"
         peers.append(peer)
-    return FailoverSection(timers, tuple(peers), profile, parse_safety(table))
+    safety, priority = parse_safety(table), parse_priority(table)
+    return FailoverSection(timers, tuple(peers), profile, safety, priority)
 
 
 def _peer(table: Table, realms: Mapping[str, Realm]) -> Peer:
@@ -571,7 +575,7 @@ def dump(config: NodeConfig) -> str:
     lines += [
         *dump_control(config.control),
         "[failover]",
-        *dump_timers(failover.profile, failover.timers),
+        *dump_timers(failover.profile, failover.timers, failover.realtime_priority),
     ]
     for peer in failover.peers:
         paths = ", ".join(f"{quote(r)} = {quote(h)}" for r, h in peer.paths.items())

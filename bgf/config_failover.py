@@ -20,6 +20,8 @@ ANNOUNCE_INTERVAL_MS_RANGE: Final = (100, 60_000)
 PATIENCE_MS_RANGE: Final = (10, 60_000)
 UNOWNED_GRACE_MS_RANGE: Final = (0, 600_000)
 DEFAULT_PROFILE: Final = "safe"
+REALTIME_PRIORITY_RANGE: Final = (0, 49)  # the kernel's interrupt threads have 50
+REALTIME_PRIORITY: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ RANGES: Final = {
     "patience_ms": PATIENCE_MS_RANGE,
     "unowned_grace_ms": UNOWNED_GRACE_MS_RANGE,
 }
-KEYS: Final = ("profile", *RANGES)
+KEYS: Final = ("profile", *RANGES, "realtime_priority")
 
 
 def parse_timers(table: Table) -> tuple[str, FailoverTimers]:
@@ -71,11 +73,18 @@ def parse_timers(table: Table) -> tuple[str, FailoverTimers]:
     return name, timers
 
 
-def dump_timers(profile: str, timers: FailoverTimers) -> Iterator[str]:
-    """Lines that `parse_timers` reads back to equal values."""
+def parse_priority(table: Table) -> int:
+    """0: the failover process is scheduled like any other. Raises ConfigError."""
+    return table.integer("realtime_priority", REALTIME_PRIORITY_RANGE, REALTIME_PRIORITY)
+
+
+def dump_timers(profile: str, timers: FailoverTimers, realtime_priority: int) -> Iterator[str]:
+    """Lines that `parse_timers` and `parse_priority` read back to equal values."""
     yield f"profile = {quote(profile)}"
     for key in RANGES:
         yield f"{key} = {getattr(timers, key)}"
+    if realtime_priority != REALTIME_PRIORITY:  # earlier versions do not know the key
+        yield f"realtime_priority = {realtime_priority}"
 
 
 class Attachable(Protocol):

@@ -232,6 +232,10 @@ SECTIONS: Final = (
         _timer("patience_ms", "The next in line acts when the one before it did not for so long."),
         _timer("unowned_grace_ms", "A group that nobody ever owned is left so long to its "
                "preferred node."),
+        Key("failover.realtime_priority", "integer", "SCHED_RR priority of the failover process, "
+            "whose pauses are the cluster's outage (decision 56); 0: it is scheduled like any "
+            "other. Refused by the machine: it says so and goes on.", _F,
+            failover.REALTIME_PRIORITY, failover.REALTIME_PRIORITY_RANGE),
         Key("failover.peers", "tables", "The other nodes.", _F, ABSENT),
         Key("failover.fencing", "table", "Absent: nobody is switched off.", _F, ABSENT),
         Key("failover.watchdog", "table", "Absent: nothing resets this machine.", _F, ABSENT),

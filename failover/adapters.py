@@ -12,6 +12,7 @@ from typing import Protocol
 from failover.config import MovingAddress
 from failover.detector import Probe
 from failover.fencing import Fenced
+from failover.testimony import Word
 from failover.vouching import Recollection, Vouch, VouchRequest
 
 
@@ -71,7 +72,10 @@ class VouchLink(Protocol):
     def send(self, message: VouchRequest | Vouch) -> None:
         """To whom it names, on every path there is; what is lost is asked for again."""
 
-    def drain(self) -> Iterable[VouchRequest | Vouch]:
+    def tell(self, word: Word) -> bool:
+        """To every peer, on every path there is. False: nobody can be told so."""
+
+    def drain(self) -> Iterable[VouchRequest | Vouch | Word]:
         """All that has arrived since and was sealed by somebody with the cluster's key."""
 
     def watch(self, readable: Callable[[], None]) -> None:
@@ -120,7 +124,10 @@ class NullVouchLink:
     def send(self, message: VouchRequest | Vouch) -> None:
         """Nobody hears."""
 
-    def drain(self) -> Iterable[VouchRequest | Vouch]:
+    def tell(self, word: Word) -> bool:
+        return False
+
+    def drain(self) -> Iterable[VouchRequest | Vouch | Word]:
         return ()
 
     def watch(self, readable: Callable[[], None]) -> None:

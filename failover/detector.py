@@ -17,7 +17,8 @@ The rules:
   - on a path that carries no media (management) everything takes CONTROL_FACTOR times as long:
     nobody takes over for its sake, it only tells what is wrong
   - a peer that has not answered SLOW_AFTER_PROBES probes is asked once a second (RFC 5880
-    section 6.8.3 asks for at least that interval while a session is not up)
+    section 6.8.3 asks for at least that interval while a session is not up), and as often as any
+    again once it is said to have come back: a standby counts only when it is heard
 """
 
 from __future__ import annotations
@@ -216,6 +217,14 @@ class Detector:
         self.tally.sent += len(probes)
         self._due_ns = self._soonest_ns()
         return probes
+
+    def expect(self, peer: str, now_ns: int) -> None:
+        """It is said to have come back: where it is not heard, it is asked now."""
+        for session in self._sessions.values():
+            if session.peer == peer and (session.silent or not session.ever_heard):
+                session.unanswered = 0
+                session.send_ns = min(session.send_ns, now_ns)
+                self._due_ns = min(self._due_ns, now_ns)
 
     def next_deadline(self) -> int:
         """When `tick` must be called at the latest. What was heard since the last one may have put

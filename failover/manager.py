@@ -12,7 +12,7 @@ away (`vouching`); takeovers wait, and the sentence says so.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -52,13 +52,15 @@ from failover.resting import Resting
 from failover.safety import Safety
 from failover.status import status
 from failover.strain import Strain
-from failover.turns import take_turns
+from failover.testimony import Testimony, Word
+from failover.timeline import Timeline
+from failover.turns import Turns
 from failover.voucher import Voucher
 from failover.vouching import Standing
 from failover.wishes import Wishes
 
 MS: Final = 1_000_000
-TIMELINE_MAX: Final = 512  # events kept for the admin socket
+FAR_NS: Final = 1 << 62
 ROUNDS_MAX: Final = 8  # decide-perform rounds in one turn
 URGENT_POLLS: Final = 4  # looks at the registry per probe interval while a death is in doubt
 
@@ -107,10 +109,12 @@ class Manager:
         self._control = control
         self._bury = bury
         self._buried: frozenset[str] = frozenset()
-        self._on_event = on_event
         now_ns = clock()
         self._me = config.node
         self._incarnation = now_ns
+        self.history = History()
+        self._timeline = Timeline(clock, self.history, on_event)
+        self._tell = self._timeline.tell
         self._interval_ns = config.probe_interval_ms * MS
         self._policy = Policy(
             groups={name: group.preferred for name, group in config.groups.items()},
@@ -147,8 +151,6 @@ class Manager:
         self._wishes = Wishes(self._me, config.groups, config.peers)
         self._news = News(self._me, self._tell)
         self._last_owner: dict[str, str] = {}
-        self._timeline: deque[TimelineEvent] = deque(maxlen=TIMELINE_MAX)
-        self.history = History()
         self.tally: Counter[str] = Counter()
         self._hands = Performer(
             config,
@@ -160,15 +162,19 @@ class Manager:
             tally=self.tally,
         )
         self._trouble = self._hands.trouble
+        self._link = link or NullVouchLink()
+        self._testimony = Testimony(config.node, now_ns, self._policy.lease_ns)
+        self._turns = Turns(self.wake, clock)
         self._voucher = Voucher(
             config.node,
             config.peers,
             self._policy.lease_ns,
-            link=link or NullVouchLink(),
+            link=self._link,
             memory=memory or NullMemory(),
             started_ns=now_ns,
             tell=lambda event, text: self._tell(event, "", self._me, 0, text),
             tally=self.tally,
+            hear_word=self._hear_word,
         )
         self._safety = Safety(
             config.node,
@@ -184,7 +190,7 @@ class Manager:
         """Take turns until `stop` is set. Addresses and deadlines are left to their lifetimes."""
         self._prober.watch(self._hear_probes)
         self._voucher.watch(self._hear_words)
-        await take_turns(self.wake, self._clock, stop)
+        await self._turns.run(stop)
 
     def wake(self) -> int:
         """One turn: hear, ask, renew, look, act. Returns when the next one is due at the latest."""
@@ -200,7 +206,8 @@ class Manager:
         self._take_confirmation()
         self._let_lapse()
         changed = self._note_suspicions()
-        if changed or self._record(0) != self._published or now_ns >= self._lease.next_renewal_ns():
+        due = self._testimony.is_due(self._record(0), self._published, now_ns)
+        if due or now_ns >= self._lease.next_renewal_ns():
             self._renew()
             changed = True
         changed |= self._voucher.turn(self._clock(), self._lease.reached_ns, self._hands.held)
@@ -214,6 +221,7 @@ class Manager:
             self._detector.next_deadline(),
             self._lease.next_renewal_ns(),
             self._next_look_ns,
+            self._testimony.write_by_ns if self._testimony.write_by_ns > now_ns else FAR_NS,
             self._voucher.due_ns(self._lease.reached_ns),
             lease_ns if lease_ns > now_ns else self._next_look_ns,
             *self._hands.next_announcement_ns(),
@@ -232,8 +240,8 @@ class Manager:
         self._voucher.hear(self._clock(), self._lease.reached_ns)
 
     def timeline(self) -> list[TimelineEvent]:
-        """The last TIMELINE_MAX events, oldest first."""
-        return list(self._timeline)
+        """The last events, oldest first."""
+        return self._timeline.events()
 
     def standing(self) -> Mapping[str, Standing]:
         """The groups that go on by the peers' word, while the registry is out of reach."""
@@ -308,13 +316,25 @@ class Manager:
         for suspicion in events:
             owners = self._view.owners if self._view else {}
             self._news.suspicion(suspicion, owners, self._clock())
-        return bool(events)
+        word = self._testimony.say(self._suspects())
+        if word is not None and self._link.tell(word) and not self._links_down:
+            self._testimony.told(self._clock())
+        return bool(events) or word is not None
 
-    def _record(self, lease_deadline_ns: int) -> Member:
-        """What this node's record says now."""
+    def _hear_word(self, word: Word) -> None:
+        if self._view is not None and self._testimony.hear(word, self._view):
+            self.tally["words_heard"] += 1
+            self._next_look_ns = self._clock()
+            self._turns.hurry()
+
+    def _suspects(self) -> dict[str, tuple[str, ...]]:
         suspects = self._detector.suspects()
         if self._links_down:
             suspects[self._me] = self._links_down
+        return suspects
+
+    def _record(self, lease_deadline_ns: int) -> Member:
+        """What this node's record says now."""
         held = self._hands.held
         parties, settled = self._voucher.words(held, self._lease.deadline_ns)
         return Member(
@@ -322,7 +342,8 @@ class Manager:
             incarnation=self._incarnation,
             lease_deadline_ns=lease_deadline_ns,
             ready=self._ready() and not self._voucher.unready(self._clock()),
-            suspects=suspects,
+            suspects=self._suspects(),
+            word=self._testimony.number,
             observing=self._detector.observing(),
             host=self._config.host,
             rack=self._config.rack,
@@ -444,7 +465,7 @@ class Manager:
     def _look(self) -> View | None:
         now_ns = self._clock()
         try:
-            view = self._registry.view()
+            view = self._testimony.read(self._registry.view())
         except RegistryUnavailable as error:
             self._registry_trouble(error)
             self._watching_since_ns = None
@@ -453,6 +474,8 @@ class Manager:
             self._tell("registry-back", "", self._me, 0, "the registry answers again")
         if self._watching_since_ns is None and self._lease.alive(now_ns):
             self._watching_since_ns = now_ns
+        for name in view.begun_since(self._view or View()):
+            self._detector.expect(name, now_ns)  # is it heard yet?
         self._note_owners(view)
         self._voucher.read(view, now_ns)
         return view
@@ -571,28 +594,3 @@ class Manager:
             return "planned move"
         condition = self._plan.conditions.get(seen.node)
         return (condition.state if condition else State.SILENT).value
-
-    def _tell(
-        self,
-        event: str,
-        group: str,
-        node: str,
-        epoch: int,
-        sentence: str,
-        *,
-        reason: str = "",
-        last: str = "",
-    ) -> None:
-        told = TimelineEvent(
-            event=event,
-            group=group,
-            node=node,
-            epoch=epoch,
-            at_ns=self._clock(),
-            sentence=sentence,
-            reason=reason,
-            last=last,
-        )
-        self._timeline.append(told)
-        self.history.note(told)
-        self._on_event(told)

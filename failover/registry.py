@@ -44,7 +44,8 @@ class Member:
     `strain` is "overloaded" or "suspended" for a while after its failover process was.
     `parties` are those whose word it needs to go on without the registry, and the only ones who may
     take over from it; empty: it goes on by nobody's word, and anybody may. `settled` is (life,
-    number) of its last question to them on whose answers it does not depend any more.
+    number) of its last question to them on whose answers it does not depend any more. `word` is the
+    number of the last word that it told its peers directly and this record holds (`testimony`).
     """
 
     node: str
@@ -63,6 +64,7 @@ class Member:
     strain: str = ""
     parties: tuple[str, ...] = ()
     settled: tuple[int, int] = (0, 0)
+    word: int = 0
 
     def admits(self, node: str) -> bool:
         """May `node` take over from this one?"""
@@ -77,6 +79,13 @@ class View:
     members: Mapping[str, Member] = field(default_factory=dict)
     owners: Mapping[str, Ownership] = field(default_factory=dict)
     current_ns: int = field(default=0, compare=False)
+
+    def begun_since(self, before: View) -> list[str]:
+        """Members that are in another life than they were."""
+        if self.members is before.members:
+            return []
+        known = {name: member.incarnation for name, member in before.members.items()}
+        return [n for n, member in self.members.items() if known.get(n) != member.incarnation]
 
 
 class Registry(Protocol):

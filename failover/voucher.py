@@ -15,6 +15,7 @@ from failover.actions import Held
 from failover.adapters import Memory, VouchLink
 from failover.evidence import listed
 from failover.registry import Member, Ownership, View
+from failover.testimony import Word
 from failover.vouching import Recollection, Standing, Vouch, Vouching, VouchRequest, promise_ns
 
 MS: Final = 1_000_000
@@ -36,6 +37,7 @@ class Voucher:
         started_ns: int,
         tell: Callable[[str, str], None],
         tally: Counter[str],
+        hear_word: Callable[[Word], None] = lambda _: None,
     ) -> None:
         self._me = me
         self._lease_ns = lease_ns
@@ -43,6 +45,7 @@ class Voucher:
         self._memory = memory
         self._tell = tell
         self._tally = tally
+        self._hear_word = hear_word
         remembered = memory.load()
         self._core = Vouching(me, peers, lease_ns, link.life, remembered or Recollection())
         self._kept = remembered
@@ -91,7 +94,9 @@ class Voucher:
         `renewed_ns`, here and below: when the last renewal that succeeded was sent."""
         reached_ns = self._reach_ns(renewed_ns)
         for message in self._link.drain():
-            if isinstance(message, Vouch):
+            if isinstance(message, Word):
+                self._hear_word(message)
+            elif isinstance(message, Vouch):
                 self._moved |= self._core.heard(message, now_ns)
             else:
                 self._answer(message, now_ns, reached_ns)

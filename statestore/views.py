@@ -89,9 +89,10 @@ class Views:
     """Members and owners below `prefix`. For any thread.
 
     `raise_fence(group, epoch)` is what makes a claim's promise true: the store's. `renew_ms`: an
-    unchanged record is not written again within that time. `view` never waits for the registry
-    (but the first does, a little); `publish`, `withdraw` and `claim` do, as long as its
-    timeout.
+    unchanged record is not written again within that time. `members`: without, only owners are
+    followed, and each renewal of a member's record is one message less. `view` never waits for
+    the registry (but the first does, a little); `publish`, `withdraw` and `claim` do, as long as
+    its timeout.
     """
 
     def __init__(
@@ -101,6 +102,8 @@ class Views:
         raise_fence: Callable[[str, int], object] | None = None,
         renew_ms: int = 0,
         clock: Callable[[], int] = now_ns,
+        *,
+        members: bool = True,
     ) -> None:
         self._registry = registry
         self._members = prefix + "m/"
@@ -108,7 +111,7 @@ class Views:
         self._raise_fence = raise_fence
         self._renew_ns = renew_ms * 1_000_000
         self._clock = clock
-        self._watch = registry.watch(prefix)
+        self._watch = registry.watch(prefix if members else self._owners)
         self._lock = threading.Lock()
         self._own: dict[str, _Own] = {}
         self._built_from: Mapping[str, Seen] | None = None

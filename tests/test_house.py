@@ -115,7 +115,7 @@ CORES = {
         "failover.resting",
         "failover.flapping",
     ),
-    *("failover.strain", "failover.history", "failover.vouching"),
+    *("failover.strain", "failover.history", "failover.vouching", "failover.testimony"),
     *("bgf.monitor.families", "bgf.monitor.exposition", "bgf.runtime.latency"),
     *("bgf.toml_places", "bgf.config_reference"),
     *("bgf.openstack.plan", "bgf.openstack.findings", "bgf.openstack.messages"),

@@ -33,18 +33,23 @@ def open_store(node: NodeConfig) -> statestore.Store:
 
 
 def views_of(
-    node: NodeConfig, store: statestore.Store | None, stale_ms: float = math.inf
+    node: NodeConfig,
+    store: statestore.Store | None,
+    stale_ms: float = math.inf,
+    *,
+    members: bool = True,
 ) -> tuple[StoreRegistry, Callable[[], None]]:
     """The registry of members and owners, and how to close it. `store` is needed when it is the
     segment itself. A view that may be older than `stale_ms` is refused; a writer that proves
-    its own currency every now and then hears that. Raises StateStoreError."""
+    its own currency every now and then hears that. Without `members`, owners alone are followed.
+    Raises StateStoreError."""
     cluster = node.state.cluster
     if cluster is None:
         assert store is not None
         embedded = EmbeddedViews(store)
         return StoreRegistry(embedded), embedded.close
     etcd = etcd_registry(cluster)
-    views = Views(etcd, failover_prefix(cluster))
+    views = Views(etcd, failover_prefix(cluster), members=members)
 
     def close() -> None:
         views.close()

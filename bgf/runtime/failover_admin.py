@@ -12,6 +12,7 @@ from typing import Any
 from bgf.admin import Handler
 from bgf.errors import BgfError, Malformed
 from bgf.runtime.process import now_ns
+from bgf.runtime.scheduling import is_real_time
 from failover.adapters import Addresses
 from failover.config import GroupConfig
 from failover.errors import FailoverError
@@ -55,7 +56,8 @@ class FailoverAdmin:
 
     def status(self, _request: dict[str, Any]) -> dict[str, Any]:
         said = self._manager.status()
-        return said | {"process": "failover", "peers": said["hears"]}
+        about = {"process": "failover", "peers": said["hears"], "real_time": is_real_time()}
+        return said | about
 
     def history(self, request: dict[str, Any]) -> dict[str, Any]:
         """The events of one group that this node recorded. Times of one boot can be compared."""

@@ -28,6 +28,7 @@ from bgf.runtime.patient_registry import PatientRegistry
 from bgf.runtime.process import every, now_ns, retrying, until_signalled, wake_socket
 from bgf.runtime.readiness import Readiness
 from bgf.runtime.reloading import Reloader
+from bgf.runtime.scheduling import is_real_time, take_real_time
 from bgf.runtime.vouch_link import UdpVouchLink
 from bgf.runtime.vouch_memory import MemoryFile
 from bgf.runtime.witness import Witness
@@ -151,6 +152,9 @@ def _sentence(said: dict[str, Any]) -> str:
 
 async def run(node: NodeConfig) -> None:
     """The process, until it is told to stop. Addresses and deadlines then run out by themselves."""
+    scheduling = take_real_time(node.failover.realtime_priority)
+    refused = node.failover.realtime_priority and not is_real_time()
+    log.log(logging.WARNING if refused else logging.INFO, "%s", scheduling)
     clustered = node.state.cluster is not None
     store = None
     if not clustered:

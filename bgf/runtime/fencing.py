@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from bgf.config_safety import FencingSection
+from bgf.runtime.scheduling import be_ordinary
 from failover.fencing import Fenced
 
 START_S: Final = 30.0
@@ -25,7 +26,7 @@ class NovaFencer:
 
     def __init__(self, section: FencingSection) -> None:
         self._section = section
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="fence")
+        self._pool = ThreadPoolExecutor(1, "fence", initializer=be_ordinary)
         self._under_way: set[str] = set()
         self._ended: deque[Fenced] = deque()
 

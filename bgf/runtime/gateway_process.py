@@ -529,7 +529,7 @@ async def run(node: NodeConfig) -> None:
         attach=node.media.attach,
     )
     await _until_serving(node, store)
-    views, close_registry = views_of(node, store)
+    views, close_registry = views_of(node, store, members=False)
     process = GatewayProcess(node, store, datapath, views)
     loop = asyncio.get_running_loop()
     wake_path = wake_socket(node.node.run_dir)

@@ -19,7 +19,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from failover.config import GROUPS_MAX
+from failover.config import GROUPS_MAX, PEERS_MAX
+from failover.testimony import Word
 from failover.vouching import Vouch, VouchRequest
 
 MAGIC: Final = b"BGFV\x01"
@@ -55,8 +56,15 @@ class _Answer(msgspec.Struct, array_like=True, tag="a", frozen=True):
     why: Annotated[str, msgspec.Meta(max_length=4 * NAME_CHARS_MAX)]
 
 
+class _Word(msgspec.Struct, array_like=True, tag="w", frozen=True):
+    by: _Name
+    incarnation: _Whole
+    number: _Whole
+    suspects: Annotated[dict[_Name, list[_Name]], msgspec.Meta(max_length=PEERS_MAX + 1)]
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Question | _Answer).decode
+_decode = msgspec.msgpack.Decoder(_Question | _Answer | _Word).decode
 
 
 class BadDatagram(Exception):
@@ -107,7 +115,7 @@ class KeyFile:
         return keys
 
 
-def seal(message: VouchRequest | Vouch, keys: Mapping[int, bytes]) -> bytes:
+def seal(message: VouchRequest | Vouch | Word, keys: Mapping[int, bytes]) -> bytes:
     """Raises BadDatagram when there is no key, or it would be too long."""
     if not keys:
         raise BadDatagram("no key")
@@ -119,6 +127,9 @@ def seal(message: VouchRequest | Vouch, keys: Mapping[int, bytes]) -> bytes:
                 dict(message.groups),
             )
         )  # fmt: skip
+    elif isinstance(message, Word):
+        suspects = {peer: list(paths) for peer, paths in message.suspects.items()}
+        body = _encode(_Word(message.by, message.incarnation, message.number, suspects))
     else:
         body = _encode(
             _Answer(
@@ -132,7 +143,7 @@ def seal(message: VouchRequest | Vouch, keys: Mapping[int, bytes]) -> bytes:
     return said + hmac.digest(key, said, hashlib.sha256)
 
 
-def unseal(datagram: bytes, keys: Mapping[int, bytes]) -> VouchRequest | Vouch:
+def unseal(datagram: bytes, keys: Mapping[int, bytes]) -> VouchRequest | Vouch | Word:
     """Raises BadDatagram."""
     said, tag = datagram[:-TAG_BYTES], datagram[-TAG_BYTES:]
     if len(said) < HEAD_BYTES or not said.startswith(MAGIC):
@@ -149,6 +160,9 @@ def unseal(datagram: bytes, keys: Mapping[int, bytes]) -> VouchRequest | Vouch:
             message.owner, message.to, message.life, message.number, message.length_ns,
             message.groups,
         )  # fmt: skip
+    if isinstance(message, _Word):
+        suspects = {peer: tuple(paths) for peer, paths in message.suspects.items()}
+        return Word(message.by, message.incarnation, message.number, suspects)
     return Vouch(
         message.by, message.owner, message.life, message.number, message.length_ns,
         tuple(message.groups), message.why,

@@ -11,7 +11,7 @@ import logging
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from failover.probing import (
     watch_paths,
 )
 from failover.sbfd import HOP_LIMIT
+from failover.testimony import Word
 from failover.vouching import Vouch, VouchRequest
 
 log = logging.getLogger("bgf.failover")
@@ -63,19 +64,27 @@ class UdpVouchLink:
 
     def send(self, message: VouchRequest | Vouch) -> None:
         to = message.to if isinstance(message, VouchRequest) else message.owner
+        self._send(message, [to])
+
+    def tell(self, word: Word) -> bool:
+        return self._send(word, self._peers)
+
+    def _send(self, message: VouchRequest | Vouch | Word, to: Iterable[str]) -> bool:
         try:
             datagram = seal(message, self._keys.keys())
         except BadDatagram as error:
             self.tally["unsealed"] += 1
             self._tell(self._keys.trouble or str(error))
-            return
-        for path, host in self._peers.get(to, {}).items():
-            try:
-                self._sockets[path].sendto(datagram, (host, PORT))
-            except (OSError, KeyError):
-                self.tally["unsent"] += 1
+            return False
+        for name in to:
+            for path, host in self._peers.get(name, {}).items():
+                try:
+                    self._sockets[path].sendto(datagram, (host, PORT))
+                except (OSError, KeyError):
+                    self.tally["unsent"] += 1
+        return True
 
-    def drain(self) -> Iterator[VouchRequest | Vouch]:
+    def drain(self) -> Iterator[VouchRequest | Vouch | Word]:
         for path, opened in self._sockets.items():
             for _ in range(DRAIN_MAX):
                 try:

@@ -29,6 +29,7 @@ from failover.registry import (
     View,
 )
 from failover.sbfd import ControlPacket, reflect
+from failover.testimony import Word
 from failover.vouching import Recollection, Vouch, VouchRequest
 
 MS = 1_000_000
@@ -258,13 +259,18 @@ class FakeVouchLink:
         self._world = world
         self._node = node
         self.life = world.now_ns  # it differs from that of its earlier processes
-        self.inbox: list[VouchRequest | Vouch] = []
+        self.inbox: list[VouchRequest | Vouch | Word] = []
 
     def send(self, message: VouchRequest | Vouch) -> None:
         to = message.to if isinstance(message, VouchRequest) else message.owner
         self._world.carry_word(self._node, self._world.nodes[to], message)
 
-    def drain(self) -> Iterable[VouchRequest | Vouch]:
+    def tell(self, word: Word) -> bool:
+        for name in () if self._world.words_lost else self._node.config.peers:
+            self._world.carry_word(self._node, self._world.nodes[name], word)
+        return True  # on its way, whatever becomes of it
+
+    def drain(self) -> Iterable[VouchRequest | Vouch | Word]:
         waiting, self.inbox = self.inbox, []
         return waiting
 
@@ -379,6 +385,7 @@ class World:
         self.doubt = 0.0
         self.lateness_ns_max = 2 * MS
         self.carrier_is_seen = True
+        self.words_lost = False
         self.history: list[Happening] = []
         self.shared: Registry = registry if registry is not None else MemoryRegistry()
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
@@ -521,7 +528,7 @@ class World:
             return
         self.later(self.now_ns + delay_ns, lambda: self._reflect(sender, target, probe))
 
-    def carry_word(self, sender: Node, target: Node, message: VouchRequest | Vouch) -> None:
+    def carry_word(self, sender: Node, target: Node, message: VouchRequest | Vouch | Word) -> None:
         """A datagram to another failover process, on every path; it may come twice, or late."""
         for path in PATHS:
             if path in sender.links_cut or self.random.random() < self.loss:
@@ -529,7 +536,7 @@ class World:
             delay_ns = self.random.randrange(50_000, 1_500_000)
             self.later(self.now_ns + delay_ns, lambda path=path: self._word(target, message, path))  # type: ignore[misc]
 
-    def _word(self, node: Node, message: VouchRequest | Vouch, path: str) -> None:
+    def _word(self, node: Node, message: VouchRequest | Vouch | Word, path: str) -> None:
         if not node.powered or path in node.links_cut or self.now_ns < node.frozen_until_ns:
             return
         if node.link is None or self.random.random() < self.loss:

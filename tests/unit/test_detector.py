@@ -222,6 +222,25 @@ def test_who_does_not_answer_is_asked_slowly_and_found_quickly() -> None:
     assert bench.run(14_000 * MS) == []  # quick probing is back: no false silence
 
 
+def test_who_is_said_to_be_back_is_asked_at_once_and_often_again() -> None:
+    bench = Bench()
+    bench.run(1_000 * MS)
+    bench.silence("n2", "access", "core")
+    bench.run(10_010 * MS)
+    bench.sent.clear()
+    bench.detector.expect("n2", bench.now_ns)
+    bench.run(10_310 * MS)  # it is not quite there yet
+    asked = [probe.path for probe in bench.sent if probe.peer == "n2"]
+    assert sorted(set(asked)) == ["access", "core"] and len(asked) >= 2 * 300 // 20
+    bench.silence("n2")
+    back = bench.run(10_310 * MS + INTERVAL)
+    assert back[-1].peer == "n2" and not back[-1].paths_silent
+    due_ns = bench.detector.next_deadline()
+    bench.detector.expect("n2", bench.now_ns)  # who is heard is not asked any sooner
+    bench.detector.expect("n9", bench.now_ns)
+    assert bench.detector.next_deadline() == due_ns
+
+
 def test_what_is_no_answer_is_counted_and_ignored() -> None:
     bench = Bench()
     detector = bench.detector

@@ -12,9 +12,10 @@ from failover.adapters import NullAddresses, NullArmer, NullProber
 from failover.config import FailoverConfig, GroupConfig, MovingAddress, PeerConfig
 from failover.errors import FailoverConfigError
 from failover.history import TimelineEvent
-from failover.manager import TIMELINE_MAX, Manager
+from failover.manager import Manager
 from failover.performer import ANNOUNCE_BURST_MS
 from failover.registry import Member, MemoryRegistry, Ownership, RegistryUnavailable, View
+from failover.timeline import TIMELINE_MAX
 from tests.fakes.failover import MS, FakeArmer, World, cluster_configs, group_addresses
 
 
@@ -106,6 +107,26 @@ def test_a_node_that_returns_is_a_standby() -> None:
     assert not world.nodes["n1"].addresses.held()
     world.power_off("n3")
     world.run_until(lambda: world.serving("g1") == ["n1"], within_ms=150)
+
+
+def test_a_node_that_returns_is_heard_as_soon_as_it_is_known_to_be_there() -> None:
+    world = settled()
+    world.power_off("n3")
+    world.run(20_000)  # by now it is asked once a second
+    world.power_on("n3")
+    world.run_until(lambda: "n3" in world.manager("n1").status()["members"], within_ms=100)
+    world.run_until(lambda: not world.manager("n1").status()["suspects"], within_ms=100)
+
+
+def test_words_bring_a_takeover_forward_and_their_loss_does_not_prevent_it() -> None:
+    def took_ms(words_lost: bool) -> int:
+        world = settled()
+        world.words_lost = words_lost
+        world.power_off("n1")
+        return world.run_until(lambda: world.serving("g1") == ["n3"], within_ms=250)
+
+    assert took_ms(words_lost=False) < 70
+    assert took_ms(words_lost=False) + 100 < took_ms(words_lost=True)  # an eighth of a lease
 
 
 def test_a_cut_media_link_moves_the_group_and_the_old_owner_lets_go() -> None:

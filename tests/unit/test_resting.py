@@ -14,7 +14,7 @@ from failover.decide import Local, Plan, Policy, decide
 from failover.lease import RENEWALS_PER_LEASE
 from failover.registry import Member, Offer, Ownership, View
 from failover.resting import BELT_NS, Decided
-from failover.turns import take_turns
+from failover.turns import Turns
 from tests.fakes.failover import MS, World
 
 NODES = ("n1", "n2", "n3", "n4")
@@ -177,6 +177,33 @@ def test_a_plan_that_holds_is_what_would_be_decided_anew(
     assert _said(decide("n3", POLICY, later, local, NOW + after_ns)) == _said(plan)
 
 
+def test_who_hurries_brings_the_next_turn_forward_and_makes_no_second_one() -> None:
+    far_ns, at_once = 1 << 60, asyncio.Event()
+    taken: list[int] = []
+
+    def turn() -> int:
+        taken.append(1)
+        turns.hurry()
+        return far_ns
+
+    turns = Turns(turn, lambda: 0)
+
+    async def scenario() -> None:
+        running = asyncio.create_task(turns.run(at_once))
+        for count in (1, 2, 3):
+            for _ in range(50):  # a turn that hurries itself has no other for it
+                await asyncio.sleep(0)
+            assert len(taken) == count
+            turns.hurry()
+            turns.hurry()
+        at_once.set()
+        await running
+        turns.hurry()
+        assert len(taken) in (3, 4)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
 def test_what_a_turn_raises_ends_the_turns() -> None:
     left = [0, 0, 0]
 
@@ -186,7 +213,7 @@ def test_what_a_turn_raises_ends_the_turns() -> None:
 
     async def scenario() -> None:
         with pytest.raises(IndexError):
-            await asyncio.wait_for(take_turns(turn, lambda: 0, asyncio.Event()), 30)
+            await asyncio.wait_for(Turns(turn, lambda: 0).run(asyncio.Event()), 30)
 
     asyncio.run(scenario())
     assert not left

@@ -22,16 +22,20 @@ from failover.registry import (
     RegistryPending,
     RegistryUnavailable,
 )
+from failover.testimony import Word
 from failover.vouching import Promise, Recollection, Vouch, VouchRequest
 
 KEYS = {3: b"k" * 32, 4: b"l" * 32}
 ASKED = VouchRequest("n1", "n2", 77, 1, 4_000_000_000, {"g1": 3})
 SAID = Vouch("n2", "n1", 77, 1, 4_000_000_000, ("g1",))
+WORD = Word("n1", 5, 2, {"n2": ("core",), "n3": ("access", "core")})
 REFUSED = Vouch("n2", "n1", 77, 1, why="n2 reached the registry 20 ms ago")
 
 
-@pytest.mark.parametrize("message", [ASKED, SAID, REFUSED])
-def test_what_is_sealed_opens_with_any_key_that_is_known(message: VouchRequest | Vouch) -> None:
+@pytest.mark.parametrize("message", [ASKED, SAID, REFUSED, WORD])
+def test_what_is_sealed_opens_with_any_key_that_is_known(
+    message: VouchRequest | Vouch | Word,
+) -> None:
     assert unseal(seal(message, KEYS), {4: KEYS[4], 3: KEYS[3]}) == message
     for keys in ({}, {4: KEYS[4]}, {3: KEYS[4]}):
         with pytest.raises(BadDatagram):
@@ -87,13 +91,18 @@ def test_datagrams_reach_the_peer_and_only_from_where_it_is(tmp_path: Path) -> N
         one.send(ASKED)
         three.send(VouchRequest("n3", "n2", 1, 1, 1, {}))  # with another key
         one.send(VouchRequest("n3", "n2", 1, 1, 1, {}))  # in another's name
+        assert one.tell(WORD)
         until = time.monotonic() + 10
-        heard: list[VouchRequest | Vouch] = []
-        while sum(two.tally.values()) < 2 or not heard:
+        heard: list[VouchRequest | Vouch | Word] = []
+        while sum(two.tally.values()) < 2 or len(heard) < 2:
             heard += two.drain()
             assert time.monotonic() < until
-        assert heard == [ASKED]
+        assert heard == [ASKED, WORD]
         assert two.tally == {"refused": 1, "strangers": 1}
+        key.chmod(0o644)
+        os.utime(key, ns=(1, 1))
+        one.drain()
+        assert one.tell(WORD)  # an unfit file: the keys that were read before
     finally:
         for link in links:
             link.close()
