@@ -5,7 +5,8 @@ how any action is performed. `decide` is run again after every step and from eve
 state; it derives what is missing, so it never needs to remember where it was.
 
 Who is dead, `evidence` says; who is next, `placement`. The next in line acts when the ones before
-it did not within `patience_ns` each; the registry's compare-and-swap has the last word anyway.
+it did not within `patience_ns` each, of a registry that answers: asked then, it must say so. Its
+compare-and-swap has the last word anyway.
 
 A planned move needs three turns of three nodes at most: the owner publishes an offer; who is
 offered it claims it, arms, announces and says that it serves; the old owner, hearing that, lets the
@@ -97,7 +98,8 @@ class Local:
     """What only this node knows. Times in ns of CLOCK_BOOTTIME.
 
     `watching_since_ns`: since when the registry has answered and this node's own lease has been
-    fresh, both without a break. `vacant_since` and `silent_since` are the previous plan's.
+    fresh, both without a break; `answering_since_ns`: since when it has kept no renewal of this
+    node's waiting. `vacant_since` and `silent_since` are the previous plan's.
     `barred` maps a group to the reason why it must not be brought up for the first time now.
     `wishes` maps a group of this node's to where an operator wants it, or to ANYBODY. `restless`
     and `control` are what `flapping` and the state plane say of other nodes. `standing` are the
@@ -118,6 +120,7 @@ class Local:
     standing: Mapping[str, Standing] = field(default_factory=dict)
     vouchers: tuple[str, ...] = ()
     bound: Mapping[str, str] = field(default_factory=dict)
+    answering_since_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ class Plan:
     when they need not."""
     doubted: frozenset[str] = frozenset()
     """Members that somebody suspects, or whose lease is over: each renewal of theirs counts."""
+    asks: bool = False
+    """What follows depends on what the registry says now: renew, which makes the view current."""
 
     def about(self, me: str, group: str) -> str:
         """The sentence of one group alone."""
@@ -257,6 +262,7 @@ class _Decision:
         self._now_ns = evidence.now_ns
         self._placement = Placement(evidence, local.restless)
         self._vacant_since: dict[str, int] = {}
+        self._asks = False
         self._offering = any(h.offered and not h.released for h in local.groups.values())
 
     def plan(self) -> Plan:
@@ -293,6 +299,7 @@ class _Decision:
             clauses=clauses,
             rests_until_ns=next_change_ns(evidence, self._policy.lease_ns) if rests else 0,
             doubted=frozenset(evidence.suspected | (self._view.members.keys() - evidence.live)),
+            asks=self._asks,
         )
 
     def _judge(self, group: str) -> Verdict:
@@ -316,7 +323,7 @@ class _Decision:
             line = admitted
             if line:
                 self._placement.give(line[0])
-            return self._fill(_Vacancy(group, owner, self._now_ns - since_ns, line, death))
+            return self._fill(_Vacancy(group, owner, since_ns, line, death))
         return self._living(group, owner)
 
     # -- what I own --------------------------------------------------------------------------
@@ -471,12 +478,12 @@ class _Decision:
             clause = f"waits a lease for {listed(missing)} to renew before {group} moves: {because}"
             return Rule.WATCH, [], clause
         accused_only = not vacancy.death.lease_over and vacancy.death.witnesses != (owner.node,)
-        waits = vacancy.age_ns < self._policy.lease_ns
+        waits = self._now_ns - vacancy.since_ns < self._policy.lease_ns
         if owner.node in self._local.restless and accused_only and waits:
             clause = f"waits a lease with {group}, {owner.node} died too often lately: {because}"
             return Rule.RESTLESS, [], clause
         rank = line.index(self._me) if self._me in line else None
-        due = rank is not None and vacancy.age_ns >= rank * self._policy.patience_ns
+        due = rank is not None and self._may_act(vacancy, rank)
         if due and group in self._local.bound:
             clause = f"leaves {group} alone: {self._local.bound[group]}; {because}"
             return Rule.BOUND, [], clause
@@ -508,12 +515,22 @@ class _Decision:
         if rank is not None and preferred == self._me:
             clause = f"claims {group} at epoch {epoch}: nobody has owned it and it is preferred"
             return Rule.PREFERRED, [claim], clause
-        waited_ns = vacancy.age_ns - self._policy.unowned_grace_ns
-        if rank is not None and waited_ns >= rank * self._policy.patience_ns:
+        if rank is not None and self._may_act(vacancy, rank, self._policy.unowned_grace_ns):
             why = f"nobody has owned it and {preferred or 'no preferred node'} did not come"
             clause = f"claims {group} at epoch {epoch}: {why}{self._warning(line)}"
             return Rule.UNOWNED, [claim], clause
         return Rule.UNOWNED_WAIT, [], f"waits for {preferred or 'somebody'} to claim {group}"
+
+    def _may_act(self, vacancy: _Vacancy, rank: int, grace_ns: int = 0) -> bool:
+        """Did the `rank` nodes before this one have the time to act? Not while the registry kept
+        this one waiting, and perhaps them; and a view that does not show it yet says nothing."""
+        due_ns = vacancy.since_ns + grace_ns
+        if rank:
+            due_ns = max(due_ns, self._local.answering_since_ns) + rank * self._policy.patience_ns
+            current_ns = self._view.current_ns or self._now_ns
+            self._asks |= current_ns < due_ns <= self._now_ns
+            return due_ns <= min(current_ns, self._now_ns)
+        return due_ns <= self._now_ns
 
     def _warning(self, line: Sequence[str]) -> str:
         """What this node owns already, or takes in this very plan."""
@@ -532,6 +549,6 @@ _NOTHING: Final = Standing(0, 0)
 class _Vacancy:
     group: str
     owner: Ownership
-    age_ns: int
+    since_ns: int
     line: Sequence[str]
     death: Death | None

@@ -21,6 +21,9 @@ class Lease:
         self._length_ns = length_ns
         self._sent_ns: int | None = None
         self._tried_ns: int | None = None
+        self._waited = False
+        self.answering_since_ns = 0
+        """Since when nothing asked of the registry has been kept waiting."""
 
     @property
     def deadline_ns(self) -> int:
@@ -40,9 +43,15 @@ class Lease:
         self._tried_ns = now_ns
         return now_ns + self._length_ns
 
-    def confirm(self, sent_ns: int) -> bool:
-        """The renewal sent at `sent_ns` succeeded. Late confirmations never move it back; says
-        whether it moved."""
+    def waited(self) -> None:
+        """The registry has not answered, or not yet."""
+        self._waited = True
+
+    def confirm(self, sent_ns: int, now_ns: int) -> bool:
+        """The renewal sent at `sent_ns` succeeded, as is known now. Late confirmations never move
+        it back; says whether it moved."""
+        if self._waited:
+            self._waited, self.answering_since_ns = False, now_ns
         moves = self._sent_ns is None or sent_ns > self._sent_ns
         if moves:
             self._sent_ns = sent_ns

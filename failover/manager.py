@@ -207,7 +207,7 @@ class Manager:
         self._let_lapse()
         changed = self._note_suspicions()
         due = self._testimony.is_due(self._record(0), self._published, now_ns)
-        if due or now_ns >= self._lease.next_renewal_ns():
+        if due or self._plan.asks or now_ns >= self._lease.next_renewal_ns():
             self._renew()
             changed = True
         changed |= self._voucher.turn(self._clock(), self._lease.reached_ns, self._hands.held)
@@ -382,6 +382,7 @@ class Manager:
         try:
             self._registry.publish(record)
         except RegistryPending:
+            self._lease.waited()
             return False
         except RegistryUnavailable as error:
             self._registry_trouble(error)
@@ -391,8 +392,9 @@ class Manager:
         return True
 
     def _confirm(self, sent_ns: int) -> None:
-        if self._lease.confirm(sent_ns):
-            self._voucher.reached(sent_ns, self._clock())
+        now_ns = self._clock()
+        if self._lease.confirm(sent_ns, now_ns):
+            self._voucher.reached(sent_ns, now_ns)
 
     def _take_confirmation(self) -> None:
         """Of a renewal whose answer came after we had stopped waiting for it."""
@@ -495,6 +497,7 @@ class Manager:
 
     def _registry_trouble(self, error: RegistryUnavailable) -> None:
         self.tally["registry_errors"] += 1
+        self._lease.waited()
         if "registry" not in self._trouble:
             self._tell("registry-lost", "", self._me, 0, f"{error}; takeovers wait")
         self._trouble["registry"] = str(error)
@@ -516,6 +519,7 @@ class Manager:
             standing=self._voucher.standing,
             vouchers=self._voucher.by,
             bound=self._voucher.bound(self._config.groups, now_ns),
+            answering_since_ns=self._lease.answering_since_ns,
         )
 
     def _perform(self, action: Action) -> bool:

@@ -25,6 +25,7 @@ from failover.registry import (
     Offer,
     Ownership,
     Registry,
+    RegistryPending,
     RegistryUnavailable,
     View,
 )
@@ -97,14 +98,17 @@ class WorldRegistry:
         self._world = world
         self._node = node
         self._shared = shared
+        self._seen: View | None = None
 
     def view(self) -> View:
+        if self._node.registry_slow and self._seen is not None:
+            return self._seen
         self._reach()
         if self._node.stopped_until_ns <= self._world.now_ns < self._node.stale_until_ns:
             raise RegistryUnavailable("what is known is older than the pause")
         if self._node.watch_silent:
             raise RegistryUnavailable("nothing heard of what others write")
-        view = replace(self._shared.view(), current_ns=self._world.now_ns)
+        view = self._seen = replace(self._shared.view(), current_ns=self._world.now_ns)
         self._node.last_owners = dict(view.owners)
         return view
 
@@ -146,6 +150,8 @@ class WorldRegistry:
     def _reach(self) -> None:
         if self._node.registry_cut:
             raise RegistryUnavailable(f"no answer since {self._world.now_ns // MS} ms")
+        if self._node.registry_slow:
+            raise RegistryPending("no answer yet")
 
 
 class FakeArmer:
@@ -303,6 +309,8 @@ class Node:
     powered: bool = True
     links_cut: set[str] = field(default_factory=set)
     registry_cut: bool = False
+    registry_slow: bool = False
+    """It answers nothing for now, and what was seen last is not too old to act on."""
     watch_silent: bool = False
     """It can write to the registry, and is not told what others write."""
     ready: bool = True

@@ -59,6 +59,8 @@ class Stage:
     lease_ns: int = 0
     watching_ns: int = 0
     now_ns: int = 0
+    known_ns: int = 0
+    answering_ns: int = 0
     answers: bool = True
     plan: Plan | None = None
     rules: list[Rule] = field(default_factory=list)
@@ -87,6 +89,10 @@ class Stage:
                 self.answers = rest[0] == "answers"
             case "me":
                 self._become(rest)
+            case "known":  # as of when the view is the whole truth; unwritten: now
+                self.known_ns = int(rest[0]) * MS
+            case "answering":
+                self.answering_ns = int(rest[0]) * MS
             case "lease":
                 self.lease_ns = int(rest[0]) * MS
             case "held":
@@ -122,6 +128,7 @@ class Stage:
         self.held, self.vacant, self.barred, self.silent = {}, {}, {}, {}
         self.wishes, self.unready, self.restless, self.control = {}, (), frozenset(), {}
         self.standing, self.vouchers, self.bound = {}, (), {}
+        self.known_ns = self.answering_ns = 0
 
     def _decide(self) -> list[str]:
         policy = Policy(
@@ -146,8 +153,9 @@ class Stage:
             self.standing,
             self.vouchers,
             self.bound,
+            self.answering_ns,
         )
-        view = View(self.members, self.owners) if self.answers else None
+        view = View(self.members, self.owners, self.known_ns) if self.answers else None
         self.plan = decide(self.me, policy, view, local, self.now_ns)
         assert decide(self.me, policy, view, local, self.now_ns) == self.plan
         self.vacant, self.silent = self.plan.vacant_since, self.plan.silent_since
@@ -160,6 +168,7 @@ class Stage:
             for node, condition in self.plan.conditions.items()
         ]
         lines += [f"? {warning}" for warning in self.plan.warnings]
+        lines += ["> ask the registry"] if self.plan.asks else []
         return lines
 
     def _perform(self, count: int | None) -> None:

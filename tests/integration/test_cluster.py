@@ -34,6 +34,7 @@ pytestmark = [
 ]
 
 WAIT_S = 20.0
+LAST_WORDS = 15
 CALLER, CALLEE = Address("fd00:a::100", 10_000), Address("10.20.0.100", 10_000)
 CONTROL = Address("10.30.0.101", 2223)
 FLOWS_PER_CALL = 4
@@ -89,11 +90,23 @@ class Cluster:
         wait_for(f"{node} is ready", ready)
 
 
+_standing: list[Cluster] = []
+"""The cluster of the test that runs, for what it says when it waits in vain."""
+
+
 def wait_for(what: str, true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not true():
-        assert time.monotonic() < deadline, f"waited {WAIT_S} s in vain: {what}"
+        if time.monotonic() >= deadline:
+            said = "\n".join(_last_words(cluster) for cluster in _standing)
+            raise AssertionError(f"waited {WAIT_S} s in vain: {what}\n{said}")
         time.sleep(0.02)
+
+
+def _last_words(cluster: Cluster) -> str:
+    """The end of every failover process's log: who decided what, and when."""
+    logs = [cluster.lab.processes.log_of("failover", node.id) for node in cluster.plan.nodes]
+    return "\n".join(line for log in logs for line in log.read_text().splitlines()[-LAST_WORDS:])
 
 
 @pytest.fixture
@@ -106,8 +119,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         try:
             lab.topology.up(lambda _: None)
             lab.start_nodes(lambda _: None)
-            yield Cluster(lab)
+            _standing.append(Cluster(lab))
+            yield _standing[-1]
         finally:
+            _standing.clear()
             lab.down(lambda _: None)
     assert not run_dir.exists()
 

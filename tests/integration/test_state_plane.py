@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root"),
     pytest.mark.timeout(180),
 ]
+
+
+ETCD_STANDS_STILL_S = 0.6  # longer than who comes next waits for who comes first
 
 
 def state(cluster: Cluster, node: str) -> dict[str, Any]:
@@ -133,6 +137,23 @@ def test_any_one_etcd_member_may_die(cluster: Cluster) -> None:
         wait_for("n3 owns g1", lambda: cluster.owner("g1", ask="n3") == "n3")
         assert "warning" not in client.call(delete("after"))
     assert sum(lab.registry.healthy().values()) == 2
+
+
+def test_the_standby_takes_over_though_etcd_stood_still_meanwhile(cluster: Cluster) -> None:
+    """The actives, next in line, find that nothing was claimed: by them neither (decision 57)."""
+    registry = cluster.lab.registry
+    etcd = [p for p in cluster.lab.processes.running() if p.name in registry.names]
+    with cluster.client() as client:
+        assert client.call(offer("call"))["result"] == "ok"
+        cluster.lab.power_off("n1")
+        for process in etcd:
+            os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(ETCD_STANDS_STILL_S)
+        for process in etcd:
+            os.kill(process.pid, signal.SIGCONT)
+        wait_for("n3 owns g1", lambda: cluster.owner("g1", ask="n3") == "n3")
+        assert cluster.owner("g2", ask="n3") == "n2"
+        assert "warning" not in client.call(delete("call"))
 
 
 def test_without_etcd_all_stops_at_the_lease_and_goes_on_afterwards(cluster: Cluster) -> None:

@@ -225,6 +225,23 @@ def test_a_node_that_is_not_ready_takes_nothing() -> None:
     assert "warning: no standby is ready, n2 already owns 1" in decided["sentence"]
 
 
+@pytest.mark.parametrize("first_answered", ["n2", "n3"])
+def test_while_the_registry_keeps_all_waiting_the_line_stands_still(first_answered: str) -> None:
+    """A death while etcd elects a leader: whoever is answered first, the standby is the standby."""
+    world = settled()
+    world.power_off("n1")
+    for node in world.nodes.values():
+        node.registry_slow = True
+    world.run(400)
+    assert world.owner("g1") == Ownership("n1", 1)
+    world.nodes[first_answered].registry_slow = False
+    world.run(100)
+    for node in world.nodes.values():
+        node.registry_slow = False
+    world.run_until(lambda: world.serving("g1") == ["n3"], within_ms=100)
+    assert world.serving("g2") == ["n2"]
+
+
 def test_announcements_come_in_a_burst_and_then_again_and_again() -> None:
     world = settled()
     world.power_off("n1")
