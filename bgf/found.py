@@ -18,6 +18,14 @@ class Found(Protocol):
     def pairs(self) -> Mapping[int, str]:
         """Whose each port pair is, by its even port."""
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """All pairs lie from the first to the second, which may be wider; any two when there are
+        none."""
+
+    def pairs_of(self, call_id: str) -> Collection[int]:
+        """The port pairs that are recorded of the call, even those that are another's by now."""
+
     def calls(self) -> Collection[str]: ...
 
     def says(self, call_id: str, flows: Sequence[Flow]) -> bool:
@@ -38,6 +46,13 @@ class FoundFlows:
         for flow in flows:
             self._flows.setdefault(flow.session, []).append(flow)
             self.pairs[flow.local_in.port & ~1] = flow.session
+
+    @property
+    def span(self) -> tuple[int, int]:
+        return min(self.pairs, default=0), max(self.pairs, default=0)
+
+    def pairs_of(self, call_id: str) -> Collection[int]:
+        return {flow.local_in.port & ~1 for flow in self._flows.get(call_id, ())}
 
     def calls(self) -> Collection[str]:
         return self._flows.keys()

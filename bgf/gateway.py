@@ -14,14 +14,13 @@ import hashlib
 import heapq
 import itertools
 import types
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from bgf import session as sessions
 from bgf import session_orders
-from bgf.adopted import Adopted
 from bgf.errors import Misuse
 from bgf.events import (
     Command,
@@ -35,6 +34,7 @@ from bgf.events import (
     Result,
     Verb,
 )
+from bgf.found import Found
 from bgf.model import Flow, FlowKey, Group
 from bgf.policy import Policies
 from bgf.ports import PortPool
@@ -113,7 +113,8 @@ class Gateway:
         self._stray_tombstones = 0
         self._new_calls = Rate(self.limits.new_calls_per_s)  # of this owner: no state of the calls
         self._deadlines: list[tuple[int, str]] = []  # a heap; entries that moved are skipped
-        self._adopted = Adopted()  # known by their flows only
+        self._adopted: dict[str, Callable[[str], Collection[int]]] = {}
+        """Calls known by their flows only, and who knows their pairs."""
         self._latest: dict[str, tuple[Session, dict[FlowKey, Flow]]] = {}  # flows worked out last
         self._copied: dict[str, Session] = {}
         self.copied_version = 0
@@ -233,16 +234,18 @@ class Gateway:
 
     # Taking over: what another machine left behind becomes ours.
 
-    def adopt(self, pairs: Mapping[int, str], calls: Collection[str] = ()) -> None:
-        """Mark pairs (by their even ports) as those of calls that are not restored yet. The mapping
-        is kept, and must not change. `calls`: all that are in it, if that is known already.
+    def adopt(self, found: Found) -> None:
+        """Mark port pairs as those of calls that are not restored yet. What `found` says of such a
+        call is asked when it is restored or disowned: it must not have been forgotten by then.
 
         Without this, a new call could draw the port of a call that still lies in the journal.
         """
-        taken, sessions = self._pool.take_all(pairs), self._sessions
-        if sessions:
-            taken = {port: one for port, one in taken.items() if one not in sessions}
-        self._adopted.add(taken, calls if taken is pairs else ())
+        taken = self._pool.take_all(found.pairs, found.span)
+        calls = found.calls() if taken is found.pairs else dict.fromkeys(taken.values())
+        adopted = dict.fromkeys(calls, found.pairs_of)
+        for call_id in adopted.keys() & self._sessions.keys():
+            del adopted[call_id]
+        self._adopted.update(adopted)
 
     def adopted(self) -> Iterable[str]:
         """Calls known by their flows only."""
@@ -298,12 +301,12 @@ class Gateway:
 
     def disown(self, call_id: str, now_ns: int) -> None:
         """Free what was adopted for a call beyond what its session holds, if it has one."""
-        pairs = self._adopted.pop(call_id)
-        if not pairs:
+        pairs_of = self._adopted.pop(call_id, None)
+        if pairs_of is None:
             return
         session = self._sessions.get(call_id)
         held = session.ports() if session is not None else set()
-        for port in pairs:
+        for port in pairs_of(call_id):
             if port not in held:
                 self._pool.release(port, call_id, now_ns)
 

@@ -324,7 +324,7 @@ class Driver:
         marked in its place: make another driver, later.
         """
         self._found = found
-        self.gateway.adopt(found.pairs, found.calls())
+        self.gateway.adopt(found)
         for port, released_ns in rests:
             self.gateway.rest(port, released_ns)
         self._waiting = None

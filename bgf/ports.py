@@ -90,14 +90,14 @@ class PortPool:
         self._owners[port & ~1] = owner
         self._marks[index] = _USED
 
-    def take_all(self, pairs: Mapping[int, str]) -> Mapping[int, str]:
+    def take_all(self, pairs: Mapping[int, str], span: tuple[int, int]) -> Mapping[int, str]:
         """Give pairs to calls by their even ports, many at once; those given, perhaps `pairs`
-        itself. Pairs that are another call's, or outside the range, are left out."""
-        if not self._owners and not self._cooling:  # a new owner, whom somebody waits for
-            owners, end = dict(pairs), self._base + 2 * self.size
-            if not owners or (min(owners) >= self._base and max(owners) < end):
-                self._owners = owners  # marked when somebody chooses among them
-                return pairs
+        itself. None lies outside of `span` (both ends are even ports that may be taken). Pairs that
+        are another call's, or outside the range, are left out."""
+        inside = self._base <= span[0] and span[1] < self._base + 2 * self.size
+        if inside and not self._owners and not self._cooling:  # a new owner: somebody waits for it
+            self._owners = dict(pairs)  # marked when somebody chooses among them
+            return pairs
         return dict(self._take_each(pairs))
 
     def _take_each(self, pairs: Mapping[int, str]) -> Iterable[tuple[int, str]]:

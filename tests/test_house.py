@@ -32,7 +32,6 @@ ROOMS: dict[str, set[str]] = {
     "ports": {"model", "errors"},
     "policy": {"model"},
     "found": {"model"},
-    "adopted": set(),
     "rate": set(),
     "session_values": CORE_ROOMS | {"policy"},
     "session_ice": CORE_ROOMS | {"policy", "session_values"},
@@ -44,7 +43,7 @@ ROOMS: dict[str, set[str]] = {
     | {"policy", "session_values", "session_flows", "session_offers", "session_orders"}
     | {"session_ice"},
     "gateway": CORE_ROOMS
-    | {"adopted", "policy", "ports", "rate", "session", "session_orders", "totals"},
+    | {"found", "policy", "ports", "rate", "session", "session_orders", "totals"},
     "journal": CORE_ROOMS | {"session", "gateway"},
     "records": CORE_ROOMS,
     "hands": CORE_ROOMS | {"session", "gateway", "journal", "found", "records"},
@@ -97,7 +96,7 @@ CORES = {
     *("bgf.rate", "bgf.control.framing", "bgf.control.web", "bgf.control.access"),
     "bgf.control.newcalls",
     *("bgf.policy", "bgf.session_values", "bgf.session_flows", "bgf.session_offers"),
-    *("bgf.session_orders", "bgf.totals", "bgf.adopted"),
+    *("bgf.session_orders", "bgf.totals"),
     *("bgf.quality", "bgf.explain", "bgf.session_ice"),
     *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
     *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),

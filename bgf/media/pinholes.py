@@ -25,6 +25,7 @@ from bgf.media.places import Places
 from bgf.media.realms import Realms
 from bgf.model import Flow, FlowKey
 
+MAPPED = ("pinholes", "ports", "latches", "stats")
 IDLE_HOPS_MAX = 256
 """Next hops kept though nobody uses them now."""
 HOSTS_MAX = 65_536
@@ -98,6 +99,8 @@ class Pinholes:
         self._wires = {
             name: (*realms.wire(name), hops.indices(realms.ifindex(name))) for name in realms.names
         }
+        for name in MAPPED:  # takes milliseconds, and somebody would wait for them later
+            maps.mapped(name)
         for cpu in range(self._cpus):  # in place: the program keeps its clock beside it
             at = cpu * _xdp.SIZEOF_CPU + _xdp.STATS_FIRST_AT
             layout.U32.pack_into(maps.mapped("cpus"), at, cpu * self.capacity)

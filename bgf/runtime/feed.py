@@ -29,6 +29,7 @@ from bgf.runtime.store_adapters import (
     encode_flows,
     group_flow_prefix,
     group_of,
+    pairs_in,
 )
 from statestore import Kind
 from statestore import errors as store_errors
@@ -43,6 +44,7 @@ LATE_POLLS = 100
 ASKED_MAX = 8
 """Late copies that are read elsewhere, per poll."""
 
+PORT_MAX = 65_535
 FETCHED_MAX = 256
 """Values that a new owner reads elsewhere in one journey."""
 
@@ -50,37 +52,81 @@ Changes = list[PutFlow | DropFlow]
 
 
 class PackedFlows:
-    """The recorded flows of one group's calls, as their items say it (`hands.Found`)."""
+    """The recorded flows of one group's calls, as their items say it (`found.Found`).
 
-    def __init__(self, items: dict[str, bytes], pairs: Mapping[int, str]) -> None:
+    Nothing is copied, for somebody waits: until `keep` everything is the feed's, which must not go
+    on meanwhile, and what differs from it is in `_put`.
+    """
+
+    def __init__(
+        self,
+        items: dict[str, bytes],
+        pairs: Mapping[int, str],
+        span: tuple[int, int],
+        put: Mapping[str, bytes | None],
+    ) -> None:
         self._items = items
+        self._put = dict(put)
+        self._kept = False
         self.pairs = pairs
+        self.span = span
 
-    def __contains__(self, call_id: object) -> bool:
-        return call_id in self._items
+    def __contains__(self, call_id: str) -> bool:
+        return self._item(call_id) is not None
 
     def calls(self) -> Collection[str]:
-        return self._items.keys()
+        if not self._put:
+            return self._items.keys()
+        return [call_id for call_id in {**self._items, **self._put} if call_id in self]
+
+    def pairs_of(self, call_id: str) -> Collection[int]:
+        item = self._item(call_id)
+        return () if item is None else pairs_in(item)
 
     def says(self, call_id: str, flows: Sequence[Flow]) -> bool:
-        return self._items.get(call_id) == (encode_flows(flows) if flows else None)
+        return self._item(call_id) == (encode_flows(flows) if flows else None)
 
     def flows(self, call_id: str) -> Sequence[Flow]:
-        item = self._items.get(call_id)
+        item = self._item(call_id)
         return () if item is None else decode_flows(call_id.encode("utf-8", "replace"), item)
 
     def forget(self, call_id: str) -> None:
-        self._items.pop(call_id, None)
+        if self._kept:
+            self._items.pop(call_id, None)
+        else:
+            self._put[call_id] = None
+
+    def keep(self) -> None:
+        """From now on the items are nobody else's: the feed is hushed."""
+        self._kept = True
+        for call_id, item in self._put.items():
+            if item is None:
+                self._items.pop(call_id, None)
+            else:
+                self._items[call_id] = item
+        self._put = {}
+
+    def _item(self, call_id: str) -> bytes | None:
+        return self._put[call_id] if call_id in self._put else self._items.get(call_id)
 
 
 class _Known:
     """Of one group: a call's item, and whose each port pair is."""
 
-    __slots__ = ("items", "pairs")
+    __slots__ = ("highest", "items", "lowest", "pairs")
 
     def __init__(self) -> None:
         self.items: dict[str, bytes] = {}
         self.pairs: dict[int, str] = {}
+        self.lowest, self.highest = PORT_MAX, 0  # of all pairs that were ever here
+
+    def give(self, flows: Iterable[Flow], call_id: str) -> None:
+        """Their pairs are this call's."""
+        for flow in flows:
+            port = flow.local_in.port & ~1
+            self.pairs[port] = call_id
+            if not self.lowest <= port <= self.highest:
+                self.lowest, self.highest = min(port, self.lowest), max(port, self.highest)
 
 
 class FlowFeed:
@@ -234,20 +280,25 @@ class FlowFeed:
         Raises what the store raises, StateError.
         """
         known = self._of(group)
-        items, pairs = dict(known.items), known.pairs
-        if marked in items:
+        pairs, span = known.pairs, (known.lowest, known.highest)
+        put: dict[str, bytes | None] = {}
+        if marked in known.items:
             key = call_key(group_flow_prefix(group), marked)
-            try:
-                items[marked] = self._store.lookup(key).read()
-            except store_errors.NotFound:
-                del items[marked]
-            if items.get(marked) != known.items[marked]:
+            item = self._read_there(key)
+            if item != known.items[marked]:
+                put[marked] = item
                 pairs = {port: call_id for port, call_id in pairs.items() if call_id != marked}
-                told = decode_flows(key, items[marked]) if marked in items else ()
-                pairs |= {flow.local_in.port & ~1: marked for flow in told}
-        return PackedFlows(items, pairs)
+                pairs |= dict.fromkeys(pairs_in(item or b""), marked)
+                span = min(pairs, default=0), max(pairs, default=0)
+        return PackedFlows(known.items, pairs, span, put)
 
     # Inside.
+
+    def _read_there(self, key: bytes) -> bytes | None:
+        try:
+            return self._store.lookup(key).read()
+        except store_errors.NotFound:
+            return None
 
     def _of(self, group: str) -> _Known:
         known = self._known.get(group)
@@ -338,8 +389,7 @@ class FlowFeed:
         known = self._of(group)
         known.items[call_id] = item
         _let_go(old, call_id, known.pairs)
-        for flow in self._read_item(b"", item) if flows is None else flows:
-            known.pairs[flow.local_in.port & ~1] = call_id
+        known.give(self._read_item(b"", item) if flows is None else flows, call_id)
 
     def _read_item(self, item_key: bytes, item: bytes) -> Sequence[Flow]:
         try:

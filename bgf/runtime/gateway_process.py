@@ -276,6 +276,7 @@ class GatewayProcess:
         driver = Driver(machine, recorder, hands, self.reports.heard_ms_ago)
         driver.take_over(found, call_ns(), self.rests[group.id], prepared.marked)
         self.feed.hush(group.id)
+        found.keep()
         self.partial.discard(group.id)
         served.driver, served.began_ns = driver, began_ns
         served.ready_in_ms = (now_ns() - began_ns) / 1e6

@@ -18,7 +18,7 @@ import msgspec
 import statestore
 from bgf import journal
 from bgf.errors import Fenced, InDoubt, NotNow, StateError
-from bgf.model import Flow
+from bgf.model import Address, Flow
 from statestore import errors as store_errors
 
 FLOW_PREFIX = b"f/"
@@ -75,6 +75,29 @@ def decode_flows(item_key: bytes, value: bytes) -> tuple[Flow, ...]:
         return _decode_flows(value[1:])
     except (msgspec.MsgspecError, ValueError) as error:
         raise StateError(f"item {item_key!r} is no flows: {error}") from None
+
+
+def pairs_in(value: bytes) -> set[int]:
+    """The even ports of the pairs that a flows item names, none when it is not one: for twenty
+    thousand items, of which nothing else is wanted."""
+    try:
+        return {place.local_in.port & ~1 for place in _decode_places(value[1:])}
+    except msgspec.MsgspecError:
+        return set()
+
+
+class _Place(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of a Flow."""
+
+    group: msgspec.Raw
+    session: msgspec.Raw
+    stream: msgspec.Raw
+    component: msgspec.Raw
+    realm_in: msgspec.Raw
+    local_in: Address
+
+
+_decode_places = msgspec.msgpack.Decoder(tuple[_Place, ...]).decode
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bgf.errors import Misuse, PortsExhausted
 from bgf.events import Command, DropFlow, Event, Forget, PutFlow, Reply, Result, Verb
+from bgf.found import FoundFlows
 from bgf.gateway import Gateway, Limits, reconcile
 from bgf.model import Flow, FlowKey
 from bgf.session import State
@@ -232,8 +233,22 @@ def adopted() -> tuple[Gateway, Gateway]:
     establish(old, "b", 2)
     for call in "ab":
         for _ in range(2):
-            new.adopt(pairs_of(old, call))
+            new.adopt(FoundPairs(pairs_of(old, call)))
     return old, new
+
+
+class FoundPairs(FoundFlows):
+    """Of flows that nobody reads."""
+
+    def __init__(self, pairs: dict[int, str]) -> None:
+        super().__init__()
+        self.pairs = pairs
+
+    def calls(self) -> set[str]:
+        return set(self.pairs.values())
+
+    def pairs_of(self, call_id: str) -> list[int]:
+        return [port for port, owner in self.pairs.items() if owner == call_id]
 
 
 def pairs_of(gateway: Gateway, call: str) -> dict[int, str]:
@@ -278,11 +293,11 @@ def test_disowned_ports_rest() -> None:
 
 def test_what_another_call_has_is_not_adopted() -> None:
     old, new = adopted()
-    new.adopt(dict.fromkeys(pairs_of(old, "a"), "later"))
+    new.adopt(FoundPairs(dict.fromkeys(pairs_of(old, "a"), "later")))
     assert set(new.adopted()) == {"a", "b"}
     assert new.usage().pairs_used == 4
     outside = machine()
-    outside.adopt({2: "a"})
+    outside.adopt(FoundPairs({2: "a"}))
     assert (outside.usage().pairs_used, list(outside.adopted())) == (0, [])
 
 

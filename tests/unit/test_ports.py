@@ -131,7 +131,7 @@ def test_pairs_taken_together_are_as_if_taken_one_by_one(
 ) -> None:
     together, each = (PortPool(30000, 30079, quarantine_ms=5) for _ in range(2))
     pairs = {30000 + 2 * index: f"call {index % 7}" for index in sorted(held)}
-    assert together.take_all(pairs) == pairs
+    assert together.take_all(pairs, (30000, 30078)) == pairs
     for port, owner in pairs.items():
         each.take(port, owner)
     kept = dict(pairs)
@@ -154,6 +154,6 @@ def test_pairs_taken_together_are_as_if_taken_one_by_one(
 
 def test_pairs_outside_the_range_are_left_out_of_what_is_taken_together() -> None:
     pool = PortPool(30000, 30009, 0)
-    assert pool.take_all({30002: "a", 40000: "b"}) == {30002: "a"}
-    assert pool.take_all({30002: "b", 30004: "b"}) == {30004: "b"}
+    assert pool.take_all({30002: "a", 40000: "b"}, (30002, 40000)) == {30002: "a"}
+    assert pool.take_all({30002: "b", 30004: "b"}, (30002, 30004)) == {30004: "b"}
     assert (pool.used, pool.owner(40000)) == (2, None)

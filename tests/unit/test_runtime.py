@@ -21,7 +21,13 @@ from bgf.runtime.feed import LATE_POLLS, FlowFeed
 from bgf.runtime.readiness import LACKING_MS, LOOK_MS, VALID_MS, Readiness, ReadyMark
 from bgf.runtime.registry_adapters import ClusterRegistry
 from bgf.runtime.served import PARKED_MAX, Served
-from bgf.runtime.store_adapters import EMBEDDED, StoreFlows, StoreJournal
+from bgf.runtime.store_adapters import (
+    EMBEDDED,
+    StoreFlows,
+    StoreJournal,
+    encode_flows,
+    pairs_in,
+)
 from bgf.runtime.takeover import Takeover
 from failover.registry import Member, Ownership, RegistryUnavailable
 from statestore.errors import Full, NotServing, Unavailable
@@ -291,6 +297,34 @@ def test_the_marked_calls_flows_are_read_from_their_masters(store: statestore.St
     flows.record("call", [])
     gone = feed.found("g1", "call")
     assert (list(gone.calls()), gone.pairs) == (["other"], {30_002: "other"})
+    assert (list(gone.pairs_of("call")), list(gone.pairs_of("other"))) == ([], [30_002])
+
+
+def test_what_is_found_is_the_feeds_until_it_is_kept(store: statestore.Store) -> None:
+    """A takeover that fails half-way is begun anew, with all that was found."""
+    flows = StoreFlows(store, "g1", store.grant("g1", 1))
+    flows.record("call", [flow(30_000), flow(30_004)])
+    flows.record("other", [flow(30_002, "other")])
+    feed = FlowFeed(store)
+    feed.load()
+    found = feed.found("g1", "call")
+    assert found.span == (30_000, 30_004) and set(found.pairs_of("call")) == {30_000, 30_004}
+    found.forget("call")
+    assert "call" not in found and list(found.calls()) == ["other"] and feed.calls("g1") == 2
+    again = feed.found("g1", "call")
+    assert set(again.calls()) == {"call", "other"}
+    again.forget("call")
+    feed.hush("g1")
+    again.keep()
+    again.forget("other")
+    assert list(again.calls()) == [] and not again.flows("other")
+
+
+def test_a_flows_item_that_is_none_has_no_pairs() -> None:
+    whole = encode_flows([flow(30_001), flow(30_002)])
+    assert pairs_in(whole) == {30_000, 30_002}
+    for broken in (b"", whole[:1], whole[:-1], b"\x01\x00", b"\xff" * 40):
+        assert pairs_in(broken) == set()
 
 
 def test_a_hushed_group_is_passed_over_until_it_is_heard_again(store: statestore.Store) -> None:
