@@ -15,6 +15,8 @@ from bgf.runtime.served import Served
 
 log = logging.getLogger("bgf.gateway")
 
+RESTORE_AFTER_MS = 100
+"""Who has waited for the takeover is answered first, and other groups of a dead node are taken."""
 RESTORE_BATCH, RESTORE_SLICE_MS, RESTORE_PAUSE_MS, RESTORE_RETRY_MS = 32, 4, 1, 50
 """Calls restored in the background between two looks at the clock, and for how long between two
 looks at the sockets: control comes first."""
@@ -43,6 +45,7 @@ async def restore_all(served: Served, driver: Driver, began_ns: int) -> None:
     """The calls that nobody has asked for yet, a slice of time between two looks at the
     sockets; then what is recorded of them, and what no call wants."""
     told, left = False, 0
+    await asyncio.sleep(RESTORE_AFTER_MS / 1000)
     while served.driver is driver and not (driver.fenced or driver.doubtful):
         before, until_ns = left, now_ns() + RESTORE_SLICE_MS * 1_000_000
         try:
