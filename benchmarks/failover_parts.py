@@ -112,17 +112,19 @@ def _restarts(
             cluster.restart(owner, "gateway", killed=killed)
             after = _quiet(load)
             lost = [now - then for now, then in zip(after, before, strict=True)]
-            dropped = cluster.cables_dropped() - dropped
+            now_dropped = cluster.cables_dropped()
+            dropped = {where: now_dropped[where] - count for where, count in dropped.items()}
             progress(
                 f"run {number + 1}/{runs}: {owner}'s gateway is back, {sum(lost)} packets lost,"
-                f" {dropped} dropped by the lab's cables"
+                f" the lab's cables dropped {dropped['receivers']} on their way to the receivers,"
+                f" {dropped['gateways']} at the gateways"
             )
             yield {
                 "flows": flows,
                 "lost": sum(lost),
                 "lost_max": max(lost),
                 "skipped": load.counts()[0] - skipped,
-                "cables_dropped": dropped,
+                "cables_dropped": sum(dropped.values()),
             }
 
 

@@ -423,21 +423,25 @@ class Cluster:
 
         return ask
 
-    def cables_dropped(self) -> int:
-        """Packets that the lab's own cables to the receivers had no place for so far: no gateway
-        has lost these (docs/failover.md, "Packets that the lab loses")."""
+    def cables_dropped(self) -> dict[str, int]:
+        """Packets that the lab's own cables had no place for so far: those to the receivers, and
+        those of the gateways, both ends. No gateway has lost these (docs/failover.md, "Packets that
+        the lab loses")."""
         plan = self.plan
-        ends = {p.switch_port for p in plan.ports if p.namespace in (plan.access, plan.core)}
-
-        def read() -> int:
-            with namespaces.netlink() as netlink:
-                return sum(
-                    int(link.get_attr("IFLA_STATS64")["tx_dropped"])
-                    for link in netlink.get_links()
-                    if link.get_attr("IFLA_IFNAME") in ends
-                )
-
-        return namespaces.run_in(plan.switch, read)
+        receivers = {plan.access, plan.core}
+        media = [port for port in plan.ports if port.network in ("access", "core")]
+        ends: dict[str, dict[str, str]] = {}  # namespace -> interface -> whose
+        for port in media:
+            whose = "receivers" if port.namespace in receivers else "gateways"
+            ends.setdefault(plan.switch, {})[port.switch_port] = whose
+            if whose == "gateways":
+                ends.setdefault(port.namespace, {})[port.interface] = whose
+        dropped = {"receivers": 0, "gateways": 0}
+        for namespace, named in ends.items():
+            for name, count in namespaces.run_in(namespace, _drops).items():
+                if name in named:
+                    dropped[named[name]] += count
+        return dropped
 
     def _steps(self, victim: str, group: str, t0_ns: int) -> dict[str, float | None]:
         steps: dict[str, float | None] = {}
@@ -496,3 +500,14 @@ def _forget(moving: set[str]) -> None:
             except NetlinkError as error:  # its lifetime has just ended
                 if error.code != errno.EADDRNOTAVAIL:
                     raise
+
+
+def _drops() -> dict[str, int]:
+    """Of each interface of this namespace, in both directions."""
+    with namespaces.netlink() as netlink:
+        return {
+            link.get_attr("IFLA_IFNAME"): sum(
+                int(link.get_attr("IFLA_STATS64")[what]) for what in ("tx_dropped", "rx_dropped")
+            )
+            for link in netlink.get_links()
+        }
