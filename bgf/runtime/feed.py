@@ -288,7 +288,8 @@ class FlowFeed:
             if item != known.items[marked]:
                 put[marked] = item
                 pairs = {port: call_id for port, call_id in pairs.items() if call_id != marked}
-                pairs |= dict.fromkeys(pairs_in(item or b""), marked)
+                told = () if item is None else decode_flows(key, item)
+                pairs |= {flow.local_in.port & ~1: marked for flow in told}
                 span = min(pairs, default=0), max(pairs, default=0)
         return PackedFlows(known.items, pairs, span, put)
 

@@ -13,7 +13,7 @@ import statestore
 from bgf.control import ng
 from bgf.control.client import encode_request
 from bgf.control.server import Incoming
-from bgf.errors import Unserved
+from bgf.errors import StateError, Unserved
 from bgf.events import DropFlow, PutFlow
 from bgf.model import Address as At
 from bgf.model import Component, Flow
@@ -298,6 +298,19 @@ def test_the_marked_calls_flows_are_read_from_their_masters(store: statestore.St
     gone = feed.found("g1", "call")
     assert (list(gone.calls()), gone.pairs) == (["other"], {30_002: "other"})
     assert (list(gone.pairs_of("call")), list(gone.pairs_of("other"))) == ([], [30_002])
+
+
+def test_a_marked_calls_flows_that_cannot_be_read_stop_the_takeover(
+    store: statestore.Store,
+) -> None:
+    """Its port pairs would be free to draw, and somebody's voice is on them."""
+    grant = store.grant("g1", 1)
+    StoreFlows(store, "g1", grant).record("call", [flow(30_000)])
+    feed = FlowFeed(store)
+    feed.load()
+    store.lookup(b"f/g1/call").write(b"\xffof another version", grant=grant)
+    with pytest.raises(StateError):
+        feed.found("g1", "call")
 
 
 def test_what_is_found_is_the_feeds_until_it_is_kept(store: statestore.Store) -> None:
