@@ -90,7 +90,7 @@ class Membership:
         self._again = False
         self._confirmed_ns = 0
         self._step_ns = 0
-        self._count = 0
+        self._count = self._confirmed_count = 0
         self._renewal: tuple[int, int | None, Own] | None = None  # when, against what, saying what
         self._proposal: tuple[int, int] | None = None  # against which revision, when
         self._watched: dict[Seat, tuple[int, int]] = {}  # record's revision, since when so
@@ -98,6 +98,11 @@ class Membership:
         self._wanted: dict[str, int | None] = {}  # node -> the incarnation to evict
 
     # -- from outside --
+
+    @property
+    def incarnation(self) -> int:
+        """Of the segment with which it is, or asks to be, in the view."""
+        return self._seat.incarnation
 
     def evict(self, node: str) -> None:
         """The failover decision says that this node is dead: propose so at once."""
@@ -122,10 +127,16 @@ class Membership:
         self._confirmed_ns = 0
         self._renewal = None
 
-    def renewed(self, renewal: Renew, sent_at_ns: int, revision: int | None) -> None:
-        """The result of a Renew. `revision` None: the view has changed; read the prefix anew."""
-        if revision is not None and renewal.view_revision is not None:
-            self._confirmed_ns = max(self._confirmed_ns, sent_at_ns)
+    def renewed(self, renewal: Renew, sent_at_ns: int, revision: int | None) -> int:
+        """The result of a Renew: until when (ns) it lets this member serve, 0: it does not.
+        `revision` None: the view has changed; read the prefix anew."""
+        if revision is None or renewal.view_revision is None:
+            return 0
+        if renewal.record.incarnation != self._seat.incarnation:  # has begun anew meanwhile
+            return 0
+        self._confirmed_ns = max(self._confirmed_ns, sent_at_ns)
+        self._confirmed_count = renewal.record.count
+        return self._lease_ns()
 
     # -- deciding --
 
@@ -274,8 +285,10 @@ class Membership:
     def _renewal_due(self, now_ns: int, view_revision: int | None) -> tuple[Action, ...]:
         if self._renewal is not None:
             sent_ns, against, said = self._renewal
-            same = against == view_revision and said.complete == self._own.complete
-            if same and now_ns - sent_ns < self._timers.renew_ms * MS:
+            # A confirmed one stands through a new view; a refused one is made again at once.
+            stands = against == view_revision or self._confirmed_count == self._count
+            stands = stands and said.complete == self._own.complete
+            if stands and now_ns - sent_ns < self._timers.renew_ms * MS:
                 return ()
         self._renewal = (now_ns, view_revision, self._own)
         self._count += 1

@@ -6,7 +6,8 @@ engine), where etcd is (`registry`).
 
 The engine's thread is C and never waits for this one. The membership thread takes turns: look at
 the registry's watch, ask the core, hand view and lease to the engine, carry the actions out.
-`evict` and `stop` take a turn of their own at once, in the caller's thread.
+`evict` and `stop` take a turn of their own at once, in the caller's thread: nobody waits for the
+registry with the lock held, so an eviction does not wait for a renewal's answer.
 """
 
 from __future__ import annotations
@@ -252,8 +253,8 @@ class Server:
             own = Own(bool(stats.get("complete")), stats.get("applied", 0))
             step = self._core.step(now_ns(), own, reading)
             self._take(step)
-            for action in step.actions:
-                self._perform(action)
+        for action in step.actions:
+            self._perform(action)
 
     def _evict_slot(self, slot: int) -> None:
         seat = self._view.members.get(slot) if self._view is not None else None
@@ -308,16 +309,21 @@ class Server:
         except RegistryUnavailable as error:
             self._trouble(str(error))
             return
+        with self._lock:
+            if not self._stopping:
+                self._note(action, sent_ns, revision)
+
+    def _note(self, action: Propose | Renew, sent_ns: int, revision: int | None) -> None:
+        """What the registry answered; `revision` None: the checks did not hold."""
         if self._told.trouble:
             self._told.trouble = ""
             self._say(logging.INFO, f"{self.config.node}: the registry answers again")
         if isinstance(action, Renew):
-            self._core.renewed(action, sent_ns, revision)
-            step_lease_ns = sent_ns + self.config.timers.lease_ms * MS
-            if revision is not None and action.view_revision is not None:
-                # At once, not at the next turn: the lease is the shorter for every wait.
-                self._engine.set_lease(step_lease_ns)
-                self._told.lease_ns = max(self._told.lease_ns, step_lease_ns)
+            # At once, not at the next turn: the lease is the shorter for every wait.
+            lease_ns = self._core.renewed(action, sent_ns, revision)
+            if lease_ns > self._told.lease_ns:
+                self._engine.set_lease(lease_ns)
+                self._told.lease_ns = lease_ns
             return
         outcome = "done" if revision is not None else "somebody else was faster"
         text = f"view {action.view.epoch}: {action.why}: {outcome}"
@@ -430,10 +436,10 @@ class Server:
 
     def evict(self, node: str) -> None:
         """Somebody who watches says that this member is dead: propose a view without it, now."""
-        with self._lock:
-            if node != self.config.node:
+        if node != self.config.node:
+            with self._lock:
                 self._core.evict(node)
-                self.turn()
+            self.turn()
 
     def move(self, key: bytes, node: str) -> None:
         """Make another member the master of an item of ours. Raises NotFound, Away, Invalid."""

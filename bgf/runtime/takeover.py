@@ -37,13 +37,15 @@ class Prepared(NamedTuple):
 
 
 class Takeover:
-    """`await prepare(group, epoch)`; one at a time."""
+    """`await prepare(group, epoch)`; one at a time. The store is opened at the start: nearly every
+    takeover is the first of its process, and should not pay for that."""
 
     def __init__(self, open_store: Callable[[], statestore.Store], copies: Copies) -> None:
         self._open_store = open_store
         self._copies = copies
         self._store: statestore.Store | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="takeover")
+        self._pool.submit(self._open_early)
 
     async def prepare(self, group: str, epoch: int) -> Prepared | None:
         """Return when nobody can write, or read as current, under an older epoch, and what the
@@ -74,6 +76,12 @@ class Takeover:
         """After the last `prepare` was cancelled."""
         self._pool.submit(self._close)
         self._pool.shutdown()
+
+    def _open_early(self) -> None:
+        try:
+            self._store = self._open_store()
+        except StateStoreError as error:
+            log.info("opens its store when it is needed: %s", error)
 
     def _prepare(self, group: str, epoch: int) -> Prepared | None:
         if self._store is None:

@@ -213,8 +213,9 @@ class World:
         elif step.standing is Standing.EVICTED:
             member.complete, member.inside_since_ns = False, None
             member.core.anew(self._incarnation())
-        for action in step.actions:
-            lands_ns = now_ns + self.random.randrange(1, 40) * MS
+        answered_ns = now_ns
+        for action in step.actions:  # one after the other, as the server does
+            lands_ns = answered_ns + self.random.randrange(1, 40) * MS
             answered_ns = lands_ns + self.random.randrange(1, 20) * MS
             member.messages.append(Message(now_ns, lands_ns, answered_ns, action))
 

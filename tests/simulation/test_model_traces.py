@@ -17,11 +17,12 @@ import pytest
 from statestore.member_records import LAB, Seat, View, decode_record, decode_view
 from tests.fakes.member_world import PREFIX, Table, World
 
-SEEDS = 10
+SEEDS = 40
 
 
 class Moment(NamedTuple):
-    """A view, and which nodes' records said `complete` when it was written."""
+    """A view, and which of its members were complete when it was written. As in the model, a member
+    is so until it begins anew, whether its record says so yet, or not any more."""
 
     view: View
     complete: frozenset[str]
@@ -30,26 +31,32 @@ class Moment(NamedTuple):
 class Traced(Table):
     """The registry, with every view that was ever written."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
         super().__init__()
+        self.world = world
+        self.complete: set[tuple[str, int]] = set()  # node, incarnation
         self.moments: list[Moment] = []
 
     def commit(
         self, checks: list[tuple[str, int]], puts: Mapping[str, bytes], deletes: list[str]
     ) -> int | None:
-        before = self._complete()
         revision = super().commit(checks, puts, deletes)
+        self._note_complete()
         if revision is not None and f"{PREFIX}view" in puts:
-            self.moments.append(Moment(decode_view(puts[f"{PREFIX}view"]), before))
+            view = decode_view(puts[f"{PREFIX}view"])
+            seats = view.members.values()
+            names = {s.node for s in seats if (s.node, s.incarnation) in self.complete}
+            self.moments.append(Moment(view, frozenset(names)))
         return revision
 
-    def _complete(self) -> frozenset[str]:
+    def _note_complete(self) -> None:
         records = PREFIX + "m/"
-        return frozenset(
-            key.removeprefix(records)
-            for key, stored in self.entries.items()
-            if key.startswith(records) and decode_record(stored.value).complete
-        )
+        for key, stored in self.entries.items():
+            if key.startswith(records) and (record := decode_record(stored.value)).complete:
+                self.complete.add((key.removeprefix(records), record.incarnation))
+        for member in self.world.members:
+            if member.complete:
+                self.complete.add((member.node, member.core.incarnation))
 
 
 def step(before: View, after: Moment) -> str:
@@ -81,8 +88,7 @@ def step(before: View, after: Moment) -> str:
 
 def trace(seed: int) -> list[Moment]:
     world = World(seed, LAB)
-    table = Traced()
-    world.table = table
+    world.table = table = Traced(world)
     world.run(12_000, faults=True)
     world.heal()
     world.run(6_000)

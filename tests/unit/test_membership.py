@@ -278,60 +278,6 @@ def test_a_proposal_without_an_answer_is_made_again_after_a_while() -> None:
     assert len(bench.wait(200, "n0")) == 1
 
 
-# -- the lease --
-
-
-def test_the_lease_counts_from_when_the_confirmation_was_sent() -> None:
-    core = Membership(seat("n0"), SAFE)
-    seen = Reading(view_of("n0"), 1, {}, START_NS)
-    (renewal,) = renewals(core.step(START_NS, COMPLETE, seen))
-    assert renewal.view_revision == 1
-    later_ns = START_NS + 400 * MS
-    assert core.step(later_ns, COMPLETE, seen).lease_deadline_ns == 0
-    core.renewed(renewal, START_NS, 50)
-    step = core.step(later_ns, COMPLETE, seen)
-    assert step.lease_deadline_ns == START_NS + SAFE.lease_ms * MS
-    core.renewed(renewal, START_NS - 1, 51)  # an older answer that comes late shortens nothing
-    assert core.step(later_ns, COMPLETE, seen).lease_deadline_ns == step.lease_deadline_ns
-
-
-def test_a_refused_renewal_and_one_from_outside_confirm_nothing() -> None:
-    core = Membership(seat("n0"), SAFE)
-    seen = Reading(view_of("n0"), 1, {}, START_NS)
-    (renewal,) = renewals(core.step(START_NS, COMPLETE, seen))
-    core.renewed(renewal, START_NS, None)
-    core.renewed(renewal._replace(view_revision=None), START_NS, 50)
-    assert core.step(START_NS, COMPLETE, seen).lease_deadline_ns == 0
-
-
-def test_renewals_come_in_time_and_at_once_when_something_is_new() -> None:
-    bench = Bench("n0", view_of("n0", "n1"))
-    counts = [a.record.count for a in renewals(bench.step())]
-    assert renewals(bench.step(SAFE.renew_ms - 1)) == []
-    counts += [a.record.count for a in renewals(bench.step(1))]
-    bench.view_revision += 1
-    (renewal,) = renewals(bench.step(1))
-    assert renewal.view_revision == bench.view_revision
-    counts.append(renewal.record.count)
-    bench.own = EMPTY
-    (renewal,) = renewals(bench.step(1))
-    assert renewal.record.complete is False
-    counts.append(renewal.record.count)
-    assert counts == sorted(set(counts))
-
-
-def test_without_the_registry_the_lease_runs_out_and_the_sentence_says_why() -> None:
-    core = Membership(seat("n0"), SAFE)
-    trouble = "no answer from etcd at http://e1:2379 for 9.0 s (refused)"
-    seen = Reading(view_of("n0", "n1"), 1, {}, START_NS)
-    (renewal,) = renewals(core.step(START_NS, COMPLETE, seen))
-    core.renewed(renewal, START_NS, 50)
-    late = core.step(START_NS + 9_000 * MS, COMPLETE, seen._replace(trouble=trouble))
-    assert late.lease_deadline_ns == START_NS + 3_000 * MS
-    assert "its lease ended 6.0 s ago" in late.sentence and trouble in late.sentence
-    assert proposals(late) == []
-
-
 # -- silence --
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -150,6 +151,18 @@ def test_a_takeover_waits_for_the_state_plane(directory: Path) -> None:
     assert len(tries) == 3
     with statestore.open(f"dal://{directory}") as store:
         assert store.fence("g1") == 4
+
+
+def test_a_takeover_opens_its_store_before_it_is_needed(directory: Path) -> None:
+    opened = threading.Event()
+
+    def open_store() -> statestore.Store:
+        opened.set()
+        return statestore.open(f"dal://{directory}", size_bytes=8 << 20)
+
+    takeover = Takeover(open_store, EMBEDDED)
+    assert opened.wait(10)
+    takeover.close()
 
 
 def marks(store: statestore.Store) -> list[bytes]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,15 +73,20 @@ class Switched(EmbeddedRegistry):
     """The twin, which a test can cut off."""
 
     cut = False
+    renewals_go: threading.Event | None = None
+    renewals_held = 0
 
     def commit(
         self,
         checks: object,
-        puts: object,
+        puts: Mapping[str, bytes],
         deletes: object = (),
     ) -> int | None:
         if self.cut:
             raise RegistryUnavailable("no answer from etcd at http://nowhere for 1.0 s (test)")
+        if self.renewals_go is not None and not any(key.endswith("view") for key in puts):
+            self.renewals_held += 1
+            self.renewals_go.wait(WAIT_S)
         return super().commit(checks, puts, deletes)  # type: ignore[arg-type]
 
 
@@ -121,6 +127,22 @@ def test_a_member_declared_dead_is_out_at_once_and_begins_anew(cluster: Cluster)
     cluster.servers["n1"].evict("n1")  # nobody evicts itself
     cluster.servers["n1"].evict("n9")  # or who is not there
     cluster.wait_ready("n1")
+
+
+def test_an_eviction_does_not_wait_for_a_renewal(cluster: Cluster) -> None:
+    cluster.start("n1", "n2", "n3")
+    cluster.wait_ready("n1", "n2", "n3")
+    wait_for("all see all", lambda: all(len(cluster.names(n)) == 3 for n in cluster.servers))
+    before = cluster.world.engines["n3"].incarnation
+    cluster.registry.renewals_go = threading.Event()
+    wait_for("all are renewing", lambda: cluster.registry.renewals_held == 3)
+    evicting = threading.Thread(target=cluster.servers["n2"].evict, args=("n3",), daemon=True)
+    evicting.start()
+    evicting.join(WAIT_S / 3)
+    waited = evicting.is_alive()
+    cluster.registry.renewals_go.set()
+    assert not waited
+    wait_for("n3 is somebody new", lambda: cluster.world.engines["n3"].incarnation != before)
 
 
 def test_who_lags_too_far_is_evicted(cluster: Cluster) -> None:
