@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from statestore.member_records import SAFE, Reading
 from statestore.membership import Membership
+from tests.fakes.member_world import MS
 from tests.unit.test_membership import (
     COMPLETE,
     EMPTY,
-    MS,
     START_NS,
     Bench,
     proposals,
