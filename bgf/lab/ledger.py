@@ -71,9 +71,10 @@ class Ledger:
                 )
             call.local = local
 
-    def half_open(self, call_id: str) -> None:
-        """Its offer was answered; of the answer nobody knows whether it was taken."""
-        self.calls[call_id].possible |= {OFFERED}
+    def half_open(self, call_id: str, before: frozenset[int]) -> None:
+        """Its offer was answered; of the answer nobody knows whether it was taken. Until it is, a
+        call is as it was `before`: as agreed last, or offered only when nothing was."""
+        self.calls[call_id].possible |= (before - {GONE}) or {OFFERED}
 
     def living(self, group: str) -> list[str]:
         """Calls of a group that are certainly there."""

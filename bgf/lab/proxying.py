@@ -128,8 +128,8 @@ class Proxy:
         if told is Answer.OK:
             reply = self._call(answer_request(call_id, callee))
             answered = self._answered(f"answer of {call_id}", reply)
-            if answered is not Answer.OK and (half or OFFERED in before):
-                self.ledger.half_open(call_id)
+            if answered is not Answer.OK:
+                self.ledger.half_open(call_id, before)
 
     def _delete(self, call_id: str) -> None:
         before = self.ledger.ask(call_id, self._group.id, GONE)

@@ -165,8 +165,19 @@ def test_an_offer_that_nobody_answered_may_have_been_taken_without_its_answer() 
     ledger.answer("c", before, 44_000, Answer.OK)
     (found,) = lost(ledger, {"c": OFFERED})
     assert "is there, offered and not answered, but is there with its caller" in found
-    ledger.half_open("c")
+    ledger.half_open("c", before)
     assert lost(ledger, {"c": OFFERED}) == [] and lost(ledger, {"c": GONE})
+
+
+def test_a_new_offer_in_a_call_counts_from_its_answer() -> None:
+    """Media stays as agreed before until then: seen when a gateway lost its registry in between."""
+    ledger = promised((44_000, Answer.OK))
+    before = ledger.ask("c", "g1", 44_002)
+    ledger.answer("c", before, 44_002, Answer.OK)
+    assert lost(ledger, {"c": 44_000})
+    ledger.half_open("c", before)
+    assert lost(ledger, {"c": 44_000}) == [] == lost(ledger, {"c": 44_002})
+    assert lost(ledger, {"c": OFFERED}) and lost(ledger, {"c": GONE})
 
 
 def test_what_was_refused_has_changed_nothing() -> None:
