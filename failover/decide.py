@@ -48,6 +48,7 @@ ANYBODY: Final = ""
 class Rule(enum.StrEnum):
     """In this order, for each group; the first that fits."""
 
+    EARLIER_LIFE = "I have just started and have no lease yet -> what was armed before runs out"
     LEASE_OVER = "my lease has run out -> hold nothing"
     BLIND = "the registry does not answer -> keep what I hold until my lease ends, take nothing"
     VOUCHED = "my lease cannot be renewed, all who could take it over vouch -> serve it meanwhile"
@@ -184,16 +185,26 @@ def decide(me: str, policy: Policy, view: View | None, local: Local, now_ns: int
 
 
 def _plan_without_lease(me: str, policy: Policy, local: Local) -> Plan:
-    drops = [g for g in sorted(policy.groups) if local.groups.get(g, Held()).anything]
-    sentence = (
-        f"{me} steps down from {listed(drops)}: its own lease has run out."
-        if drops
-        else f"{me} holds nothing and takes nothing: it has no lease."
-    )
+    """Before the first lease of this life, what an earlier one may have left is left alone: it was
+    armed no longer than that one's lease, and whoever owns it by then, a first view tells."""
+    first = not local.lease_deadline_ns
+    rules: list[tuple[str, Rule]] = []
+    drops, leaves = [], []
+    for group in sorted(policy.groups):
+        held = local.groups.get(group, Held())
+        earlier = first and held == Held(doubtful=True)
+        rules.append((group, Rule.EARLIER_LIFE if earlier else Rule.LEASE_OVER))
+        leaves += [group] if earlier else []
+        drops += [group] if held.anything and not earlier else []
+    sentence = f"{me} holds nothing and takes nothing: it has no lease."
+    if drops:
+        sentence = f"{me} steps down from {listed(drops)}: its own lease has run out."
+    elif leaves:
+        sentence = (
+            f"{me} takes nothing and leaves {listed(leaves)} as an earlier life did: no lease yet."
+        )
     return Plan(
-        actions=tuple(StepDown(group) for group in drops),
-        sentence=sentence,
-        rules=tuple((group, Rule.LEASE_OVER) for group in sorted(policy.groups)),
+        actions=tuple(StepDown(group) for group in drops), sentence=sentence, rules=tuple(rules)
     )
 
 

@@ -29,6 +29,7 @@ from failover.adapters import (
     VouchLink,
     Watchdog,
 )
+from failover.claims import Claims, attempted
 from failover.config import FailoverConfig
 from failover.decide import Local, Plan, Policy, decide
 from failover.detector import Detector, Peer
@@ -37,8 +38,8 @@ from failover.history import History, TimelineEvent
 from failover.lease import Lease
 from failover.news import News
 from failover.own_links import OwnLinks
+from failover.own_record import OwnRecord
 from failover.performer import Performer
-from failover.reasons import State
 from failover.registry import (
     Member,
     Offer,
@@ -141,7 +142,7 @@ class Manager:
         self._view: View | None = None
         self._plan = Plan((), f"{self._me} has just started.", ())
         self._resting = Resting()
-        self._published: Member | None = None
+        self._own_record = OwnRecord()
         self._watching_since_ns: int | None = None
         self._next_look_ns = now_ns
         self._links_down: tuple[str, ...] = ()
@@ -150,7 +151,6 @@ class Manager:
         self._remembered = False
         self._wishes = Wishes(self._me, config.groups, config.peers)
         self._news = News(self._me, self._tell)
-        self._last_owner: dict[str, str] = {}
         self.tally: Counter[str] = Counter()
         self._hands = Performer(
             config,
@@ -185,6 +185,14 @@ class Manager:
             bury=bury,
             tally=self.tally,
         )
+        self._claims = Claims(
+            self._me,
+            registry,
+            self._voucher,
+            took=self._safety.took,
+            tell=self._tell,
+            tally=self.tally,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take turns until `stop` is set. Addresses and deadlines are left to their lifetimes."""
@@ -206,7 +214,7 @@ class Manager:
         self._take_confirmation()
         self._let_lapse()
         changed = self._note_suspicions()
-        due = self._testimony.is_due(self._record(0), self._published, now_ns)
+        due = self._testimony.is_due(self._record(0), self._own_record.stands, now_ns)
         if due or self._plan.asks or now_ns >= self._lease.next_renewal_ns():
             self._renew()
             changed = True
@@ -383,12 +391,14 @@ class Manager:
             self._registry.publish(record)
         except RegistryPending:
             self._lease.waited()
+            self._own_record.pending(record, self._registry.granted_ns())
             return False
         except RegistryUnavailable as error:
+            self._own_record.failed()
             self._registry_trouble(error)
             return False
         self._confirm(sent_ns)
-        self._published = replace(record, lease_deadline_ns=0)
+        self._own_record.confirmed(record)
         return True
 
     def _confirm(self, sent_ns: int) -> None:
@@ -399,6 +409,7 @@ class Manager:
     def _take_confirmation(self) -> None:
         """Of a renewal whose answer came after we had stopped waiting for it."""
         deadline_ns = self._registry.granted_ns()
+        self._own_record.granted(deadline_ns)
         if deadline_ns > self._lease.deadline_ns:
             self._confirm(self._lease.granted(deadline_ns))
 
@@ -445,14 +456,19 @@ class Manager:
             if self._view is not None:
                 self._flaps.note(self._view.members.keys() - {self._me}, self._plan.dead, now_ns)
             failed: set[str] = set()  # what follows a failed step of a group waits for it
+            silent = False  # one unanswered claim a turn: each waits as long as the first
             for action in self._plan.actions:
-                if action.group not in failed and not self._perform(action):
+                claims = isinstance(action, Claim)
+                if action.group in failed or (silent and claims):
                     failed.add(action.group)
+                elif not self._perform(action):
+                    failed.add(action.group)
+                    silent |= claims and "registry" in self._trouble
             if failed or not self._plan.actions:
                 break
         self._bury_the_gone()  # media first
         if self._view is not None and self._lease.alive(self._clock()):
-            self._news.plan(self._plan, self._view.owners, self._last_owner)
+            self._news.plan(self._plan, self._view.owners, self._claims.last_owner)
 
     def _bury_the_gone(self) -> None:
         """Once each time that a member falls silent everywhere."""
@@ -487,10 +503,13 @@ class Manager:
         before = self._view.owners if self._view else {}
         for group in self._config.groups:
             owner = view.owners.get(group, Ownership())
-            if owner.node != self._me:
+            if owner.node == self._me:
+                self._claims.read(group, owner)
+            else:
                 self._wishes.drop(group)
                 if self._view is not None and owner != before.get(group, Ownership()):
-                    last = self._last_owner[group] = before.get(group, Ownership()).node
+                    last = before.get(group, Ownership()).node
+                    self._claims.last_owner[group] = last
                     text = f"{self._me} sees that {owner.node} owns {group}"
                     text += f", no longer {last}" if last else ""
                     self._tell("moved", group, owner.node, owner.epoch, text)
@@ -546,7 +565,7 @@ class Manager:
             case Claim(_, seen):
                 return self._claim(group, seen)
             case Publish(_, epoch):
-                if not self._renew():
+                if not self._own_record.serves(group, epoch) and not self._renew():
                     return False
                 self._hands.remember(action)
                 self._tell("published", group, self._me, epoch, "the takeover is complete")
@@ -567,34 +586,15 @@ class Manager:
     def _claim(self, group: str, seen: Ownership) -> bool:
         if seen.epoch == 0 and not self._hands.free(group):
             return False
-        self._voucher.claiming(group, seen.epoch + 1, self._clock())
-        won = self._registry.claim(group, seen, self._me)
-        if won is None:
-            self._voucher.claim_failed(group)
-            self.tally["claims_lost"] += 1
-            text = f"somebody else was faster than {self._me} at {group}"
-            self._tell("refused", group, self._me, seen.epoch + 1, text)
-            self._view = self._look()
-            return self._view is not None
-        self.tally["claims_won"] += 1
         view = self._view or View()
+        attempt = attempted(seen, view, self._plan, self._about(group))
+        won = self._claims.claim(group, attempt, self._clock())
+        if won is None:
+            self._view = self._look()
+            self._claims.refused(group)
+            return self._view is not None
         self._view = replace(view, owners={**view.owners, group: won})
-        self._voucher.won(group, won)
-        self._last_owner[group] = seen.node
-        if seen.node in self._plan.dead:
-            self._safety.took(seen.node, group, won.epoch, view)
-        why, text = self._reason(seen), self._about(group)
-        self._tell("decided", group, self._me, won.epoch, text, reason=why, last=seen.node)
         return True
 
     def _about(self, group: str) -> str:
         return self._plan.about(self._me, group)
-
-    def _reason(self, seen: Ownership) -> str:
-        """Why its last owner loses a group, in one word or two."""
-        if not seen.node:
-            return "first bring-up"
-        if seen.node not in self._plan.dead:
-            return "planned move"
-        condition = self._plan.conditions.get(seen.node)
-        return (condition.state if condition else State.SILENT).value

@@ -278,7 +278,8 @@ class Membership:
         # A leader was complete when it was chosen, or founds; the founding view itself may have
         # been missed.
         founding = view.leader == slot and not self._own.complete
-        return Step(actions + changes, standing, view, slot, founding, lease_ns, text)
+        # The view first: calls wait for an eviction, and it would wait for a renewal's answer.
+        return Step(changes + actions, standing, view, slot, founding, lease_ns, text)
 
     # -- renewing and proposing --
 

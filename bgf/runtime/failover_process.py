@@ -183,12 +183,13 @@ async def run(node: NodeConfig) -> None:
         prober = UdpProber(
             sources, {name: peer.paths for name, peer in config.peers.items()}, config.interfaces
         )
-        dog = node.failover.safety.watchdog
-        watchdog = LinuxWatchdog(dog.device, dog.timeout_s) if dog.device else None
         link = None
         if node.state.cluster is not None:
             ways = {name: peer.paths for name, peer in config.peers.items()}
             link = UdpVouchLink(sources, ways, config.interfaces, node.state.cluster.key_file)
+        # Last: once it is open, whoever goes without a word has the machine reset.
+        dog = node.failover.safety.watchdog
+        watchdog = LinuxWatchdog(dog.device, dog.timeout_s) if dog.device else None
     except FailoverError as error:
         raise EnvironmentProblem(str(error)) from error
     fencing = node.failover.safety.fencing

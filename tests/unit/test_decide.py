@@ -314,7 +314,7 @@ def test_whatever_the_view_says_safety_holds(
                     assert alive
                     assert owner == Ownership(me, action.epoch)
     for group, nodes in claimants.items():
-        if not local.vacant_since.get(group) and owners.get(group):
+        if group not in local.vacant_since and owners.get(group):
             assert len(nodes) <= 1, "only the first in line claims what fell vacant just now"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statestore.member_records import SAFE, Reading
+from statestore.member_records import SAFE, Propose, Reading, Renew
 from statestore.membership import Membership
 from tests.fakes.member_world import MS
 from tests.unit.test_membership import (
@@ -85,3 +85,12 @@ def test_without_the_registry_the_lease_runs_out_and_the_sentence_says_why() -> 
     assert late.lease_deadline_ns == START_NS + 3_000 * MS
     assert "its lease ended 6.0 s ago" in late.sentence and trouble in late.sentence
     assert proposals(late) == []
+
+
+def test_a_renewal_that_is_due_comes_after_an_eviction() -> None:
+    """Each is answered before the next is sent, and only one of the two is waited for by calls."""
+    bench = Bench("n2", view_of("n0", "n1", "n2"))
+    bench.step()
+    bench.core.evict("n0")
+    step = bench.step(SAFE.renew_ms)
+    assert [type(action) for action in step.actions] == [Propose, Renew]
