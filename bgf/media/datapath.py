@@ -102,7 +102,8 @@ class PeerLearned(msgspec.Struct, frozen=True):
 class MediaSilent(msgspec.Struct, frozen=True):
     """No packet of an open flow for its `inactivity_ms`, while its group was armed here.
 
-    `last_seen_ns` (CLOCK_BOOTTIME) 0: media never started here. Comes once for each silence.
+    `last_seen_ns` (CLOCK_BOOTTIME) 0: media never started here. Comes once for each silence, and
+    again when the group is armed anew.
     """
 
     key: FlowKey

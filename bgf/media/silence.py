@@ -23,8 +23,8 @@ class _Watched:
     group: str
     limit_ns: int
     since_ns: int
-    told_ns: int = -1
-    """last_seen of the silence that was reported, -1 when none was"""
+    told: tuple[int, int] | None = None
+    """The silence that was reported: last_seen, and since when its group was armed"""
 
 
 class SilenceWatch:
@@ -58,7 +58,8 @@ class SilenceWatch:
         last_seen: Callable[[Sequence[FlowKey]], Sequence[int]],
     ) -> list[MediaSilent]:
         """Flows silent for their limit. `armed_since` has the groups that are armed now, and since
-        when; `last_seen` reads times of the last packet, 0 for never."""
+        when; `last_seen` reads times of the last packet, 0 for never. Told is each silence once for
+        each time that its group is armed: the owner of before has heard of it, today's has not."""
         keys: dict[FlowKey, None] = {}
         while self._checks and self._checks[0][0] <= now_ns and len(keys) < LOOKS_MAX:
             key = heapq.heappop(self._checks)[1]
@@ -70,11 +71,11 @@ class SilenceWatch:
             armed_ns = armed_since.get(flow.group)
             start_ns = max(seen_ns, flow.since_ns, armed_ns or 0)
             if armed_ns is None:
-                flow.told_ns, start_ns = -1, now_ns
+                flow.told, start_ns = None, now_ns
             elif now_ns - start_ns >= flow.limit_ns:
-                if flow.told_ns != seen_ns:
+                if flow.told != (seen_ns, armed_ns):
                     found.append(MediaSilent(key, seen_ns))
-                    flow.told_ns = seen_ns
+                    flow.told = seen_ns, armed_ns
                 start_ns = now_ns
             heapq.heappush(self._checks, (start_ns + flow.limit_ns, key))
         return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from bgf.errors import DatapathError
 from bgf.events import Abandoned, Learned, Notify, Silent
@@ -33,6 +33,14 @@ CLOSED_MAX: Final = 16
 NS_PER_MS: Final = 1_000_000
 
 
+class _Known(NamedTuple):
+    """What is known of the silence of a group, and of which machine at which epoch that was."""
+
+    driver: Driver
+    epoch: int
+    silence: Silence
+
+
 class MediaReports:
     """One node's. Call `take` when the packet path has something, `deliver` and `look` often."""
 
@@ -49,7 +57,7 @@ class MediaReports:
         self._silent: dict[str, deque[MediaSilent]] = {
             group: deque(maxlen=WAITING_MAX) for group in served
         }
-        self._silence: dict[str, tuple[Driver, Silence]] = {}
+        self._silence: dict[str, _Known] = {}
         self.tally: Counter[str] = Counter()
 
     def close_after(self, close_hanging_s: int) -> None:
@@ -154,10 +162,10 @@ class MediaReports:
 
     def hanging_about(self, served: Served, exact_max: int) -> int:
         """How many calls hang; where over `exact_max` have a silent stream, how many those are."""
-        known = self._silence.get(served.group.id)
-        if served.driver is None or known is None or known[0] is not served.driver:
+        if served.driver is None:
             return 0
-        return len(known[1]) if len(known[1]) > exact_max else len(self.hanging(served))
+        known = len(self._silence_of(served, served.driver))
+        return known if known > exact_max else len(self.hanging(served))
 
     def _close(self, served: Served, driver: Driver, one: Hanging) -> None:
         now = now_ns()
@@ -172,12 +180,20 @@ class MediaReports:
             )  # fmt: skip
 
     def _silence_of(self, served: Served, driver: Driver) -> Silence:
-        """Of this machine: another one's knowledge went with it."""
+        """Of the group, whose machine may have been made anew here: media stayed, and the packet
+        path says nothing twice. At another epoch it is unknown where media was before."""
         known = self._silence.get(served.group.id)
-        if known is None or known[0] is not driver:
-            silence = Silence(driver.gateway.expected_flows, self._datapath.counters)
-            known = self._silence[served.group.id] = (driver, silence)
-        return known[1]
+        if known is not None and known.driver is driver:
+            return known.silence
+        if known is None:
+            silence = Silence(driver.gateway, self._datapath.counters)
+        else:
+            silence = known.silence
+            silence.go_on(driver.gateway)
+            if known.epoch != served.epoch:
+                silence.count_from(now_ns())
+        self._silence[served.group.id] = _Known(driver, served.epoch, silence)
+        return silence
 
 
 class LogNotices:

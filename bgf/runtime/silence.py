@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
+from bgf.gateway import Gateway
 from bgf.media.datapath import MediaSilent
-from bgf.model import Counters, Flow, FlowKey
+from bgf.model import Counters, FlowKey
 
 CHECKED_MAX: Final = 2_048
 """Calls with a silent pinhole that are looked at in one round."""
@@ -26,14 +27,12 @@ class Hanging(NamedTuple):
 
 
 class Silence:
-    """What one group's owner knows of silence. `flows_of` gives a call's pinholes."""
+    """What one group's owner knows of silence. `machine` is the group's."""
 
     def __init__(
-        self,
-        flows_of: Callable[[str], Sequence[Flow]],
-        counters: Callable[[Sequence[FlowKey]], Sequence[Counters]],
+        self, machine: Gateway, counters: Callable[[Sequence[FlowKey]], Sequence[Counters]]
     ) -> None:
-        self._flows_of = flows_of
+        self._machine = machine
         self._counters = counters
         self._silent: dict[str, dict[FlowKey, tuple[int, int]]] = {}  # (last_seen_ns, since_ns)
         self._round: list[str] = []
@@ -41,11 +40,20 @@ class Silence:
     def __len__(self) -> int:
         return len(self._silent)
 
+    def go_on(self, machine: Gateway) -> None:
+        """The group has another machine on this node: what was reported is not said again."""
+        self._machine = machine
+
+    def count_from(self, now_ns: int) -> None:
+        """No silence is older than this: nobody can say what media did elsewhere before."""
+        for known in self._silent.values():
+            for key, (last_seen_ns, since_ns) in known.items():
+                known[key] = last_seen_ns, max(since_ns, now_ns)
+
     def note(self, call_id: str, report: MediaSilent, now_ns: int) -> None:
         """A pinhole of the call has been silent for its limit."""
-        limit_ms = next(
-            (f.inactivity_ms for f in self._flows_of(call_id) if f.key == report.key), 0
-        )
+        flows = self._machine.expected_flows(call_id)
+        limit_ms = next((flow.inactivity_ms for flow in flows if flow.key == report.key), 0)
         since_ns = report.last_seen_ns or now_ns - limit_ms * 1_000_000
         self._silent.setdefault(call_id, {})[report.key] = (report.last_seen_ns, since_ns)
 
@@ -70,9 +78,10 @@ class Silence:
         found = []
         for call_id in calls:
             known = self._silent.get(call_id)
-            if known is None:
+            if known is None or self._is_to_come(call_id, known):
                 continue
-            watched = [flow.key for flow in self._flows_of(call_id) if flow.inactivity_ms]
+            flows = self._machine.expected_flows(call_id)
+            watched = [flow.key for flow in flows if flow.inactivity_ms]
             counters = dict(zip(watched, self._counters(watched), strict=True))
             for key in list(known):
                 if key not in counters or counters[key].last_seen_ns > known[key][0]:
@@ -84,3 +93,10 @@ class Silence:
                 never = not any(last for last, _ in known.values())
                 found.append(Hanging(call_id, since_ns, never))
         return found
+
+    def _is_to_come(self, call_id: str, known: Iterable[FlowKey]) -> bool:
+        """Is the call still to be restored? Until then nobody knows what is watched of it."""
+        machine = self._machine
+        if machine.session(call_id) is not None:
+            return False
+        return any(machine.call_of(key) == call_id for key in known)

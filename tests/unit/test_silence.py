@@ -1,0 +1,137 @@
+"""Silence of calls over changes of ownership, holds and restarts: what hangs, and since when."""
+
+from __future__ import annotations
+
+import pytest
+
+from bgf.events import Verb
+from bgf.hands import Outcome
+from bgf.media.datapath import MediaSilent
+from bgf.media.silence import SilenceWatch
+from bgf.model import FlowKey
+from bgf.session import State
+from tests.fakes.calls import NS_PER_S, command, line
+from tests.unit.test_reports import BOB, Node, hanging
+
+KEY = FlowKey("10.20.0.101", 30_000)
+
+
+class Watch:
+    """One watched flow of a group that is armed, or not, and its last packet."""
+
+    def __init__(self, limit_s: int) -> None:
+        self.watch = SilenceWatch()
+        self.watch.watch(KEY, "g1", limit_s * 1_000, 0)
+        self.armed: dict[str, int] = {"g1": 0}
+        self.seen_ns = 0
+
+    def until(self, first_s: int, last_s: int) -> list[int]:
+        """The seconds, from the first to before the last, at which it was told silent."""
+        told = []
+        for now_s in range(first_s, last_s):
+            seen = self.watch.due(
+                now_s * NS_PER_S, self.armed, lambda keys: [self.seen_ns for _ in keys]
+            )
+            assert seen in ([], [MediaSilent(KEY, self.seen_ns)])
+            told += [now_s] * len(seen)
+        return told
+
+
+def test_a_silence_is_told_again_to_an_owner_of_after_it_was_armed_anew() -> None:
+    """A group moved away and back: nobody has told its new owner, though no packet came."""
+    watch = Watch(limit_s=60)
+    assert watch.until(0, 125) == [60], "once"
+    watch.armed = {}
+    assert watch.until(125, 130) == []
+    watch.armed = {"g1": 130 * NS_PER_S}
+    (told_s,) = watch.until(130, 400)
+    assert told_s >= 190, "it has been armed for the limit again"
+
+
+def test_a_silence_is_told_once_for_each_packet() -> None:
+    watch = Watch(limit_s=60)
+    assert watch.until(0, 300) == [60]
+    watch.seen_ns = 300 * NS_PER_S
+    (told_s,) = watch.until(300, 700)
+    assert told_s >= 360
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Node:
+    """It ends calls that have hung for 300 s; one is silent, and it was said."""
+    node = Node(monkeypatch, close_hanging_s=300)
+    node.serve()
+    node.establish()
+    node.establish("call-2", 7)  # the one that a new owner restores at once
+    node.hear(MediaSilent(node.flow().key, 0))
+    return node
+
+
+def is_over(node: Node, call: str = "call-1") -> bool:
+    driver = node.served.driver
+    assert driver is not None
+    session = driver.gateway.session(call)
+    assert session is not None
+    return session.state is State.DELETED
+
+
+def restore(node: Node) -> None:
+    driver = node.served.driver
+    assert driver is not None
+    while driver.restore_some(node.now_ns):
+        pass
+
+
+def test_a_machine_made_anew_on_the_same_node_ends_the_calls_that_hung_before(node: Node) -> None:
+    """A state server's restart: media stays armed here, so its silence is not said again."""
+    (before,) = node.reports.hanging(node.served)
+    node.now_ns += 100 * NS_PER_S
+    node.served.driver = None
+    assert hanging(node) == []
+    node.serve()
+    assert node.reports.hanging_about(node.served, 0) == 1, "it is known, though not read yet"
+    node.reports.look()
+    assert hanging(node) == [], "what is not restored is not judged"
+    restore(node)
+    assert node.reports.hanging(node.served) == [before]
+    node.now_ns += 198 * NS_PER_S
+    node.reports.look()
+    assert not is_over(node)
+    node.now_ns += 1 * NS_PER_S
+    node.reports.look()
+    assert is_over(node)
+
+
+@pytest.mark.parametrize("then", ["heard", "held", "ended"])
+def test_what_has_changed_since_is_not_taken_over(node: Node, then: str) -> None:
+    key = node.flow().key
+    node.served.driver = None
+    driver = node.serve()
+    if then == "heard":
+        node.path.seen[key] = node.now_ns
+    elif then == "held":
+        held = line("fd00:a::2", 4000, direction="inactive")
+        assert driver.handle(command(Verb.OFFER, "hold", held), 0) is Outcome.ANSWERED
+        assert driver.handle(command(Verb.ANSWER, "hold-a", BOB), 0) is Outcome.ANSWERED
+    else:
+        assert driver.handle(command(Verb.DELETE, "end"), 0) is Outcome.ANSWERED
+    restore(node)
+    assert hanging(node) == []
+    assert node.reports.hanging_about(node.served, 0) == 0, "forgotten for good"
+
+
+def test_at_another_epoch_a_silence_counts_from_the_new_ownership(node: Node) -> None:
+    """Unseen from here, another node may have had the group: the call may have talked there."""
+    node.now_ns += 1_000 * NS_PER_S
+    node.served.driver = None
+    node.serve()
+    node.served.epoch += 2
+    restore(node)
+    (one,) = node.reports.hanging(node.served)
+    assert one.since_ns == node.now_ns
+    node.now_ns += 299 * NS_PER_S
+    node.reports.look()
+    assert not is_over(node)
+    node.now_ns += 1 * NS_PER_S
+    node.reports.look()
+    assert is_over(node)
