@@ -54,7 +54,8 @@ class Silence:
         """A pinhole of the call has been silent for its limit."""
         flows = self._machine.expected_flows(call_id)
         limit_ms = next((flow.inactivity_ms for flow in flows if flow.key == report.key), 0)
-        since_ns = report.last_seen_ns or now_ns - limit_ms * 1_000_000
+        # Its last packet may be of before a hold, or of an earlier ownership.
+        since_ns = max(report.last_seen_ns, now_ns - limit_ms * 1_000_000)
         self._silent.setdefault(call_id, {})[report.key] = (report.last_seen_ns, since_ns)
 
     def forget(self, call_id: str) -> None:

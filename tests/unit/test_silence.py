@@ -135,3 +135,20 @@ def test_at_another_epoch_a_silence_counts_from_the_new_ownership(node: Node) ->
     node.now_ns += 1 * NS_PER_S
     node.reports.look()
     assert is_over(node)
+
+
+@pytest.mark.parametrize("before_s", [20 * 60, 3_600])
+def test_a_silence_begins_with_the_limit_that_was_watched_and_not_before(
+    node: Node, before_s: int
+) -> None:
+    """A last packet of before a hold, or of an earlier ownership, tells nothing of what follows."""
+    node.now_ns += before_s * NS_PER_S
+    key = node.flow("call-2").key
+    node.path.seen[key] = last_seen_ns = node.now_ns - before_s * NS_PER_S
+    node.hear(MediaSilent(key, last_seen_ns))
+    (one,) = [one for one in node.reports.hanging(node.served) if one.call_id == "call-2"]
+    assert one.since_ns == node.now_ns - 1 * NS_PER_S, "a second of inactivity"
+    node.reports.look()
+    assert not is_over(node, "call-2")
+    node.path.seen[key] = node.now_ns
+    assert "call-2" not in hanging(node)
