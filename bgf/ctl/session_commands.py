@@ -52,7 +52,7 @@ def sessions_list(
     """Every call, with its group, state, number of flows and age.
 
     A hanging one has had no packet for `inactivity_s` of its realms on any stream that should
-    carry media; it is ended by its owner only where `media.close_hanging_s` says so.
+    carry media, and no RTCP; it is ended by its owner only where `media.close_hanging_s` says so.
     """
     answers = gateways(nodes, "sessions", **({"hanging": True} if hanging else {}))
     found = [

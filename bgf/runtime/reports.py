@@ -146,9 +146,9 @@ class MediaReports:
         for served in self._served.values():
             driver = served.driver
             if driver is not None and not (driver.fenced or driver.doubtful):
-                over_ns = now_ns() - self._close_after_ns
-                hanging = self._silence_of(served, driver).hanging()
-                due = [one for one in hanging if one.since_ns <= over_ns]
+                now = now_ns()
+                hanging = self._silence_of(served, driver).hanging(now)
+                due = [one for one in hanging if one.since_ns <= now - self._close_after_ns]
                 for one in due[:CLOSED_MAX]:
                     self._close(served, driver, one)
 
@@ -156,7 +156,9 @@ class MediaReports:
         """The calls of an active group that hang now; none for another."""
         driver = served.driver
         try:
-            return [] if driver is None else self._silence_of(served, driver).all_hanging()
+            if driver is None:
+                return []
+            return self._silence_of(served, driver).all_hanging(now_ns())
         except DatapathError:
             return []
 

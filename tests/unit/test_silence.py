@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from bgf.events import Verb
+from bgf.events import MediaLine, Verb
 from bgf.hands import Outcome
 from bgf.media.datapath import MediaSilent
 from bgf.media.silence import SilenceWatch
-from bgf.model import FlowKey
+from bgf.model import Component, FlowKey
 from bgf.session import State
-from tests.fakes.calls import NS_PER_S, command, line
+from tests.fakes.calls import NS_PER_S, REALMS, command, line
 from tests.unit.test_reports import BOB, Node, hanging
 
 KEY = FlowKey("10.20.0.101", 30_000)
@@ -75,6 +75,12 @@ def is_over(node: Node, call: str = "call-1") -> bool:
     return session.state is State.DELETED
 
 
+def say(node: Node, verb: Verb, cookie: str, said: MediaLine, call: str = "call-2") -> None:
+    driver = node.served.driver
+    assert driver is not None
+    assert driver.handle(command(verb, cookie, said, call=call), 0) is Outcome.ANSWERED
+
+
 def restore(node: Node) -> None:
     driver = node.served.driver
     assert driver is not None
@@ -111,8 +117,8 @@ def test_what_has_changed_since_is_not_taken_over(node: Node, then: str) -> None
         node.path.seen[key] = node.now_ns
     elif then == "held":
         held = line("fd00:a::2", 4000, direction="inactive")
-        assert driver.handle(command(Verb.OFFER, "hold", held), 0) is Outcome.ANSWERED
-        assert driver.handle(command(Verb.ANSWER, "hold-a", BOB), 0) is Outcome.ANSWERED
+        say(node, Verb.OFFER, "hold", held, "call-1")
+        say(node, Verb.ANSWER, "hold-a", BOB, "call-1")
     else:
         assert driver.handle(command(Verb.DELETE, "end"), 0) is Outcome.ANSWERED
     restore(node)
@@ -152,3 +158,34 @@ def test_a_silence_begins_with_the_limit_that_was_watched_and_not_before(
     assert not is_over(node, "call-2")
     node.path.seen[key] = node.now_ns
     assert "call-2" not in hanging(node)
+
+
+@pytest.mark.parametrize("realm", REALMS)
+def test_a_party_that_holds_without_music_keeps_its_call_by_rtcp_alone(
+    node: Node, realm: str
+) -> None:
+    """RFC 3550 section 6.2: RTCP comes from both sides, whoever is on hold."""
+    say(node, Verb.OFFER, "hold", line("fd00:a::2", 4000, direction="sendonly"))
+    say(node, Verb.ANSWER, "hold-a", line("10.20.0.2", 6000, direction="recvonly"))
+    key = node.flow("call-2").key
+    (rtcp,) = [
+        flow.key
+        for flow in node.shared.recorded["call-2"]
+        if flow.component is Component.RTCP and flow.realm_in == realm
+    ]
+    node.hear(MediaSilent(key, 0))
+    assert "call-2" in hanging(node)
+    for _ in range(100):
+        node.now_ns += 5 * NS_PER_S
+        node.path.seen[rtcp] = node.now_ns
+        node.reports.look()
+        assert not is_over(node, "call-2") and "call-2" not in hanging(node)
+    node.now_ns += 1 * NS_PER_S
+    (one,) = node.reports.hanging(node.served)
+    assert one.since_ns == node.path.seen[rtcp], "it has no RTCP either"
+    node.now_ns += 298 * NS_PER_S
+    node.reports.look()
+    assert not is_over(node, "call-2")
+    node.now_ns += 1 * NS_PER_S
+    node.reports.look()
+    assert is_over(node, "call-2")
