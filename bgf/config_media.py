@@ -22,6 +22,8 @@ ATTACH_MODES: Final = ("auto", "native", "generic")
 QUARANTINE_MS_RANGE: Final = (0, 60_000)
 QUARANTINE_MS: Final = 5_000
 CLOSE_HANGING_S_RANGE: Final = (0, 86_400)
+CLOSE_HELD_S_RANGE: Final = (0, 604_800)
+CLOSE_HELD_S: Final = 3_600  # as rtpengine, silent-timeout
 
 LATCH_MODES: Final = {"off": Latch.OFF, "latch": Latch.LATCH, "strict": Latch.STRICT}
 INACTIVITY_S_RANGE: Final = (0, 86_400)
@@ -44,7 +46,8 @@ class MediaSection:
     """The packet path: where its pins are, how many pinholes, how to attach it.
 
     A released port pair is not given out for `port_quarantine_ms`. The owner ends a call that has
-    had no media for `close_hanging_s`; 0: nobody does.
+    had no media for `close_hanging_s`; 0: nobody does. Of a call without a stream that should carry
+    any it is `close_held_s` without a packet, an offer or an answer; 0: nobody does.
     """
 
     pin_dir: Path
@@ -52,11 +55,15 @@ class MediaSection:
     attach: str = "auto"
     port_quarantine_ms: int = QUARANTINE_MS
     close_hanging_s: int = 0
+    close_held_s: int = CLOSE_HELD_S
 
 
 def parse_media(table: Table) -> MediaSection:
     """Raises ConfigError."""
-    table.only("pin_dir", "pinholes_max", "attach", "port_quarantine_ms", "close_hanging_s")
+    table.only(
+        *("pin_dir", "pinholes_max", "attach", "port_quarantine_ms"),
+        *("close_hanging_s", "close_held_s"),
+    )
     modes = ", ".join(f"'{mode}'" for mode in sorted(ATTACH_MODES))
     return MediaSection(
         Path(table.text("pin_dir", plain_path, PATH_RULE)),
@@ -64,6 +71,7 @@ def parse_media(table: Table) -> MediaSection:
         table.text("attach", ATTACH_MODES.__contains__, f"one of {modes}", "auto"),
         table.integer("port_quarantine_ms", QUARANTINE_MS_RANGE, QUARANTINE_MS),
         table.integer("close_hanging_s", CLOSE_HANGING_S_RANGE, 0),
+        table.integer("close_held_s", CLOSE_HELD_S_RANGE, CLOSE_HELD_S),
     )
 
 
@@ -76,6 +84,7 @@ def dump_media(media: MediaSection) -> list[str]:
         f"attach = {quote(media.attach)}",
         f"port_quarantine_ms = {media.port_quarantine_ms}",
         f"close_hanging_s = {media.close_hanging_s}",
+        f"close_held_s = {media.close_held_s}",
     ]
 
 

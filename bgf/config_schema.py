@@ -136,6 +136,10 @@ SECTIONS: Final = (
             media.QUARANTINE_MS, media.QUARANTINE_MS_RANGE, same=True),
         Key("media.close_hanging_s", "integer", "The owner ends a call that has had no media for "
             "so long; 0: it is only reported.", _L, 0, media.CLOSE_HANGING_S_RANGE, same=True),
+        Key("media.close_held_s", "integer", "The same for a call of which no media is due, as on "
+            "hold on both sides: no packet, offer or answer for so long. Reported from half of it "
+            "on; 0: neither. Not ended while `close_hanging_s` is 0, nor before that.",
+            _L, media.CLOSE_HELD_S, media.CLOSE_HELD_S_RANGE, same=True),
     )),
     Section("realms.NAME", "A network this node is in. Realms but `interface` are the same on "
             "every node.", (

@@ -146,11 +146,15 @@ class Silent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="silent
 
 class Abandoned(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="abandoned"):
     """No media in any direction for longer than the owner's configuration lets a call hang: it
-    ends here. The driver says so, since neither counters nor configuration are in the machine."""
+    ends here. The driver says so, since neither counters nor configuration are in the machine.
+
+    `held`: none was due.
+    """
 
     now_ns: int
     call_id: str
     silent_ms: int
+    held: bool = False
 
 
 class Heard(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="heard"):

@@ -242,7 +242,8 @@ def _told(before: Session | None, event: Event, after: Session | None, reply: Re
         by, what, detail = "packet path", "silent", str(event.key)
     elif isinstance(event, Abandoned):
         by, what = "owner", "abandoned"
-        detail = f"no media for {event.silent_ms // 1_000} s (media.close_hanging_s)"
+        limit = "media.close_held_s" if event.held else "media.close_hanging_s"
+        detail = f"no media for {event.silent_ms // 1_000} s ({limit})"
     elif isinstance(event, Heard):
         by, what = "packet path", "heard"
         detail = f"media {event.ago_ms / 1_000:.1f} s ago: the callee stays in force"

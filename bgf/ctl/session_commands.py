@@ -53,6 +53,8 @@ def sessions_list(
 
     A hanging one has had no packet for `inactivity_s` of its realms on any stream that should
     carry media, and no RTCP; it is ended by its owner only where `media.close_hanging_s` says so.
+    Where no stream should carry any, it hangs after half of `media.close_held_s` without a packet,
+    an offer or an answer.
     """
     answers = gateways(nodes, "sessions", **({"hanging": True} if hanging else {}))
     found = [

@@ -134,7 +134,7 @@ def _group(families: Families, group: str, said: Json) -> None:
     gauge("bgf_group_active", what, int(active), group=group)
     what = "Calls of the group that this node serves."
     gauge("bgf_calls", what, number(said.get("sessions")), group=group)
-    what = "Calls without media on any stream that should have some."
+    what = "Calls without media on any stream, though nobody has ended them."
     gauge("bgf_calls_hanging", what, number(said.get("hanging")), group=group)
     what = "Calls of a group taken over that are still to be restored."
     gauge("bgf_calls_to_restore", what, number(said.get("pending")), group=group)

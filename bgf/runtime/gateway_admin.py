@@ -151,7 +151,8 @@ class GatewayAdmin:
         }
 
     def sessions(self, request: dict[str, Any]) -> dict[str, Any]:
-        """All calls; with `hanging`, those whose media has all stopped, and since when."""
+        """All calls; with `hanging`, those whose media has all stopped, and since when; `held` says
+        that none of it was due."""
         rows: list[dict[str, Any]] = []
         for served in self._process.served.values():
             driver = served.driver
@@ -168,6 +169,7 @@ class GatewayAdmin:
                 if hangs is not None:
                     row["silent_s"] = round((now_ns() - hangs.since_ns) / 1e9, 1)
                     row["never_started"] = hangs.never_started
+                    row["held"] = hangs.held
                 rows.append(row)
         return {"sessions": rows}
 

@@ -94,7 +94,8 @@ class GatewayProcess:
         self.feed = FlowFeed(store)
         self.standby = StandbyHands(datapath)
         self.served = {group.id: Served(group) for group in node.groups}
-        self.reports = MediaReports(datapath, self.served, node.media.close_hanging_s)
+        limits = node.media.close_hanging_s, node.media.close_held_s
+        self.reports = MediaReports(datapath, self.served, *limits)
         self.recorded = RecordedFlows(self.feed, self.served)
         self.ice = IceAgent(datapath.checks, self.served, self.recorded.at)
         self.shared_capture = SharedCapture(datapath)

@@ -131,9 +131,9 @@ def _merged(old: NodeConfig, new: NodeConfig, taken: set[str]) -> NodeConfig:
         for name in (path.split(".")[1].split("[")[0] for path in taken)
         if hasattr(new.control, name)
     }
-    hanging = new if "media.close_hanging_s" in taken else old
-    return replace(
-        old,
-        control=replace(old.control, **control),
-        media=replace(old.media, close_hanging_s=hanging.media.close_hanging_s),
-    )
+    media = {
+        name: getattr(new.media, name)
+        for name in ("close_hanging_s", "close_held_s")
+        if f"media.{name}" in taken
+    }
+    return replace(old, control=replace(old.control, **control), media=replace(old.media, **media))

@@ -31,6 +31,7 @@ WAITING_MAX: Final = 65_536
 CLOSED_MAX: Final = 16
 """Hanging calls ended in one round."""
 NS_PER_MS: Final = 1_000_000
+NS_PER_S: Final = 1_000_000_000
 
 
 class _Known(NamedTuple):
@@ -45,11 +46,15 @@ class MediaReports:
     """One node's. Call `take` when the packet path has something, `deliver` and `look` often."""
 
     def __init__(
-        self, datapath: Datapath, served: Mapping[str, Served], close_hanging_s: int = 0
+        self,
+        datapath: Datapath,
+        served: Mapping[str, Served],
+        close_hanging_s: int = 0,
+        close_held_s: int = 0,
     ) -> None:
         self._datapath = datapath
         self._served = served
-        self._close_after_ns = close_hanging_s * 1_000_000_000
+        self.close_after(close_hanging_s, close_held_s)
         self._group_of = {
             address.host: one.group.id for one in served.values() for address in one.group.addresses
         }
@@ -60,9 +65,11 @@ class MediaReports:
         self._silence: dict[str, _Known] = {}
         self.tally: Counter[str] = Counter()
 
-    def close_after(self, close_hanging_s: int) -> None:
-        """Another limit, from the next look on; 0: none."""
-        self._close_after_ns = close_hanging_s * 1_000_000_000
+    def close_after(self, close_hanging_s: int, close_held_s: int) -> None:
+        """Other limits, from the next look on; 0: none. Held calls are not ended before others, and
+        not at all when those are not; they hang from half of their limit on."""
+        self._close_after_ns = close_hanging_s * NS_PER_S
+        self._held_after_ns = max(close_held_s, close_hanging_s) * NS_PER_S if close_held_s else 0
 
     def take(self) -> None:
         """Out of the packet path; the latest word on each pinhole counts."""
@@ -137,20 +144,24 @@ class MediaReports:
     # -- hanging calls ---------------------------------------------------------------------
 
     def look(self) -> None:
-        """End the calls that have hung for longer than is allowed, if any limit is configured.
+        """Look for held calls; end those that have hung for longer than is allowed, if any limit is
+        configured. Raises DatapathError.
 
         Only a group's owner gets here: nobody else has its machine.
         """
-        if not self._close_after_ns:
-            return
         for served in self._served.values():
             driver = served.driver
             if driver is not None and not (driver.fenced or driver.doubtful):
-                now = now_ns()
-                hanging = self._silence_of(served, driver).hanging(now)
-                due = [one for one in hanging if one.since_ns <= now - self._close_after_ns]
-                for one in due[:CLOSED_MAX]:
-                    self._close(served, driver, one)
+                now, silence = now_ns(), self._silence_of(served, driver)
+                silence.seek(now)
+                if self._close_after_ns:
+                    due = [one for one in silence.hanging(now) if self._is_due(one, now)]
+                    for one in due[:CLOSED_MAX]:
+                        self._close(served, driver, one)
+
+    def _is_due(self, one: Hanging, now: int) -> bool:
+        after_ns = self._held_after_ns if one.held else self._close_after_ns
+        return now - one.since_ns >= after_ns
 
     def hanging(self, served: Served) -> list[Hanging]:
         """The calls of an active group that hang now; none for another."""
@@ -163,7 +174,7 @@ class MediaReports:
             return []
 
     def hanging_about(self, served: Served, exact_max: int) -> int:
-        """How many calls hang; where over `exact_max` have a silent stream, how many those are."""
+        """How many calls hang; where over `exact_max` may hang, how many those are."""
         if served.driver is None:
             return 0
         known = len(self._silence_of(served, served.driver))
@@ -172,12 +183,13 @@ class MediaReports:
     def _close(self, served: Served, driver: Driver, one: Hanging) -> None:
         now = now_ns()
         silent_ms = (now - one.since_ns) // NS_PER_MS
-        if driver.see(Abandoned(call_ns(), one.call_id, silent_ms)) is Outcome.ANSWERED:
+        if driver.see(Abandoned(call_ns(), one.call_id, silent_ms, one.held)) is Outcome.ANSWERED:
             self.tally["closed"] += 1
             self._silence_of(served, driver).forget(one.call_id)
             log.warning(
-                "group %s: call %s ended here: no media for %d s",
+                "group %s: call %s ended here: no media for %d s%s",
                 served.group.id, one.call_id, silent_ms // 1_000,
+                ", nor was any due" if one.held else "",
                 extra={"group": served.group.id, "call": one.call_id, "reason": "no-media"},
             )  # fmt: skip
 
@@ -185,15 +197,16 @@ class MediaReports:
         """Of the group, whose machine may have been made anew here: media stayed, and the packet
         path says nothing twice. At another epoch it is unknown where media was before."""
         known = self._silence.get(served.group.id)
-        if known is not None and known.driver is driver:
-            return known.silence
         if known is None:
-            silence = Silence(driver.gateway, self._datapath.counters)
+            now = now_ns()
+            silence = Silence(driver.gateway, self._datapath.counters, now, call_ns() - now)
         else:
             silence = known.silence
-            silence.go_on(driver.gateway)
+            if known.driver is not driver:
+                silence.go_on(driver.gateway)
             if known.epoch != served.epoch:
                 silence.count_from(now_ns())
+        silence.quiet_ns = self._held_after_ns // 2
         self._silence[served.group.id] = _Known(driver, served.epoch, silence)
         return silence
 

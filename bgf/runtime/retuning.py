@@ -24,7 +24,7 @@ def retune(process: GatewayProcess, new: NodeConfig) -> list[str]:
         process.limits, sessions_max=control.sessions_max, new_calls_per_s=control.new_calls_per_s
     )
     process.load.allow(control.memory_max_mb)
-    process.reports.close_after(new.media.close_hanging_s)
+    process.reports.close_after(new.media.close_hanging_s, new.media.close_held_s)
     refused = set()
     for served in process.served.values():
         if served.driver is not None:

@@ -34,7 +34,8 @@ inactivity_s = 0
 FULL = EXAMPLE.replace(
     '[realms.access]\ninterface = "eth0"\n[realms.core]\ninterface = "eth1"\n', POLICIES.lstrip()
 ).replace(
-    'attach = "generic"', 'attach = "generic"\nport_quarantine_ms = 9000\nclose_hanging_s = 7'
+    'attach = "generic"',
+    'attach = "generic"\nport_quarantine_ms = 9000\nclose_hanging_s = 7\nclose_held_s = 8',
 )
 
 
@@ -58,12 +59,14 @@ def test_every_key_arrives() -> None:
     assert node.policies["core"].rule("audio") == StreamRule()
     assert node.realms["mgmt"].policy == DEFAULT_POLICY
     assert (node.media.port_quarantine_ms, node.media.close_hanging_s) == (9_000, 7)
+    assert node.media.close_held_s == 8
 
 
 def test_without_them_nothing_latches_and_silence_is_reported_after_a_minute() -> None:
     node = config.parse(MINIMAL)
     assert node.policies == {"lan": RealmPolicy(inactivity_ms=60_000)}
     assert (node.media.port_quarantine_ms, node.media.close_hanging_s) == (5_000, 0)
+    assert node.media.close_held_s == 3_600, "of no effect while close_hanging_s is 0"
 
 
 def test_a_dump_reads_back_equal() -> None:
@@ -89,6 +92,7 @@ def test_a_dump_reads_back_equal() -> None:
         ("media = false", 'media = false\nlatch = "off"', 'realms.mgmt.latch = "off": means no'),
         ("port_quarantine_ms = 9000", "port_quarantine_ms = 60001", "from 0 to 60000"),
         ("close_hanging_s = 7", "close_hanging_s = 1.5", "media.close_hanging_s = 1.5: must be"),
+        ("close_held_s = 8", "close_held_s = 604801", "media.close_held_s = 604801: must be"),
     ],
 )
 def test_a_mistake_is_one_line(old: str, new: str, says: str) -> None:

@@ -203,6 +203,14 @@ def test_history_tells_who_brought_what_and_what_came_of_it() -> None:
     assert end is not None and end.detail == "no media for 45 s (media.close_hanging_s)"
 
 
+def test_a_call_that_was_held_to_its_end_names_the_limit_of_those() -> None:
+    made = node()
+    made.run(command(OFFER, "o", ALICE), command(ANSWER, "a", BOB))
+    made.run(Abandoned(5_000 * NS_PER_S, "call-1", 4_000_000, held=True))
+    end = explain.ending(explain.history(made.entries("call-1"), made.gateway.site))
+    assert end is not None and end.detail == "no media for 4000 s (media.close_held_s)"
+
+
 def test_the_end_of_a_call_is_the_one_that_ended_it() -> None:
     made = node()
     made.run(command(OFFER, "o", ALICE), command(DELETE, "d"), command(DELETE, "d2", at_ms=9))

@@ -54,6 +54,20 @@ def test_taken_up_once_and_then_no_difference(tmp_path: Path) -> None:
     assert (again["applied"], again["restart"]) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("key", "old", "new"), [("close_hanging_s", 0, 300), ("close_held_s", 3_600, 7_200)]
+)
+def test_the_limits_of_hanging_calls_are_taken_up(
+    tmp_path: Path, key: str, old: int, new: int
+) -> None:
+    taken: list[config.NodeConfig] = []
+    file, it = reloader(tmp_path, "gateway", lambda node: taken.append(node) or [])  # type: ignore[func-returns-value]
+    file.write_text(PEERS.replace("[media]", f"[media]\n{key} = {new}"))
+    assert it.reload()["applied"] == [{"key": f"media.{key}", "old": old, "new": new}]
+    assert getattr(taken[0].media, key) == new
+    assert it.reload()["applied"] == []
+
+
 def test_each_process_names_what_concerns_it(tmp_path: Path) -> None:
     changed = PEERS.replace("lease_ms = 900", "lease_ms = 950").replace("= 64", "= 65")
     changed = changed.replace('attach = "generic"', 'attach = "native"')

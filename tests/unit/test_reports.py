@@ -44,15 +44,19 @@ class Path:
 class Node:
     """One node, its group standby until `serve`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, close_hanging_s: int = 0) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, close_hanging_s: int = 0, close_held_s: int = 0
+    ) -> None:
         self.now_ns = 100 * NS_PER_S
         monkeypatch.setattr(reports_module, "now_ns", lambda: self.now_ns)
+        monkeypatch.setattr(reports_module, "call_ns", lambda: self.now_ns)
         self.shared, self.path = Shared(), Path()
         self.served = Served(GROUP)
         self.reports = MediaReports(
             self.path,  # type: ignore[arg-type]
             {"g1": self.served},
             close_hanging_s,
+            close_held_s,
         )
         self.counts: Counter[str] = Counter()
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from bgf.events import MediaLine, Verb
+from bgf.explain import history
 from bgf.hands import Outcome
 from bgf.media.datapath import MediaSilent
 from bgf.media.silence import SilenceWatch
 from bgf.model import Component, FlowKey
+from bgf.runtime import silence as silence_module
 from bgf.session import State
 from tests.fakes.calls import NS_PER_S, REALMS, command, line
 from tests.unit.test_reports import BOB, Node, hanging
@@ -189,3 +191,160 @@ def test_a_party_that_holds_without_music_keeps_its_call_by_rtcp_alone(
     node.now_ns += 1 * NS_PER_S
     node.reports.look()
     assert is_over(node, "call-2")
+
+
+@pytest.fixture
+def keeping(monkeypatch: pytest.MonkeyPatch) -> Node:
+    """It ends calls that have hung for 300 s, held ones after an hour; one talks."""
+    node = Node(monkeypatch, close_hanging_s=300, close_held_s=3_600)
+    node.serve()
+    node.establish("call-2")
+    node.reports.look()
+    return node
+
+
+HELD = {
+    "inactive": (
+        line("fd00:a::2", 4000, direction="inactive"),
+        line("10.20.0.2", 6000, direction="inactive"),
+    ),
+    "no address": (line("::", 4000), line("0.0.0.0", 6000)),
+    "offered without ports": (line("fd00:a::2", 0), line("10.20.0.2", 0)),
+    "rejected": (line("fd00:a::2", 4000), line("10.20.0.2", 0)),
+}
+
+
+def hold(node: Node, how: str = "inactive", call: str = "call-2") -> None:
+    offered, answered = HELD[how]
+    say(node, Verb.OFFER, "hold", offered, call)
+    say(node, Verb.ANSWER, "hold-a", answered, call)
+
+
+def looked(node: Node, seconds: int) -> list[str]:
+    """What hangs after so long, and a look."""
+    node.now_ns += seconds * NS_PER_S
+    node.reports.look()
+    return hanging(node)
+
+
+@pytest.mark.parametrize("how", HELD)
+def test_a_call_that_is_held_and_then_forgotten_ends_too(keeping: Node, how: str) -> None:
+    """A proxy that died during a hold: no pinhole is watched, and no BYE will come."""
+    hold(keeping, how)
+    assert looked(keeping, 1_799) == []
+    assert looked(keeping, 1) == ["call-2"], "half of its time"
+    (one,) = keeping.reports.hanging(keeping.served)
+    assert (one.since_ns, one.never_started, one.held) == (100 * NS_PER_S, True, True)
+    assert looked(keeping, 1_799) == ["call-2"]
+    assert not is_over(keeping, "call-2")
+    assert looked(keeping, 1) == []
+    assert is_over(keeping, "call-2")
+    assert not keeping.shared.flows and keeping.reports.tally["closed"] == 1
+    driver = keeping.served.driver
+    assert driver is not None
+    told = history(keeping.shared.journals["call-2"], driver.gateway.site)
+    assert told[-1].detail == "no media for 3600 s (media.close_held_s)"
+
+
+def test_a_call_with_media_due_is_no_held_one(keeping: Node) -> None:
+    assert looked(keeping, 10_000) == [], "its silence was not reported: it has media"
+    assert not is_over(keeping, "call-2")
+
+
+@pytest.mark.parametrize("what", ["rtcp", "offer", "answer"])
+def test_whatever_comes_of_a_held_call_keeps_it(keeping: Node, what: str) -> None:
+    """RTCP, or the offers of session timers (RFC 4028)."""
+    hold(keeping)
+    rtcp = next(
+        flow.key for flow in keeping.shared.flows.values() if flow.component is Component.RTCP
+    )
+    offered, answered = HELD["inactive"]
+    driver = keeping.served.driver
+    assert driver is not None
+    for number in range(5):
+        assert looked(keeping, 1_700) == [], number
+        now_s = keeping.now_ns // NS_PER_S
+        if what == "rtcp":
+            keeping.path.seen[rtcp] = keeping.now_ns
+            continue
+        # The time of calls is the owner's own, the wall clock was the command's.
+        times = {"at_ms": now_s * 1_000 - 1_000} if what == "offer" else {"wall_s": now_s}
+        for verb, said in ((Verb.OFFER, offered), (Verb.ANSWER, answered)):
+            made = command(verb, f"{verb}-{number}", said, call="call-2", **times)
+            assert driver.handle(made, 0) is Outcome.ANSWERED
+    assert looked(keeping, 1_800) == ["call-2"]
+    assert looked(keeping, 1_799) == ["call-2"]
+    assert looked(keeping, 1) == [] and is_over(keeping, "call-2")
+
+
+def test_a_held_call_that_is_resumed_hangs_no_more(keeping: Node) -> None:
+    hold(keeping)
+    assert looked(keeping, 2_000) == ["call-2"]
+    say(keeping, Verb.OFFER, "resume", line("fd00:a::2", 4000))
+    say(keeping, Verb.ANSWER, "resume-a", BOB)
+    assert hanging(keeping) == []
+    assert keeping.reports.hanging_about(keeping.served, 0) == 0, "forgotten"
+    assert looked(keeping, 10_000) == [] and not is_over(keeping, "call-2")
+
+
+def test_a_new_owner_waits_for_the_whole_time(keeping: Node) -> None:
+    """RTCP may have passed the node before it: here nobody knows."""
+    hold(keeping)
+    assert looked(keeping, 3_000) == ["call-2"]
+    keeping.served.driver = None
+    keeping.reports.discard("g1")
+    keeping.now_ns += 10_000 * NS_PER_S
+    keeping.serve()
+    assert looked(keeping, 0) == []
+    restore(keeping)
+    assert looked(keeping, 1_799) == []
+    assert looked(keeping, 1) == ["call-2"]
+    assert looked(keeping, 1_799) == ["call-2"]
+    assert looked(keeping, 1) == [] and is_over(keeping, "call-2")
+
+
+def test_a_machine_made_anew_goes_on_with_the_time_of_held_calls(keeping: Node) -> None:
+    hold(keeping)
+    assert looked(keeping, 3_000) == ["call-2"]
+    keeping.served.driver = None
+    keeping.serve()
+    restore(keeping)
+    assert looked(keeping, 599) == ["call-2"]
+    assert looked(keeping, 1) == [] and is_over(keeping, "call-2")
+
+
+@pytest.mark.parametrize(
+    ("close_hanging_s", "close_held_s", "listed"),
+    [(0, 3_600, True), (0, 0, False), (300, 0, False)],
+)
+def test_held_calls_end_only_where_others_do(
+    keeping: Node, close_hanging_s: int, close_held_s: int, listed: bool
+) -> None:
+    keeping.reports.close_after(close_hanging_s, close_held_s)
+    hold(keeping)
+    assert looked(keeping, 100_000) == (["call-2"] if listed else [])
+    assert looked(keeping, 100_000) == (["call-2"] if listed else [])
+    assert not is_over(keeping, "call-2")
+
+
+def test_held_calls_are_not_ended_before_others(keeping: Node) -> None:
+    keeping.reports.close_after(7_200, 600)
+    hold(keeping)
+    looked(keeping, 7_199)
+    assert not is_over(keeping, "call-2")
+    looked(keeping, 1)
+    assert is_over(keeping, "call-2")
+
+
+def test_a_look_works_out_the_pinholes_of_a_few_calls_only(
+    keeping: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence_module, "SOUGHT_MAX", 2)
+    monkeypatch.setattr(silence_module, "PASSED_MAX", 3)
+    for number in range(8):
+        keeping.establish(f"held-{number}", 10 + 4 * number)
+        hold(keeping, "inactive", f"held-{number}")
+    keeping.now_ns += 2_000 * NS_PER_S
+    found = [len(looked(keeping, 1)) for _ in range(10)]
+    assert found[-1] == 8 and found == sorted(found)
+    assert all(after - before <= 2 for before, after in zip([0, *found], found, strict=False))
