@@ -35,7 +35,10 @@ INTERFACE = struct.Struct("=II6sH")
 _PLACE = struct.Struct("=16sIHBBIxxxx")
 KEY = struct.Struct("=16sIHH")
 _PINHOLE = struct.Struct("=IIIIHHI2s2sHBB16s16s16sQQQQQQ64x16sIHxxIxxxx24sxxxxxxxx")
-FLAGS_AT, STREAM_AT, PEER_AT = 4, 128, 216  # in a pinhole
+FLAGS_AT, NEXTHOP_AT, WAY_AT, STREAM_AT, WIRE_OUT_AT, PEER_AT = 4, 12, 24, 128, 208, 216
+"""In a pinhole."""
+_WAY = struct.Struct("=2s2sHBB16s16s")
+_WIRE = struct.Struct("=IH")
 FACTS = struct.Struct("=4xIII208x16sIHH8x")
 """Of a pinhole: flags, group, next hop, and its key; for those who read very many."""
 COUNTS = struct.Struct(f"={len(OUTCOMES)}Q")
@@ -75,7 +78,7 @@ class Pinhole(NamedTuple):
 
     key: FlowKey
     wire: Wire
-    remote: str | None
+    remote: Address | None
     group: int
     nexthop: int
     flags: int
@@ -169,15 +172,28 @@ def unpack_pinhole(raw: bytes) -> Pinhole:
     near_port, far_port, near, far, key = *fields[7:9], *fields[12:14], fields[-1]
     flow_key, wire = unpack_key(key)
     reverse = FlowKey(unpack_address(near), int.from_bytes(near_port, "big"))
-    known = far != _NOBODY or far_port != b"\0\0"
-    host = unpack_address(far) if known else None
-    return Pinhole(flow_key, wire, host, group, nexthop, flags, reverse)
+    remote = None
+    if far != _NOBODY or far_port != b"\0\0":
+        remote = Address(unpack_address(far), int.from_bytes(far_port, "big"))
+    return Pinhole(flow_key, wire, remote, group, nexthop, flags, reverse)
 
 
 def remote_end(raw: bytes) -> tuple[bytes, bytes]:
     """Where a pinhole sends to, address and port as they stand in it."""
-    fields = _PINHOLE.unpack(raw)
-    return fields[13], fields[8]
+    _, far_port, _, _, _, _, far = _WAY.unpack_from(raw, WAY_AT)
+    return far, far_port
+
+
+def pack_end(end: Address | None) -> tuple[bytes, bytes]:
+    """The same of an address; None is nobody."""
+    if end is None:
+        return _NOBODY, b"\0\0"
+    return pack_address(end.host), end.port.to_bytes(2, "big")
+
+
+def wire_out(raw: bytes) -> Wire:
+    """Where a pinhole's frames leave."""
+    return Wire(*_WIRE.unpack_from(raw, WIRE_OUT_AT))
 
 
 def sources(raw: bytes) -> tuple[str, int, int]:
@@ -194,6 +210,23 @@ def rates(raw: bytes) -> tuple[int, ...]:
 def with_peer(raw: bytes, peer_slot: int) -> bytes:
     """The pinhole following the latch of another slot."""
     return raw[:PEER_AT] + U32.pack(peer_slot) + raw[PEER_AT + U32.size :]
+
+
+def with_end(raw: bytes, end: Address | None, nexthop: int, ours: bool) -> bytes:
+    """The pinhole of a follower with another far end, and the next hop there. `ours`: the address
+    is one of this node's."""
+    near_port, _, _, mask, bits, near, _ = _WAY.unpack_from(raw, WAY_AT)
+    far, far_port = pack_end(end)
+    total = sum(struct.unpack("=18H", near + far + near_port + far_port))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    flags = U32.unpack_from(raw, FLAGS_AT)[0] & ~(_xdp.NO_REMOTE | _xdp.HAIRPIN)
+    flags |= (_xdp.NO_REMOTE if end is None else 0) | (_xdp.HAIRPIN if ours else 0)
+    made = bytearray(raw)
+    U32.pack_into(made, FLAGS_AT, flags)
+    U32.pack_into(made, NEXTHOP_AT, nexthop)
+    _WAY.pack_into(made, WAY_AT, near_port, far_port, total, mask, bits, near, far)
+    return bytes(made)
 
 
 def with_capture(raw: bytes, captured: bool) -> bytes:

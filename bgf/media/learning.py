@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from bgf.media import _xdp, layout
 from bgf.media.datapath import PeerLearned
-from bgf.media.layout import LatchState
+from bgf.media.layout import LatchState, Pinhole
 from bgf.media.maps import Maps
 from bgf.model import Address, Flow, FlowKey, Latch
 
 LOOKS_MAX = 4_096
 """Latches that one `look` reads; the rest by the next."""
+
+
+class Led(NamedTuple):
+    """A follower: whose latch it goes by, and where it sends while that has learned nobody."""
+
+    leader: FlowKey
+    remote: Address | None
 
 
 class Learning:
@@ -27,20 +35,21 @@ class Learning:
         self._slot_of = slot_of
         self._modes: dict[FlowKey, Latch] = {}
         self._followers: dict[FlowKey, list[FlowKey]] = {}  # RTP, and RTCP that shares its port
-        self._leaders: dict[FlowKey, FlowKey] = {}
+        self._led: dict[FlowKey, Led] = {}
         self._untold: dict[FlowKey, None] = {}
         self._ring: object | None = _xdp.report_ring(maps.fds["reports"])
         self._found: list[PeerLearned] = []
 
     # ---- as pinholes come and go ----------------------------------------------------------------
 
-    def adopt(self, key: FlowKey, flags: int, reverse_key: FlowKey) -> None:
-        """A pinhole of an earlier process."""
-        if flags & _xdp.LATCH:
-            self._modes[key] = Latch.LATCH
-            self._await(key)
-        if flags & _xdp.FOLLOW:
-            self._follow(key, reverse_key)
+    def adopt(self, pinhole: Pinhole) -> None:
+        """A pinhole of an earlier process. Where a follower was to send without its latch is told
+        by its flow, when that is installed again."""
+        if pinhole.flags & _xdp.LATCH:
+            self._modes[pinhole.key] = Latch.LATCH
+            self._await(pinhole.key)
+        if pinhole.flags & _xdp.FOLLOW:
+            self._follow(pinhole.key, Led(pinhole.reverse_key, pinhole.remote))
 
     def settle(self, flows: Iterable[Flow], slots: Mapping[FlowKey, int]) -> None:
         """Write the latches of these flows before their pinholes are written."""
@@ -71,7 +80,7 @@ class Learning:
             elif self._modes.pop(key, None) is not None:
                 self._untold.pop(key, None)
             if flow.follows:
-                self._follow(key, flow.reverse_key)
+                self._follow(key, Led(flow.reverse_key, flow.remote))
             led += self._followers.get(key, ())
         return led
 
@@ -85,34 +94,46 @@ class Learning:
             led += self._followers.get(key, ())
         return led
 
-    def leader_of(self, key: FlowKey) -> FlowKey | None:
-        return self._leaders.get(key)
+    def led(self, key: FlowKey) -> Led | None:
+        """What is known of a follower; None for who follows nobody."""
+        return self._led.get(key)
 
-    def _follow(self, key: FlowKey, leader: FlowKey) -> None:
-        self._leaders[key] = leader
-        self._followers.setdefault(leader, []).append(key)
+    def _follow(self, key: FlowKey, led: Led) -> None:
+        self._led[key] = led
+        self._followers.setdefault(led.leader, []).append(key)
 
     def _unfollow(self, key: FlowKey) -> None:
-        leader = self._leaders.pop(key, None)
-        if leader is not None:
-            self._followers[leader].remove(key)
-            if not self._followers[leader]:
-                del self._followers[leader]
+        led = self._led.pop(key, None)
+        if led is not None:
+            self._followers[led.leader].remove(key)
+            if not self._followers[led.leader]:
+                del self._followers[led.leader]
 
     def latch(self, slot: int) -> bytes:
         """struct bgf_latch of a slot."""
         return self._maps.get("latches", layout.U32.pack(slot)) or bytes(layout.LATCH.size)
 
-    def relatch(self, key: FlowKey) -> None:
+    def peer(self, slot: int) -> Address | None:
+        """Who the latch of a slot has learned; None while that is nobody, or being written."""
+        rows, at = self._maps.mapped("latches"), slot * layout.LATCH.size
+        raw = rows[at : at + layout.LATCH.size]
+        latch = layout.unpack_latch(raw)
+        if latch.state not in (_xdp.LATCH_SET, _xdp.LATCH_REPLACE):
+            return None
+        return latch.peer if rows[at : at + layout.LATCH.size] == raw else None
+
+    def relatch(self, key: FlowKey) -> list[FlowKey]:
+        """Let a flow learn anew; returns whom to lead anew."""
         slot, mode = self._slot_of(key), self._modes.get(key)
         if slot is None or mode is None:
-            return
+            return []
         where = layout.U32.pack(slot)
         raw = self._maps.get("latches", where)
         if raw is not None:
             state = layout.unlatch(mode, layout.unpack_latch(raw))
             self._maps.put("latches", where, layout.pack_latch(state))
             self._await(key)
+        return list(self._followers.get(key, ()))
 
     # ---- what was learned -----------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from bgf.media.maps import Maps
 from bgf.media.neighbours import NextHops
 from bgf.media.places import Places
 from bgf.media.realms import Realms
-from bgf.model import Flow, FlowKey
+from bgf.model import Address, Flow, FlowKey
 
 MAPPED = ("pinholes", "ports", "latches", "stats")
 IDLE_HOPS_MAX = 256
@@ -57,6 +57,10 @@ class Plan(NamedTuple):
 
     def field(self, at: int, offset: int) -> int:
         return int(layout.U32.unpack_from(self.values, at * _xdp.SIZEOF_PINHOLE + offset)[0])
+
+    def put(self, at: int, raw: bytes) -> None:
+        """Change one that is yet to be written."""
+        self.values[at * _xdp.SIZEOF_PINHOLE : (at + 1) * _xdp.SIZEOF_PINHOLE] = raw
 
     def value(self, at: int) -> bytes:
         return bytes(self.values[at * _xdp.SIZEOF_PINHOLE : (at + 1) * _xdp.SIZEOF_PINHOLE])
@@ -99,6 +103,7 @@ class Pinholes:
         self._wires = {
             name: (*realms.wire(name), hops.indices(realms.ifindex(name))) for name in realms.names
         }
+        self._realm_of = {realms.wire(name): name for name in realms.names}
         for name in MAPPED:  # takes milliseconds, and somebody would wait for them later
             maps.mapped(name)
         for cpu in range(self._cpus):  # in place: the program keeps its clock beside it
@@ -180,7 +185,7 @@ class Pinholes:
         if pinhole.nexthop and pinhole.remote:
             hop = self._maps.get("nexthops", layout.U32.pack(pinhole.nexthop))
             if hop:
-                self._hops.adopt(pinhole.remote, pinhole.nexthop, hop)
+                self._hops.adopt(pinhole.remote.host, pinhole.nexthop, hop)
 
     def begin(self) -> None:
         """All is new and empty."""
@@ -277,11 +282,35 @@ class Pinholes:
         self._hops.drop([index for index in indices if not self._uses[index]])
 
     def change(self, keys: Iterable[FlowKey], how: Callable[[FlowKey, bytes], bytes]) -> None:
-        """Write pinholes that stand anew, with something changed."""
+        """Write pinholes that stand anew, with something changed, and book it."""
         found = self.read(keys)
+        if not found:
+            return
         values = b"".join(how(key, raw) for key, raw in found.items())
         pinholes, ports = self._maps.mapped("pinholes"), self._maps.mapped("ports")
-        _xdp.write_pinholes(pinholes, ports, values, *self._locate(list(found)))
+        slots, cells = self._locate(list(found))
+        _xdp.write_pinholes(pinholes, ports, values, slots, cells)
+        self._book(values, slots, cells)
+
+    def aimed(self, raw: bytes, end: Address | None, add_hops: bool = True) -> bytes:
+        """A follower's pinhole with this far end and the next hop there; the same one when
+        that table is full. `add_hops` is as in `plan`."""
+        realm = self._realm_of.get(layout.wire_out(raw))
+        if realm is None or layout.remote_end(raw) == layout.pack_end(end):
+            return raw
+        nexthop, ours = 0, False
+        if end is not None:
+            ours = end.host in self._guarded
+            nexthop = self._wires[realm][2].get(end.host, 0)
+            if add_hops and not nexthop:
+                try:
+                    [nexthop] = self._hops.add([(self._realms.ifindex(realm), end.host)])
+                except DatapathError:  # the table is full
+                    return raw
+        planned = layout.U32.unpack_from(raw, layout.NEXTHOP_AT)[0]
+        if add_hops and planned:  # that of the signalled address may never have been in use
+            self._idle[planned] = None
+        return layout.with_end(raw, end, nexthop, ours)
 
     # ---- counts ---------------------------------------------------------------------------------
 

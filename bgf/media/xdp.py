@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bgf.errors import ConfigError, DatapathError
-from bgf.media import _xdp, frames, layout, pins
+from bgf.media import _xdp, frames, layout, leading, pins
 from bgf.media.capture import PacketCapture
 from bgf.media.checks import Checks
 from bgf.media.datapath import Outcome, Report, Tally, Verdict
@@ -147,7 +147,8 @@ class XdpDatapath:
             table.commit(plan)
             if special:
                 self._watch(special)
-                self._lead(self._learn_by.installed(special.values()))
+                led = self._learn_by.installed(special.values())
+                self._lead(key for key in led if key not in special)
 
     def remove(self, keys: Iterable[FlowKey]) -> None:
         gone = list(keys)
@@ -249,7 +250,7 @@ class XdpDatapath:
     def relatch(self, key: FlowKey) -> None:
         """See Datapath."""
         with _kernel(f"letting {key} learn anew"):
-            self._learn_by.relatch(key)
+            self._lead(self._learn_by.relatch(key))
 
     def reports(self) -> list[Report]:
         """See Datapath."""
@@ -477,7 +478,7 @@ class XdpDatapath:
         hosts, special = self._table.learn()
         for pinhole in special:
             if pinhole.flags & (_xdp.LATCH | _xdp.FOLLOW):
-                self._learn_by.adopt(pinhole.key, pinhole.flags, pinhole.reverse_key)
+                self._learn_by.adopt(pinhole)
             if pinhole.flags & _xdp.CAPTURED:
                 marked.append(pinhole.key)
         self._mark(marked, False)
@@ -503,18 +504,9 @@ class XdpDatapath:
 
     def _finish(self, plan: Plan, captured: bool = True) -> None:
         """What packing leaves open in the pinholes: whom to follow, whom to capture."""
-        planned: dict[FlowKey, int] | None = None
-        for at in plan.special:
-            flow = plan.flows[at]
-            if flow.follows:
-                leader = self._table.slot_of(flow.reverse_key)
-                if leader is None:
-                    if planned is None:
-                        planned = {one.key: plan.slot(n) for n, one in enumerate(plan.flows)}
-                    leader = planned.get(flow.reverse_key)
-                if leader is not None:
-                    plan.patch(at, layout.PEER_AT, leader)
-            if captured and flow.key in self._captured:
+        leading.finish(plan, self._table, self._learn_by, add_hops=captured)
+        for at in plan.special if captured and self._captured else ():
+            if plan.flows[at].key in self._captured:
                 flags = plan.field(at, layout.FLAGS_AT) | _xdp.CAPTURED
                 plan.patch(at, layout.FLAGS_AT, flags)
 
@@ -550,14 +542,7 @@ class XdpDatapath:
         return list(self._silence.due(now_ns, self._armed_since, last_seen))
 
     def _lead(self, followers: Iterable[FlowKey]) -> None:
-        """Have followers look at the latch of who leads them now, or at none."""
-
-        def lead(key: FlowKey, raw: bytes) -> bytes:
-            leader = self._learn_by.leader_of(key)
-            slot = self._table.slot_of(leader) if leader else None
-            return layout.with_peer(raw, layout.NO_SLOT if slot is None else slot)
-
-        self._table.change(followers, lead)
+        leading.lead(followers, self._table, self._learn_by)
 
     def _mark(self, keys: Iterable[FlowKey], captured: bool) -> None:
         self._table.change(keys, lambda _, raw: layout.with_capture(raw, captured))

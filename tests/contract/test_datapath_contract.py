@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
+import msgspec
 import pytest
 
 from bgf.errors import DatapathError
 from bgf.media import frames
 from bgf.media.datapath import Datapath, Outcome, Verdict
-from bgf.model import Address, Counters, Flow, FlowKey, Gate, Source
+from bgf.model import Address, Counters, Flow, FlowKey, Gate, Latch, Source
 from tests.fakes.datapath import FakeDatapath, Packet
 from tests.fakes.packet_lab import CALLEE4, CALLEE6, REALMS, UE4, UE6, group
 from tests.fakes.packet_path import (
@@ -259,3 +260,51 @@ def test_misuse_is_refused_by_name(bench: Bench) -> None:
     with pytest.raises(DatapathError, match="'mgmt'"):
         bench.datapath.trace(UE, UP.local_in, "mgmt", b"")
     assert bench.datapath.keys() == set()
+
+
+# ---- whom a latch has learned -------------------------------------------------------------------
+
+
+def learned(port: int, **more: object) -> Flow:
+    """`UP`, whose sender was learned, by this node or by another."""
+    peer = Address(UE6, port)
+    return msgspec.structs.replace(UP, **{"latch": Latch.LATCH, "learned": peer, **more})
+
+
+@pytest.mark.parametrize(
+    ("signalled", "alone"),
+    [("[2001:db8::77]:4000", Outcome.NO_NEIGHBOUR), (None, Outcome.NO_PEER)],
+)
+def test_media_goes_by_the_next_hop_of_who_was_learned_elsewhere(
+    bench: Bench, signalled: str | None, alone: Outcome
+) -> None:
+    """As after a takeover: its packets came to another node, and nothing leads to the address
+    that it signalled."""
+    if isinstance(bench, FakeBench):
+        bench.fake.unreachable.add("2001:db8::77")
+    follower = flow(OUT4, IN6, signalled, follows=True)
+    known, unknown = learned(4_711), learned(0, learned=None)
+    relatched = learned(0, learned=None, latch=Latch.RELATCH, latch_round=1)
+
+    def back() -> tuple[Outcome, Address | None]:
+        verdict = bench.trace(CALLEE, follower.local_in, b"back")
+        return verdict.outcome, verdict.destination
+
+    for steps in (
+        [[known, follower]],
+        [[follower, known]],
+        [[known], [follower]],
+        [[follower], [known]],
+        [[unknown, follower], [known]],
+        [[known, follower], [relatched]],
+        [[known, follower], [relatched], [follower]],
+    ):
+        for step in steps:
+            bench.datapath.install(step)
+        assert back() == (Outcome.FORWARD, Address(UE6, 4_711)), steps
+        bench.datapath.remove([UP.key])
+        assert back() == (alone, None), steps
+        bench.datapath.remove([follower.key])
+    bench.datapath.install([known, follower])
+    bench.datapath.relatch(UP.key)
+    assert back() == (alone, None)

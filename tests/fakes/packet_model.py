@@ -163,6 +163,8 @@ class PacketModel:
         self.flows: dict[FlowKey, Flow] = {}
         self.streams: dict[FlowKey, _Stream] = {}
         self.next_hop = next_hop
+        self._followers: dict[FlowKey, set[FlowKey]] = {}
+        self._ends: dict[FlowKey, Address | None] = {}  # where followers lead by themselves
         self.learned: list[PeerLearned] = []
 
     # ---- pinholes -------------------------------------------------------------------------------
@@ -170,7 +172,10 @@ class PacketModel:
     def install(self, flow: Flow, now_ns: int) -> None:
         old, new = self.flows.get(flow.key), flow
         stream = self.streams.setdefault(flow.key, _Stream())
+        self._unfollow(flow.key)
         self.flows[flow.key] = flow
+        if flow.follows:
+            self._followers.setdefault(flow.reverse_key, set()).add(flow.key)
         was = (old.policer if old else None, old is None)
         if was != (flow.policer, False):
             policer = flow.policer
@@ -179,8 +184,12 @@ class PacketModel:
                 (policer.peak_bytes_s, policer.peak_burst_bytes),
             ]  # fmt: skip
             stream.buckets = [_Bucket(r, b, Fraction(b), now_ns) for r, b in pairs if r]
-        if not new.latch.learns:
-            return
+        if new.latch.learns:
+            self._settle(stream, old, new)
+        self._lead(flow.key)
+
+    @staticmethod
+    def _settle(stream: _Stream, old: Flow | None, new: Flow) -> None:
         fresh = old is None or not old.latch.learns or old.latch_round != new.latch_round
         if fresh:
             kept = stream.peer if new.latch is Latch.RELATCH and old else None
@@ -190,9 +199,28 @@ class PacketModel:
         elif new.learned not in (None, stream.peer) and not stream.peer_mac:
             stream.peer, stream.learning = new.learned, False
 
+    def _lead(self, key: FlowKey) -> None:
+        """Those who follow this flow, and itself, lead to who has been learned by now."""
+        for follower in (key, *self._followers.get(key, ())):
+            flow = self.flows.get(follower)
+            if flow is None or not flow.follows:
+                continue
+            leader, end = self.flows.get(flow.reverse_key), flow.remote
+            peer = self.streams[leader.key].peer if leader and leader.latch.learns else None
+            if peer is not None and (end is None or end.host != peer.host):
+                end = peer
+            self._ends[follower] = end
+
+    def _unfollow(self, key: FlowKey) -> None:
+        flow = self.flows.get(key)
+        if flow is not None:
+            self._followers.get(flow.reverse_key, set()).discard(key)
+
     def remove(self, key: FlowKey) -> None:
+        self._unfollow(key)
         self.flows.pop(key, None)
         self.streams.pop(key, None)
+        self._lead(key)
 
     def relatch(self, key: FlowKey) -> None:
         flow, stream = self.flows.get(key), self.streams.get(key)
@@ -200,6 +228,7 @@ class PacketModel:
             if flow.latch is Latch.LATCH:
                 stream.peer, stream.peer_mac = None, b""
             stream.learning = True
+            self._lead(key)
 
     # ---- a frame --------------------------------------------------------------------------------
 
@@ -354,7 +383,7 @@ class PacketModel:
 
     def _aim(self, flow: Flow) -> tuple[Address | None, tuple[Interface, bytes] | None, bool]:
         """Where to, by which next hop, and whether that may be another pinhole here."""
-        remote, hop = flow.remote, None
+        remote, hop = self._ends[flow.key] if flow.follows else flow.remote, None
         if remote is not None:
             mac = self.next_hop(flow.realm_out, remote.host)
             hop = (self.realms[flow.realm_out], mac) if mac else None

@@ -43,14 +43,18 @@ class CallsInTheKernel(Calls):
             if not pinhole.flags & _xdp.OPEN:
                 found[pinhole.key] = None
                 continue
-            flags, (_, port), (host, first, last) = (
-                pinhole.flags, layout.remote_end(raw), layout.sources(raw),
-            )  # fmt: skip
-            assert pinhole.remote is not None
+            flags, (host, first, last) = pinhole.flags, layout.sources(raw)
+            remote = pinhole.remote
+            if led := datapath._learn_by.led(pinhole.key):  # it may lead to who was learned
+                leader = datapath._table.slot_of(led.leader)
+                assert leader is not None
+                assert remote in (led.remote, datapath._learn_by.peer(leader))
+                remote = led.remote
+            assert remote is not None
             assert first == last or not flags & _xdp.SOURCE_PORT
             found[pinhole.key] = Open(
                 Address(*pinhole.key),
-                Address(pinhole.remote, int.from_bytes(port, "big")),
+                remote,
                 host if flags & _xdp.SOURCE_HOST else None,
                 first if flags & _xdp.SOURCE_PORT else None,
                 bool(flags & _xdp.LATCH),

@@ -111,6 +111,33 @@ def test_what_was_learned_survives_a_restart_and_is_told_again(
             again.close()
 
 
+def test_a_restart_sends_on_to_who_was_learned_elsewhere(
+    lab: PacketLab, datapath: XdpDatapath
+) -> None:
+    """Nothing leads to the signalled address; the new process has seen no flow yet."""
+    flows = [
+        msgspec.structs.replace(UP, learned=Address(UE4, 6_100)),
+        msgspec.structs.replace(DOWN, remote=Address("192.0.2.77", 4_000)),
+    ]
+    datapath.install(flows)
+    datapath.close()
+    again = opened(lab)
+    try:
+        for _ in range(3):
+            again.refresh()
+        with lab.udp("ue", UE4, 6_100) as user, lab.udp("callee", CALLEE4, 5_000) as callee:
+            callee.sendto(b"still", ("10.20.0.101", 31_000))
+            assert user.recv(10) == b"still"
+        assert again.differences(flows) == {}
+        again.install(flows)
+        again.remove([UP.key])
+        with lab.inside("gw"):
+            verdict = again.trace(Address(CALLEE4, 5_000), DOWN.local_in, "core", b"")
+        assert verdict.outcome is Outcome.NO_NEIGHBOUR
+    finally:
+        again.close()
+
+
 def test_two_users_of_one_gateway_hear_each_other(lab: PacketLab, datapath: XdpDatapath) -> None:
     """Two calls, the one's far side the other's near side: both directions, real sockets."""
     datapath.install([

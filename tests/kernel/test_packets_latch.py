@@ -133,6 +133,53 @@ def test_what_was_learned_elsewhere_goes_on_here(path: PacketPath) -> None:
     assert learned(path) == []
 
 
+def test_who_was_learned_is_sent_to_by_the_next_hop_that_is_kept_up(path: PacketPath) -> None:
+    """While only the packet path knows, by who brought the packet; from then on by the route."""
+    follower = down(follows=True, remote="192.0.2.77:4000")
+    path.datapath.install([up(latch=Latch.LATCH), follower])
+    path.send(from_ue(path, port=4_711), "access")
+    bringer = path.frame(Address(UE4, 1), Address(NEAR[4], PORT))[6:12]
+    assert path.send(from_callee(path), "core").frame[:6] == bringer
+    path.datapath.install([up(latch=Latch.LATCH, learned=Address(UE4, 4_711))])
+    ran = path.send(from_callee(path), "core")
+    assert checked(ran).receiver == Address(UE4, 4_711)
+    assert ran.frame[:6] == path.lab.macs["ue", "access"]
+    # And by who brought it where no route is known.
+    path.datapath.install([up(latch=Latch.LATCH, latch_round=1)])
+    path.send(from_ue(path, host="192.0.2.78", port=9), "access")
+    path.datapath.install([
+        up(latch=Latch.LATCH, latch_round=1, learned=Address("192.0.2.78", 9))
+    ])  # fmt: skip
+    ran = path.send(from_callee(path), "core")
+    assert (checked(ran).receiver, ran.frame[:6]) == (Address("192.0.2.78", 9), bringer)
+
+
+def test_next_hops_come_and_go_with_who_is_learned(path: PacketPath) -> None:
+    datapath = path.datapath
+    indices = datapath._hops.indices(datapath._realms.ifindex("access"))
+
+    def tidied() -> set[str]:
+        for _ in range(3):
+            datapath.refresh()
+        return set(indices)
+
+    nobody = tidied()
+    follower, leader = down(follows=True, remote="192.0.2.77:4000"), up(latch=Latch.LATCH)
+    known = up(latch=Latch.LATCH, learned=Address(UE4, 4_711))
+    datapath.install([follower, leader])
+    assert tidied() == nobody | {"192.0.2.77"}
+    datapath.install([known])
+    assert tidied() == nobody | {UE4}
+    datapath.install([follower])
+    assert tidied() == nobody | {UE4}
+    assert checked(path.send(from_callee(path), "core")).receiver == Address(UE4, 4_711)
+    assert datapath.differences([known, follower]) == {}
+    datapath.remove([leader.key])
+    assert tidied() == nobody | {"192.0.2.77"}
+    datapath.remove([follower.key])
+    assert tidied() == nobody
+
+
 def test_strict_admits_the_signalled_address_alone(path: PacketPath) -> None:
     path.datapath.install([up(latch=Latch.STRICT, source=Source(UE4, UE_PORT))])
     assert path.send(from_ue(path, port=9), "access").outcome is Outcome.BAD_SOURCE

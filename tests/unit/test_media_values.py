@@ -104,10 +104,9 @@ def test_pinholes_survive_packing(
     )
     raw = packed(flow)
     assert len(raw) == _xdp.SIZEOF_PINHOLE
-    host = remote.host if remote else None
     again = layout.unpack_pinhole(raw)
     assert again == layout.Pinhole(
-        flow.key, Wire(3, 4), host, 5, 6 if remote else 0, again.flags, flow.reverse_key
+        flow.key, Wire(3, 4), remote, 5, 6 if remote else 0, again.flags, flow.reverse_key
     )
     assert bool(again.flags & _xdp.OPEN) == (opened and remote is not None)
     assert bool(again.flags & _xdp.OUT_IP6) == (local_out.family == 6)
