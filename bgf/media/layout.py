@@ -268,20 +268,22 @@ def unpack_latch(raw: bytes) -> LatchState:
 def settle_latch(flow: Flow, now: LatchState | None) -> LatchState:
     """What a flow's latch must be. `now` is what the map has, None for a new pinhole.
 
-    What packets have taught stands, unless the flow is of a later round; what the flow knows
-    stands against what another flow said before.
+    What packets have taught in the flow's round stands; what the flow knows stands against what
+    another flow said before, and what was taught in an earlier round.
     """
     known = flow.learned
     ahead = (flow.latch_round - (now.round if now else 0)) % ROUNDS
     if now is not None and ahead >= ROUNDS // 2:
         return now  # a relatch that control has yet to hear of
     if now is not None and ahead == 0:
-        taught_here = any(now.mac)
+        # Who goes on until another one comes was taught in an earlier round.
+        taught_here = now.state != _xdp.LATCH_REPLACE and any(now.mac)
         if known is None or known == now.peer or taught_here:
             if now.state == _xdp.LATCH_REPLACE and flow.latch is Latch.LATCH and known == now.peer:
                 return now._replace(state=_xdp.LATCH_SET)
             return now
-        return LatchState(_xdp.LATCH_SET, flow.latch_round, known)
+        told = _xdp.LATCH_REPLACE if flow.latch is Latch.RELATCH else _xdp.LATCH_SET
+        return LatchState(told, flow.latch_round, known)
     if flow.latch is Latch.RELATCH:
         peer = known or (now.peer if now else None)
         if peer is not None:

@@ -308,3 +308,17 @@ def test_media_goes_by_the_next_hop_of_who_was_learned_elsewhere(
     bench.datapath.install([known, follower])
     bench.datapath.relatch(UP.key)
     assert back() == (alone, None)
+
+
+def test_who_was_learned_while_the_group_was_elsewhere_is_believed(bench: Bench) -> None:
+    """The side learns anew here, where the old sender goes on; the new one comes elsewhere."""
+    follower = flow(OUT4, IN6, f"[{UE6}]:4000", follows=True)
+    old, new, stranger = (Address(UE6, port) for port in (4_711, 4_712, 4_713))
+    bench.datapath.install([learned(0, learned=None), follower])
+    assert bench.arrive(old, UP.local_in, b"") is Outcome.FORWARD
+    bench.datapath.install([learned(0, learned=None, latch=Latch.RELATCH, latch_round=1)])
+    bench.datapath.install([learned(new.port, latch_round=1)])
+    assert bench.trace(CALLEE, follower.local_in, b"").destination == new
+    outcomes = [bench.arrive(sender, UP.local_in, b"") for sender in (old, stranger, new)]
+    assert outcomes == [Outcome.BAD_SOURCE, Outcome.BAD_SOURCE, Outcome.FORWARD]
+    bench.datapath.reports()

@@ -196,8 +196,12 @@ class PacketModel:
             stream.peer = new.learned or kept
             stream.peer_mac = stream.peer_mac if stream.peer == kept else b""
             stream.learning = stream.peer is None or new.latch is Latch.RELATCH
-        elif new.learned not in (None, stream.peer) and not stream.peer_mac:
-            stream.peer, stream.learning = new.learned, False
+        elif new.learned is not None and (stream.learning or not stream.peer_mac):
+            if new.learned != stream.peer:
+                stream.peer, stream.peer_mac = new.learned, b""
+                stream.learning = new.latch is Latch.RELATCH
+            elif new.latch is Latch.LATCH:
+                stream.learning = False
 
     def _lead(self, key: FlowKey) -> None:
         """Those who follow this flow, and itself, lead to who has been learned by now."""

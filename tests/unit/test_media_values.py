@@ -308,6 +308,12 @@ OPEN, SET, REPLACE = _xdp.LATCH_OPEN, _xdp.LATCH_SET, _xdp.LATCH_REPLACE
         (Latch.LATCH, 5, 0, latched(OPEN, 0), latched(SET, 0, 5)),
         (Latch.LATCH, 5, 0, latched(REPLACE, 0, 5), latched(SET, 0, 5)),
         (Latch.RELATCH, 5, 0, latched(REPLACE, 0, 5), latched(REPLACE, 0, 5)),
+        # who goes on from an earlier round was taught in that one: another node may know better
+        (Latch.LATCH, 6, 1, latched(REPLACE, 1, 5, True), latched(SET, 1, 6)),
+        (Latch.LATCH, 5, 1, latched(REPLACE, 1, 5, True), latched(SET, 1, 5, True)),
+        (Latch.LATCH, None, 1, latched(REPLACE, 1, 5, True), latched(REPLACE, 1, 5, True)),
+        (Latch.RELATCH, None, 1, latched(REPLACE, 1, 5, True), latched(REPLACE, 1, 5, True)),
+        (Latch.RELATCH, 6, 1, latched(REPLACE, 1, 5, True), latched(REPLACE, 1, 6)),
         # a later round forgets, an earlier one has not heard yet
         (Latch.LATCH, None, 1, latched(SET, 0, 5, True), latched(OPEN, 1)),
         (Latch.RELATCH, None, 1, latched(SET, 0, 5, True), latched(REPLACE, 1, 5, True)),
