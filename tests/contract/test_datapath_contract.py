@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Protocol
@@ -322,3 +323,43 @@ def test_who_was_learned_while_the_group_was_elsewhere_is_believed(bench: Bench)
     outcomes = [bench.arrive(sender, UP.local_in, b"") for sender in (old, stranger, new)]
     assert outcomes == [Outcome.BAD_SOURCE, Outcome.BAD_SOURCE, Outcome.FORWARD]
     bench.datapath.reports()
+
+
+# ---- captures -----------------------------------------------------------------------------------
+
+
+def test_each_of_two_calls_through_this_node_is_captured_both_ways(bench: Bench) -> None:
+    """Two users of one gateway, two calls: what is copied of the one has both directions, whichever
+    pinhole comes first; and each packet once for each call."""
+    first = [flow(IN6, OUT4, "10.20.0.101:33000"), flow(OUT4, IN6, f"[{UE6}]:4000")]
+    second = [
+        flow("10.20.0.101:33000", "[fd00:a::101]:34000", f"[{UE6}]:6000"),
+        flow("[fd00:a::101]:34000", "10.20.0.101:33000", OUT4),
+    ]
+    bench.datapath.install([*first, *second])
+    there = [(first[0].key.port, False, b"there"), (first[0].key.port, True, b"there")]
+    back = [(first[1].key.port, True, b"back")]
+    other = [
+        (second[0].key.port, True, b"there"),
+        (second[1].key.port, False, b"back"),
+        (second[1].key.port, True, b"back"),
+    ]
+    for wanted, expected in (
+        (first, [*there, *back]),
+        (second, other),
+        ([*first, *second], [*there, *back, *other]),
+    ):
+        with contextlib.closing(bench.datapath.capture([one.key for one in wanted])) as capture:
+            assert bench.arrive(UE, UP.local_in, b"there") is Outcome.FORWARD
+            callee = Address(UE6, 6_000)
+            assert bench.arrive(callee, second[1].local_in, b"back") is Outcome.FORWARD
+            found = list(capture)
+        told = [(one.key.port, one.leaving, _payload(one.frame)) for one in found]
+        assert sorted(told) == sorted(expected)
+        assert {one.interface for one in found} == {"access"}
+
+
+def _payload(frame: bytes) -> bytes:
+    datagram = frames.read(frame)
+    assert datagram is not None
+    return datagram.payload

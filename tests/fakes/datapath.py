@@ -177,10 +177,11 @@ class FakeDatapath:
         ran = self._run(packet, traced=False)
         if ran.outcome is not PASSED_UNCOUNTED:
             self._counts[packet.realm, ran.outcome] += 1
-        key = FlowKey(packet.receiver.host, packet.receiver.port)
-        if self._capture is not None and key in self._capture.keys:
+        if self._capture is not None:
+            key = FlowKey(packet.receiver.host, packet.receiver.port)
             self._capture.add(self.now_ns(), key, False, self.realms[packet.realm], _frame(packet))
-            if ran.outcome is Outcome.FORWARD and ran.interface:
+            for key in ran.passed:
+                assert ran.interface is not None
                 self._capture.add(self.now_ns(), key, True, ran.interface.device, ran.frame)
         return self._verdict(ran)
 
@@ -228,7 +229,7 @@ class FakeCapture:
         self._snap_bytes = snap_bytes
 
     def add(self, now_ns: int, key: FlowKey, leaving: bool, interface: str, frame: bytes) -> None:
-        if not self.closed:
+        if not self.closed and key in self.keys:
             cut = frame[: self._snap_bytes]
             self._frames.append(Captured(now_ns, key, leaving, interface, len(frame), cut))
 

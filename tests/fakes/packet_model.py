@@ -47,11 +47,13 @@ class Interface:
 
 @dataclass(frozen=True)
 class Ran:
-    """`interface` is where the frame leaves; both are empty for what is dropped."""
+    """`interface` is where the frame leaves; both are empty for what is dropped. `passed` are the
+    pinholes that it has gone through."""
 
     outcome: Outcome
     interface: Interface | None = None
     frame: bytes = b""
+    passed: tuple[FlowKey, ...] = ()
 
 
 def ones_sum(data: bytes) -> int:
@@ -293,7 +295,7 @@ class PacketModel:
         flow = aside
         if flow is None:
             return None
-        seen = packet
+        seen, passed = packet, [flow.key]
         for turned in (False, True):
             stream = self.streams[flow.key]
             sender = b"" if turned else mac
@@ -321,6 +323,7 @@ class PacketModel:
             if not traced:
                 self._account(flow, stream, packet, now_ns)
             flow, seen = second, sent
+            passed.append(flow.key)
         if hop is None:
             return Ran(Outcome.NO_NEIGHBOUR)
         leaves, next_mac = hop
@@ -335,7 +338,7 @@ class PacketModel:
         frame = head + struct.pack(">H", IP6 if sent.six else IP4) + sent.encode()
         if not traced:
             self._account(flow, stream, packet, now_ns)
-        return Ran(Outcome.FORWARD, leaves, frame)
+        return Ran(Outcome.FORWARD, leaves, frame, tuple(passed))
 
     def _aside(
         self, flow: Flow, packet: Datagram, realms: Sequence[str], now_ns: int

@@ -205,6 +205,38 @@ def test_one_partys_media_is_forwarded_to_the_recorder(
     rig.copying.close()
 
 
+def test_each_leg_of_a_call_between_two_users_is_copied_whole(
+    tmp_path: Path, recorder: tuple[Address, list[socket.socket]]
+) -> None:
+    """The call comes through twice; media passes the pinholes of both legs at once."""
+    address, (rtp, _) = recorder
+    rig = Rig(RecordingSection(tmp_path, recorder=address))
+    carol = Address("10.10.0.3", 6000)
+    rig.node.run(command(OFFER, "1", line(*_of(ALICE)), call="c;mo"))
+    inner = rig.flow("core", call="c;mo").local_in
+    rig.node.run(command(OFFER, "2", line(*_of(inner)), call="c;mt", realms=("core", "access")))
+    rig.node.run(command(ANSWER, "3", line(*_of(carol)), call="c;mt"))
+    inner = rig.flow("core", call="c;mt").local_in
+    rig.node.run(command(ANSWER, "4", line(*_of(inner)), call="c;mo"))
+    ways = [(rig.flow("access", call="c;mo").local_in, ALICE, carol, b"there"),
+            (rig.flow("access", call="c;mt").local_in, carol, ALICE, b"back")]  # fmt: skip
+
+    def talk() -> None:
+        for to, sender, receiver, mark in ways:
+            sent = rig.datapath.send(Packet("access", sender, to, RTP + mark))
+            assert sent.destination == receiver
+        rig.copying.follow()
+
+    rig.order(Verb.START_RECORDING, call="c;mo")
+    rig.order(Verb.START_FORWARDING, call="c;mo", from_tag="alice")
+    talk()
+    assert rtp.recv(2_048) == RTP + b"there"
+    rig.order(Verb.START_RECORDING, call="c;mt")
+    talk()
+    rig.copying.close()
+    assert payloads(tmp_path) == [[b"there", b"back", b"there", b"back"], [b"there", b"back"]]
+
+
 def test_a_recorder_that_is_gone_costs_copies_and_nothing_else() -> None:
     forwarding = Forwarding(Address("127.0.0.1", 9))
     frame = build(ALICE, BOB, b"x" * 100, destination_mac=b"\2" * 6, source_mac=b"\4" * 6, hops=64)

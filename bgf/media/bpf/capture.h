@@ -11,7 +11,7 @@ APART int capture(struct xdp_md *ctx, const struct packet *packet, const struct 
 	__u32 length, zero = 0;
 	void *data, *end;
 
-	/* A hairpin's packet has arrived but once, and leaves but once. */
+	/* A hairpin's packet has arrived but once; it leaves from both of its pinholes. */
 	if (!packet || traced(ctx) || (packet->turned && !hop))
 		return 0;
 	node = bpf_map_lookup_elem(&config, &zero);

@@ -301,6 +301,11 @@ APART int send_elsewhere(struct xdp_md *ctx, struct packet *packet, struct bgf_p
 	action = leave(ctx, packet, pinhole, &to->way, &to->hop, own, stat, &rtp, length);
 	if (action == XDP_REDIRECT && pinhole->flags & BGF_CAPTURED)
 		capture(ctx, packet, &to->hop);
+	if (action == XDP_REDIRECT && second && first->flags & BGF_CAPTURED) {
+		/* Two calls, each of which has its copies under a key of its own. */
+		packet->key = first->key;
+		capture(ctx, packet, &to->hop);
+	}
 	return action;
 }
 
