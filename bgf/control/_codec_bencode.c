@@ -14,6 +14,7 @@ struct in {
 	const char *data;
 	Py_ssize_t len;
 	Py_ssize_t at;
+	PyObject *gathered; /* borrowed; names of the outermost dictionary whose values add up */
 };
 
 static PyObject *value(struct in *in, int depth);
@@ -110,13 +111,50 @@ static PyObject *key_of(const char *data, Py_ssize_t size, int named)
 	return PyUnicode_DecodeUTF8(changed, size, "replace");
 }
 
-/* Of a key given twice the first counts, as in rtpengine. */
+static int append_all(PyObject *list, PyObject *one)
+{
+	Py_ssize_t end = PyList_Size(list);
+
+	return PyList_Check(one) ? PyList_SetSlice(list, end, end, one) : PyList_Append(list, one);
+}
+
+/* The values of a key that came before, and this one, as one list. */
+static int gather(PyObject *entries, PyObject *key, PyObject *one)
+{
+	PyObject *before = PyDict_GetItemWithError(entries, key), *both;
+	int err = -1;
+
+	if (!before)
+		return -1;
+	if (PyList_Check(before))
+		return append_all(before, one);
+	both = PyList_New(0);
+	if (both && !append_all(both, before) && !append_all(both, one))
+		err = PyDict_SetItem(entries, key, both);
+	Py_XDECREF(both);
+	return err;
+}
+
+/* Of a key given twice the first counts, unless its values add up. */
+static int keep(const struct in *in, int named, PyObject *entries, PyObject *key, PyObject *one)
+{
+	int known = PyDict_Contains(entries, key), gathers = 0;
+
+	if (known > 0 && named && in->gathered)
+		gathers = PySet_Contains(in->gathered, key);
+	if (known < 0 || gathers < 0)
+		return -1;
+	if (!known)
+		return PyDict_SetItem(entries, key, one);
+	return gathers ? gather(entries, key, one) : 0;
+}
+
 static int entry(struct in *in, int depth, int named, PyObject *entries)
 {
 	Py_ssize_t begun = in->at, size = 0;
 	const char *text = string(in, &size);
 	PyObject *key = NULL, *one = NULL;
-	int err = -1, known;
+	int err = -1;
 
 	if (!text) {
 		if (!PyErr_Occurred())
@@ -129,10 +167,8 @@ static int entry(struct in *in, int depth, int named, PyObject *entries)
 	}
 	key = key_of(text, size, named);
 	one = key ? value(in, depth + 1) : NULL;
-	if (one) {
-		known = PyDict_Contains(entries, key);
-		err = known < 0 ? -1 : known ? 0 : PyDict_SetItem(entries, key, one);
-	}
+	if (one)
+		err = keep(in, named, entries, key, one);
 	Py_XDECREF(key);
 	Py_XDECREF(one);
 	return err;
@@ -185,7 +221,8 @@ static PyObject *py_decode(PyObject *self, PyObject *args)
 	char *raw;
 
 	(void)self;
-	if (!PyArg_ParseTuple(args, "Sn|p", &data, &in.at, &named) ||
+	if (!PyArg_ParseTuple(args, "Sn|pO!", &data, &in.at, &named, &PyFrozenSet_Type,
+			      &in.gathered) ||
 	    PyBytes_AsStringAndSize(data, &raw, &in.len))
 		return NULL;
 	if (in.at < 0 || in.at > in.len)
@@ -387,10 +424,11 @@ static PyObject *py_encode(PyObject *self, PyObject *args)
 
 PyMethodDef codec_bencode_methods[] = {
 	{"decode", py_decode, METH_VARARGS,
-	 "decode(data, at, named=False) -> dict\n\n"
+	 "decode(data, at, named=False, gathered=frozenset()) -> dict\n\n"
 	 "The bencode dictionary that begins at an offset. White space after it is ignored. Keys are\n"
-	 "bytes; `named` makes those of the outermost one text, with hyphens for spaces. Raises\n"
-	 "ValueError, nothing else that the bytes could cause."},
+	 "bytes; `named` makes those of the outermost one text, with hyphens for spaces. Of a key given\n"
+	 "twice the first counts; the values of those in `gathered` add up to a list. Raises ValueError,\n"
+	 "nothing else that the bytes could cause."},
 	{"encode", py_encode, METH_VARARGS,
 	 "encode(value, before=b'') -> bytes\n\n"
 	 "A value behind these bytes, dictionary keys sorted. Text is UTF-8, lone surrogates are the raw\n"

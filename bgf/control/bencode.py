@@ -31,18 +31,19 @@ class BadBencode(Malformed):
 
 
 def decode(data: bytes) -> dict[bytes, Value]:
-    """Read one dictionary; of a key given twice the first counts, as in rtpengine. White space
-    after it is ignored. Raises BadBencode, nothing else."""
+    """Read one dictionary; of a key given twice the first counts. White space after it is ignored.
+    Raises BadBencode, nothing else."""
     try:
         return _codec.decode(data, 0)
     except ValueError as error:
         raise BadBencode(str(error)) from None
 
 
-def decode_named(data: bytes, at: int) -> dict[str, Value]:
-    """As `decode`, from an offset, with text for keys and hyphens for the spaces in them."""
+def decode_named(data: bytes, at: int, gathered: frozenset[str] = frozenset()) -> dict[str, Value]:
+    """As `decode`, from an offset, with text for keys and hyphens for the spaces in them. What a
+    key of `gathered` says each time it is given is one list."""
     try:
-        return _codec.decode(data, at, True)
+        return _codec.decode(data, at, True, gathered)
     except ValueError as error:
         raise BadBencode(str(error)) from None
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from bgf.control import bencode
+from bgf.control import bencode, words
 from bgf.control.bencode import BadBencode, Encodable, Value
 from bgf.control.sdp import show
 from bgf.errors import Malformed
@@ -79,18 +79,34 @@ def split(datagram: bytes) -> tuple[str, bytes]:
 
 
 def entries(datagram: bytes, at: int) -> tuple[Codec, dict[str, Value]]:
-    """The dictionary that begins there, with hyphens for spaces in its keys."""
+    """The dictionary that begins there, with hyphens for spaces in its keys. Of a key given twice
+    the first counts; those that hold lists add up, which in JSON two spellings can alone: of one
+    name the last counts there (RFC 8259 section 4). Raises BadBencode, BadJson."""
     lead = datagram[at : at + 1]
     if lead == b"d":
-        return Codec.BENCODE, bencode.decode_named(datagram, at)
+        return Codec.BENCODE, bencode.decode_named(datagram, at, words.LISTED_KEYS)
     if lead != b"{":
         raise BadBencode(
             "neither a bencode dictionary ('d') nor a JSON object ('{') after the cookie"
         )
     found: dict[str, Value] = {}
     for key, value in _json(datagram[at:]).items():
-        found.setdefault(key.decode("utf-8", "replace").replace(" ", "-"), value)
+        name = key.decode("utf-8", "replace").replace(" ", "-")
+        if name not in found:
+            found[name] = value
+        elif name in words.LISTED_KEYS:
+            found[name] = gathered(found[name], value)
     return Codec.JSON, found
+
+
+def gathered(before: Value, value: Value) -> list[Value]:
+    """What a key says that is given twice."""
+    return [*as_list(before), *as_list(value)]
+
+
+def as_list(value: Value) -> list[Value]:
+    """A list; what is none counts as a list of one."""
+    return value if isinstance(value, list) else [value]
 
 
 def _json(body: bytes) -> dict[bytes, Value]:

@@ -100,6 +100,19 @@ HANDLED_KEYS = frozenset(
     )
 )
 """Keys that the codec itself turns into fields of the request."""
+LISTED_KEYS = frozenset(
+    (
+        "direction",
+        "flags",
+        "replace",
+        "rtcp-mux",
+        "SDES",
+        "OSRTP",
+        "T.38",
+    )
+)
+"""Keys that hold lists: given more than once, they add up. OpenSIPS writes a word that it does not
+know with each of its values, `direction=` too."""
 NEUTRAL_KEYS = frozenset(
     (
         "sip-message-type",

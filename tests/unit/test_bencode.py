@@ -55,6 +55,18 @@ def test_keys_need_not_be_sorted_and_the_first_of_a_kind_counts() -> None:
     assert bencode.decode(b"d1:b1:x1:ai7e1:b1:ye") == {b"b": b"x", b"a": 7}
 
 
+def test_what_some_keys_say_each_time_is_one_list() -> None:
+    data = b"k d1:bl1:xe1:a1:p1:b1:y1:bl1:zi2ee1:a1:qe"
+    assert bencode.decode_named(data, 2) == {"b": [b"x"], "a": b"p"}
+    gathered = frozenset(("b", "c"))
+    assert bencode.decode_named(data, 2, gathered) == {"b": [b"x", b"y", b"z", 2], "a": b"p"}
+    assert bencode.decode_named(b"d3:b c1:x3:b-c1:ye", 0, frozenset(("b-c",))) == {
+        "b-c": [b"x", b"y"]
+    }
+    # Inside another dictionary the first counts as ever.
+    assert bencode.decode_named(b"d1:bd1:b1:x1:b1:yee", 0, gathered) == {"b": {b"b": b"x"}}
+
+
 def test_keys_are_written_sorted() -> None:
     assert bencode.encode({"b": 1, "a": [b"\xff", "é"]}) == b"d1:al1:\xff2:\xc3\xa9e1:bi1ee"
 

@@ -205,6 +205,25 @@ def test_realms_and_family() -> None:
     assert (made.now_ns, made.realms, made.family, made.ports) == (7, ("access", "core"), 4, ())
 
 
+def test_a_key_that_holds_a_list_adds_up_when_it_is_given_twice() -> None:
+    """OpenSIPS writes a word that it does not know once for each value: `direction=a`, twice."""
+    whole = frame(replace="origin").removesuffix(b"e")
+    twice = b"9:direction6:access9:direction4:core7:replacel18:session-connectione5:flags5:fatal"
+    made = ng.decode(whole + twice + b"5:flagsl3:allee")[1]
+    assert made.realms == ("access", "core")
+    assert made.flags == ("all", "fatal", "replace=origin", "replace=session-connection")
+    assert made.warnings == ()
+    three = ng.decode(whole + b"9:direction1:a9:directionl1:b1:cee")[1]
+    assert (three.realms, three.warnings) == (
+        (),
+        ("direction names 3 realms, not 2, and is ignored",),
+    )
+    # Of any other key the first counts; in JSON two spellings are one key.
+    assert ng.decode(whole + b"7:call-id1:xe")[1].call_id == "c"
+    spelled = frame_json(**{"rtcp-mux": ["offer"], "rtcp mux": "accept", "TOS": 8})
+    assert ng.decode(spelled)[1].flags == ("TOS=8", "rtcp-mux=accept", "rtcp-mux=offer")
+
+
 def test_bencode_and_json_give_the_same_command() -> None:
     entries = OFFER | {"flags": ["fatal"], "direction": ["a", "b"], "TOS": 8, "via-branch": "z9"}
     packed = ng.decode(encode_request("k", entries))[1]
