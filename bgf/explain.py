@@ -30,7 +30,7 @@ from bgf.events import (
 )
 from bgf.model import Component, Counters, Flow, Gate
 from bgf.session import NS_PER_MS, Session, Site, State
-from bgf.session_flows import ASYMMETRIC, UNSPECIFIED
+from bgf.session_flows import UNSPECIFIED, admits_anybody
 from bgf.session_ice import muxes_of
 from bgf.session_values import Treatment
 
@@ -167,7 +167,7 @@ def closed(session: Session, flow: Flow) -> tuple[Why, str]:
         )
     known = ours.rtcp if rtcp else ours.rtp
     nobody = known is None or known.host in UNSPECIFIED
-    if nobody and stream.sources[side] is None and ASYMMETRIC not in session.settings:
+    if nobody and stream.sources[side] is None and not admits_anybody(session.settings):
         return (
             Why.NO_SENDER,
             f"gate closed: nobody knows where {party(session, side)} sends from (held from the"

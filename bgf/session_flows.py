@@ -4,7 +4,7 @@ Knows: descriptions in force (RFC 3264), who latches, who is policed and marked.
 commands, ports pools, clocks, or what is in the packet path.
 
 Who may send, from one side, by its mode:
-- off: any port of the host that its description names; anybody when `asymmetric`.
+- off: any port of the host that its description names; anybody when `asymmetric` alone.
 - strict: that host and port alone.
 - latch: whoever sends first, then he alone; any host, or the described one where that is the
   address which its signalling came from. What goes to that side goes to who was learned, and to
@@ -75,17 +75,25 @@ def flows(session: Session | None, policies: Policies = _NO_POLICIES) -> dict[Fl
 
 
 def mode_of(session: Session, side: int, policies: Policies) -> Latch:
-    """OFF, LATCH or STRICT: what the call's flags say, else the realm's policy."""
-    settings = session.settings
+    """OFF, LATCH or STRICT: what the call's flags say, else the realm's policy.
+
+    As in rtpengine `strict-source` holds to who was learned; where nobody is, to the description.
+    """
+    settings, policy = session.settings, policies.get(session.realms[side], DEFAULT_POLICY).latch
     if not settings:
-        return policies.get(session.realms[side], DEFAULT_POLICY).latch
+        return policy
+    strict = STRICT_SOURCE in settings
     if ASYMMETRIC in settings or any(setting in NO_LEARNING for setting in settings):
-        return Latch.OFF
+        return Latch.STRICT if strict else Latch.OFF
     if SYMMETRIC in settings or any(setting.startswith(LEARNING) for setting in settings):
         return Latch.LATCH
-    if STRICT_SOURCE in settings:
-        return Latch.STRICT
-    return policies.get(session.realms[side], DEFAULT_POLICY).latch
+    # A realm that is strict already learns nobody for a flag that asks for strictness.
+    return Latch.LATCH if strict and policy is Latch.OFF else policy
+
+
+def admits_anybody(settings: tuple[str, ...]) -> bool:
+    """May anybody send, from anywhere? `asymmetric` says so, without `strict-source` beside it."""
+    return ASYMMETRIC in settings and STRICT_SOURCE not in settings
 
 
 def relatched(stream: Stream, side: int) -> Stream:
@@ -267,11 +275,11 @@ def _flow(
     known = sender or stream.sources[side]
     mode = Latch.OFF if near_side.does_ice else modes[side]
     chosen = near_side.chosen[offset]
-    asymmetric = ASYMMETRIC in session.settings
-    latch, source = _sender(mode, sender, known, asymmetric, session.observed[side])
-    if chosen is not None and not asymmetric:
+    anybody = admits_anybody(session.settings)
+    latch, source = _sender(mode, sender, known, anybody, session.observed[side])
+    if chosen is not None and not anybody:
         source = Source(chosen.host, chosen.port)
-    admits = known is not None or asymmetric
+    admits = known is not None or anybody
     is_open = remote is not None and admits and way.wanted and way.passes[offset]
     learned, latch_round = None, 0
     if latch is Latch.LATCH:
@@ -314,13 +322,13 @@ def _sender(
     mode: Latch,
     sender: Address | None,
     known: Address | None,
-    asymmetric: bool,
+    anybody: bool,
     observed: bool,
 ) -> tuple[Latch, Source]:
     """How the sender is known, and who is let through."""
     if mode is Latch.LATCH:
         return mode, Source(known.host) if known is not None and observed else ANYBODY
-    if known is None or asymmetric:
+    if known is None or anybody:
         return Latch.OFF, ANYBODY
     if mode is Latch.STRICT and sender is not None:
         return mode, Source(sender.host, sender.port)

@@ -35,7 +35,7 @@ GROUP = msgspec.structs.replace(group(), ports=(30_000, 30_047))
 POLICIES = {"access": RealmPolicy(Latch.LATCH)}
 LATCHING = {"access": True, "core": False}
 FLAGS = ((), (), ("strict-source",), ("asymmetric",), ("symmetric",), ("SIP-source-address",),
-         ("SIP-source-address", "symmetric"))  # fmt: skip
+         ("SIP-source-address", "symmetric"), ("asymmetric", "strict-source"))  # fmt: skip
 CALLS = ("c1", "c2", "c3")
 
 

@@ -25,7 +25,6 @@ from bgf.events import Command, MediaLine, Reply, Result, Verb
 from bgf.model import Address
 
 HALF_OPEN_NS = 240 * 10**9  # beyond timer C's three minutes
-ANYBODY = ("asymmetric",)
 NOWHERE = ("0.0.0.0", "::")
 
 
@@ -178,7 +177,7 @@ class GatewayModel:
             if stated is not None and stated.host in NOWHERE:
                 stated = None
             known = stated or line.sends_from[sender]
-            if known is None and "asymmetric" not in call.flags:
+            if known is None and not self._anybody(call):
                 continue
             at = Address(arrives.host, arrives.port + offset)
             found.add(Open(at, remote, *self._filter(call, sender, stated, known)))
@@ -187,12 +186,14 @@ class GatewayModel:
     def _filter(
         self, call: Call, sender: int, stated: Address | None, known: Address | None
     ) -> tuple[str | None, int | None, bool]:
-        """Who may send: TS 23.334 5.4.3 (source filtering) and 5.4.2 (latching)."""
-        if "asymmetric" in call.flags:
+        """Who may send: TS 23.334 5.4.3 (source filtering) and 5.4.2 (latching). `strict-source`
+        and `asymmetric` are rtpengine's: the one holds to who was learned, the other learns nobody.
+        """
+        if self._anybody(call):
             return None, None, False
         learns = self.latching[call.realms[sender]]
         if "symmetric" in call.flags or "strict-source" in call.flags:
-            learns = "symmetric" in call.flags
+            learns = "asymmetric" not in call.flags
         if learns:  # anybody may be the first, where it is not known from the network who it is
             seen = "SIP-source-address" in call.flags and known is not None
             return (known.host if seen and known else None), None, True
@@ -201,3 +202,7 @@ class GatewayModel:
         if "strict-source" in call.flags and stated is not None:
             return stated.host, stated.port, False
         return known.host, None, False
+
+    @staticmethod
+    def _anybody(call: Call) -> bool:
+        return "asymmetric" in call.flags and "strict-source" not in call.flags

@@ -107,6 +107,8 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "strict-source, asymmetric, port-latching, trust-address": (
         f"{U}/test_session.py::test_source_filters",
+        f"{U}/test_session_flows.py::test_strict_source_learns_and_then_holds_to_who_was_learned",
+        f"{K}/test_packets_latch.py::test_what_was_learned_elsewhere_goes_on_here",
         f"{U}/test_ng.py::test_flags_are_normalised",
         f"{K}/test_packets_features.py::test_source_filters",
     ),

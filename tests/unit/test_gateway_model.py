@@ -213,7 +213,7 @@ def test_a_break_is_noticed(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(where, name, value)
     thorough = settings(
         phases=[Phase.generate],
-        max_examples=300,
+        max_examples=1_000,
         stateful_step_count=40,
         derandomize=True,
         database=None,

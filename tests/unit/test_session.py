@@ -143,9 +143,9 @@ def test_the_answer_opens_them(call: Call) -> None:
     ("flags", "source"),
     [
         ((), Source(ALICE)),
-        (("strict-source",), Source(ALICE, 4000)),
+        (("strict-source",), Source()),
         (("asymmetric",), Source()),
-        (("asymmetric", "strict-source", "trust-address"), Source()),
+        (("asymmetric", "strict-source", "trust-address"), Source(ALICE, 4000)),
     ],
 )
 def test_source_filters(flags: tuple[str, ...], source: Source) -> None:

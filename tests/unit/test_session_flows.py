@@ -69,18 +69,23 @@ class Call:
         (Latch.OFF, (), Latch.OFF, Source(ALICE)),
         (Latch.OFF, ("symmetric",), Latch.LATCH, Source()),
         (Latch.OFF, ("endpoint-learning=heuristic",), Latch.LATCH, Source()),
-        (Latch.OFF, ("strict-source",), Latch.STRICT, Source(ALICE, 4000)),
+        (Latch.OFF, ("strict-source",), Latch.LATCH, Source()),
+        (Latch.OFF, ("strict-source", "endpoint-learning=off"), Latch.STRICT, Source(ALICE, 4000)),
         (Latch.OFF, ("asymmetric",), Latch.OFF, Source()),
         (Latch.LATCH, (), Latch.LATCH, Source()),
         (Latch.LATCH, ("SIP-source-address",), Latch.LATCH, Source(ALICE)),
-        (Latch.LATCH, ("strict-source",), Latch.STRICT, Source(ALICE, 4000)),
+        (Latch.LATCH, ("strict-source",), Latch.LATCH, Source()),
+        (Latch.LATCH, ("strict-source", "SIP-source-address"), Latch.LATCH, Source(ALICE)),
+        (Latch.LATCH, ("asymmetric", "strict-source"), Latch.STRICT, Source(ALICE, 4000)),
         (Latch.LATCH, ("strict-source", "symmetric"), Latch.LATCH, Source()),
         (Latch.LATCH, ("endpoint-learning=off",), Latch.OFF, Source(ALICE)),
         (Latch.LATCH, ("endpoint-learning=no-learning",), Latch.OFF, Source(ALICE)),
         (Latch.LATCH, ("asymmetric",), Latch.OFF, Source()),
         (Latch.STRICT, (), Latch.STRICT, Source(ALICE, 4000)),
         (Latch.STRICT, ("symmetric",), Latch.LATCH, Source()),
-        (Latch.STRICT, ("asymmetric", "strict-source"), Latch.OFF, Source()),
+        (Latch.STRICT, ("strict-source",), Latch.STRICT, Source(ALICE, 4000)),
+        (Latch.STRICT, ("asymmetric",), Latch.OFF, Source()),
+        (Latch.STRICT, ("asymmetric", "strict-source"), Latch.STRICT, Source(ALICE, 4000)),
     ],
 )
 def test_flags_go_before_the_policy_of_the_realm(
@@ -109,6 +114,28 @@ def test_a_learned_peer_becomes_state_of_its_pinhole_alone() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(call.session), type=Session) == (
         call.session
     )
+
+
+@pytest.mark.parametrize("policies", [{}, LATCHING], ids=["off", "latch"])
+def test_strict_source_learns_and_then_holds_to_who_was_learned(policies: Policies) -> None:
+    """As rtpengine does; the packet path drops everybody else from then on (`Latch`)."""
+    call = Call("strict-source", policies=policies)
+    flow = call.from_("access")
+    assert (flow.latch, flow.source, flow.learned) == (Latch.LATCH, Source(), None)
+    call.learn(flow, NAT)
+    flow = call.from_("access")
+    assert (flow.latch, flow.learned, call.from_("core").follows) == (Latch.LATCH, NAT, True)
+
+
+def test_who_is_asymmetric_and_strict_is_whom_the_description_names() -> None:
+    call = Call("asymmetric", "strict-source")
+    flow = call.from_("access")
+    call.learn(flow, NAT)
+    assert call.from_("access") == flow and flow.source == Source(ALICE, 4000)
+    # Held from the start: nobody has said whence he sends, and not everybody may.
+    held = Call("asymmetric", "strict-source", alice=line("::", 4000))
+    assert held.from_("access").gate is Gate.CLOSED
+    assert Call("asymmetric", alice=line("::", 4000)).from_("access").gate is Gate.OPEN
 
 
 @pytest.mark.parametrize(
@@ -232,7 +259,7 @@ def test_a_calls_own_mark_holds_for_all_of_it_and_outlives_an_answer_without_one
     call.say(OFFER, line(ALICE, 4000))
     call.say(ANSWER, line(BOB, 6000))
     assert {call.from_(realm).dscp for realm in REALMS} == {8}
-    assert call.from_("access").latch is Latch.STRICT
+    assert call.from_("core").latch is Latch.LATCH
     call.flags = ("TOS=999",)
     call.say(ANSWER, line(BOB, 6000))
     assert call.from_("core").dscp == 8, "what cannot be a mark changes none"
