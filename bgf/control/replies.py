@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from bgf.control import call_report
 from bgf.control.bencode import Encodable
 from bgf.control.frames import DATAGRAM_BYTES_MAX, Codec, NoCookie, frame, split
 from bgf.control.requests import LOOP_PROTECT, Request, decode
 from bgf.errors import LoadLimit, PeerError
-from bgf.events import Reply, Result, Verb
-from bgf.model import Counters, RtpStatistics
+from bgf.events import MediaRewrite, Reply, Result, Verb
+from bgf.model import Address, Counters, RtpStatistics
 
 PARALLEL_LIMIT = "Parallel session limit reached"
 """What a proxy without `load limit` support understands as: try the next node."""
@@ -82,7 +84,7 @@ def render(request: Request, reply: Reply, measured: Measured = NOTHING_MEASURED
             body["warning"] = warning
         if reply.media and request.sdp is not None:
             made = request.sdp.rewritten(
-                reply.media,
+                _told(reply.media, request.media_host),
                 replace_origin="replace=origin" in request.flags,
                 rtcp_attribute="no-rtcp-attribute" not in request.flags,
                 loop_mark=reply.loop_mark,
@@ -106,3 +108,17 @@ def render(request: Request, reply: Reply, measured: Measured = NOTHING_MEASURED
         reason = f"the reply of {len(datagram)} bytes does not fit into a datagram"
         return frame(request.cookie, request.codec, _failure(reason, load_limit=False))
     return datagram
+
+
+def _told(media: Sequence[MediaRewrite], host: str) -> Sequence[MediaRewrite]:
+    """Our addresses as the far side is to see them: behind that host, where one is wished for."""
+    if not host:
+        return media
+    return [
+        msgspec.structs.replace(
+            one,
+            rtp=Address(host, one.rtp.port),
+            rtcp=Address(host, one.rtcp.port) if one.rtcp is not None else None,
+        )
+        for one in media
+    ]

@@ -58,7 +58,7 @@ class Request(msgspec.Struct, frozen=True):
 
     `flags` (sorted), `realms` and `family` are as in `events.Command`; `warnings` go into the
     reply. `media` is what `sdp.media` says, with the addresses that the request puts in their
-    place.
+    place; `media_host` stands in place of ours in the SDP of the reply.
     """
 
     cookie: str
@@ -75,6 +75,7 @@ class Request(msgspec.Struct, frozen=True):
     family: int = 0
     load_limit: bool = False
     warnings: tuple[str, ...] = ()
+    media_host: str = ""
 
     def command(self, now_ns: int, wall_s: int = 0, carried: tuple[int, ...] = ()) -> Command:
         """The event for the machine, without ports (`msgspec.structs.replace` adds them)."""
@@ -160,6 +161,7 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
         wishes.family,
         wishes.load_limit,
         (*wishes.warnings(media), *sdp.notes),
+        wishes.media_host,
     )
 
 

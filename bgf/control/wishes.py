@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bgf.control import words
 from bgf.control.bencode import Value
 from bgf.control.frames import TooMuch, text_of
-from bgf.control.sdp import show
+from bgf.control.sdp import UNSPECIFIED, show
 from bgf.errors import Malformed
 from bgf.events import MediaLine
 from bgf.model import Address
@@ -36,13 +36,15 @@ _OFF = frozenset(value.encode() for value in words.OFF)
 
 class Wishes(NamedTuple):
     """What a request wishes: `flags` (sorted), `realms` and `family` are as in `events.Command`;
-    `host` stands in place of what its SDP says, `transport` is what it would have made of it."""
+    `host` stands in place of what its SDP says, `media_host` in place of our addresses in the SDP
+    that is made of it, `transport` is what it would have made of it."""
 
     flags: tuple[str, ...]
     realms: tuple[str, ...]
     family: int
     load_limit: bool
     host: str
+    media_host: str
     transport: str
     remarks: tuple[str, ...]
     ignored: tuple[str, ...]
@@ -114,6 +116,7 @@ class Reader:
         self.family = 0
         self.load_limit = False
         self.host = ""
+        self.media_host = ""
         self.transport = ""
         self.by_leg = False
         self._source = ""
@@ -122,7 +125,7 @@ class Reader:
         self._remarks: list[str] = []
         for key, value in entries.items():
             self._key(key, value)
-        if self._source and "SIP-source-address" in self.flags and not self.host:
+        if "SIP-source-address" in self.flags:
             self.host = self._source
         if len(self.flags) > FLAGS_MAX:
             raise TooMuch(f"{len(self.flags)} flags, the limit is {FLAGS_MAX}")
@@ -189,7 +192,8 @@ class Reader:
         elif key == "transport-protocol":
             self.transport = value
         elif key == "media-address":
-            self.host = self._host(key, value)
+            host = self._host(key, value)
+            self.media_host = "" if host in UNSPECIFIED.values() else host
         elif key == "replace":
             word = value.replace(" ", "-")
             if word in words.REPLACED:
@@ -241,6 +245,7 @@ class Reader:
             self.family,
             self.load_limit,
             self.host,
+            self.media_host,
             self.transport,
             tuple(self._remarks),
             tuple(ignored),

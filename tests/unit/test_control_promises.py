@@ -102,7 +102,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "address-family, direction, media-address, TOS": (
         f"{U}/test_ng.py::test_realms_and_family",
         f"{U}/test_session.py::test_family_towards_the_receiver",
-        f"{U}/test_ng.py::test_the_media_address_overrides_the_sdp",
+        f"{U}/test_ng.py::test_the_media_address_stands_in_place_of_ours",
         f"{U}/test_session_flows.py::test_a_tos_flag_is_a_dscp",
     ),
     "strict-source, asymmetric, port-latching, trust-address": (

@@ -231,15 +231,39 @@ def test_bencode_and_json_give_the_same_command() -> None:
     assert packed.command(1) == spelled.command(1)
 
 
-def test_the_media_address_overrides_the_sdp() -> None:
-    line = request(media_address="192.0.2.9").media[0]
-    assert (str(line.rtp), str(line.rtcp)) == ("192.0.2.9:6000", "192.0.2.9:6001")
+@pytest.mark.parametrize(
+    ("host", "stated"), [("192.0.2.9", "IN IP4 192.0.2.9"), ("2001:DB8::9", "IN IP6 2001:db8::9")]
+)
+def test_the_media_address_stands_in_place_of_ours(host: str, stated: str) -> None:
+    """rtpengine writes it wherever its own would stand, and sends to whom the SDP describes."""
+    sdp = SDP + "a=rtcp:6009 IN IP4 10.10.0.2\r\nm=video 0 RTP/AVP 96\r\nc=IN IP4 10.10.0.2\r\n"
+    made = request(media_address=host, sdp=sdp, replace=["origin"])
+    assert [str(line.rtp) for line in made.media] == ["10.10.0.2:6000", "10.10.0.2:0"]
+    ours = MediaRewrite(
+        Address("10.20.0.101", 30_000),
+        Address("10.20.0.101", 30_001),
+        ice=Ice("abcdefgh", "abcdefghabcdefghabcdefgh"),
+    )
+    rejected = MediaRewrite(Address("10.20.0.101", 0))
+    reply = Reply("k_1", Result.OK, media=(ours, rejected))
+    out = str(decode_reply(ng.render(made, reply))[1]["sdp"])
+    assert "10.20.0.101" not in out and "10.10.0.2" not in out
+    for line in (f"o=u 1 1 {stated}", f"a=rtcp:30001 {stated}"):
+        assert f"{line}\r\n" in out
+    assert out.count(f"c={stated}\r\n") == 2
+    assert f" {stated.rsplit(maxsplit=1)[-1]} 30000 typ host\r\n" in out
+    assert f" {stated.rsplit(maxsplit=1)[-1]} 30001 typ host\r\n" in out
+    for nowhere in (None, "0.0.0.0"):
+        plain = ng.render(request(sdp=sdp, media_address=nowhere), reply)
+        assert b"c=IN IP4 10.20.0.101\r\n" in plain
 
 
 def test_the_signalling_source_overrides_the_sdp_when_asked() -> None:
     source = {"received-from": ["IP4", "192.0.2.9"]}
     assert str(request(**source).media[0].rtp) == "10.10.0.2:6000"
     assert str(request(flags=["SIP-source-address"], **source).media[0].rtp) == "192.0.2.9:6000"
+    both = request(flags=["SIP-source-address"], media_address="192.0.2.77", **source)
+    assert (str(both.media[0].rtp), both.media_host) == ("192.0.2.9:6000", "192.0.2.77")
 
 
 @pytest.mark.parametrize(
