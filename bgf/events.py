@@ -15,6 +15,9 @@ import msgspec
 from bgf.model import Address, Flow, FlowKey, Ice
 
 SCHEMA = 3
+DISCARD_PORT = 9
+"""Where nobody listens (RFC 863): what an ICE agent states that has no candidate to state."""
+_NOWHERE = ("0.0.0.0", "::")
 
 
 class Verb(enum.StrEnum):
@@ -67,6 +70,13 @@ class MediaLine(msgspec.Struct, frozen=True, array_like=True, gc=False):
     dtmf_types: tuple[int, ...] = ()
     ice_ufrag: str = ""
     dtls: bool = False
+
+    @property
+    def undisclosed(self) -> bool:
+        """Does it leave to ICE alone where it receives? Port 9 of the unspecified address says so,
+        and is no hold (RFC 8839 section 4.2.5, RFC 8840 section 4.1.1)."""
+        rtp = self.rtp
+        return rtp.port == DISCARD_PORT and rtp.host in _NOWHERE and self.ice_ufrag != ""
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="command"):

@@ -31,7 +31,7 @@ from bgf.events import (
 from bgf.model import Component, Counters, Flow, Gate
 from bgf.session import NS_PER_MS, Session, Site, State
 from bgf.session_flows import UNSPECIFIED, admits_anybody
-from bgf.session_ice import muxes_of
+from bgf.session_ice import muxes_of, nominees
 from bgf.session_values import Treatment
 
 QUIET_MS: Final = 2_000  # talk and comfort noise leave no longer gap than this
@@ -50,6 +50,7 @@ class Why(enum.StrEnum):
     NO_RTCP = "no-rtcp"
     OTHER_FAMILY = "other-family"
     NO_SENDER = "no-sender"
+    NO_NOMINEE = "no-nominee"
     BLOCKED = "blocked"
 
 
@@ -152,22 +153,27 @@ def closed(session: Session, flow: Flow) -> tuple[Why, str]:
     if rtcp and all(muxes_of(stream)):
         return Why.MUXED, "gate closed: RTCP comes with the RTP (rtcp-mux)"
     receiver = party(session, far)
-    if theirs.rtp.host in UNSPECIFIED:
+    if theirs.rtp.host in UNSPECIFIED and not theirs.undisclosed:
         return Why.HELD, f"held: {receiver} has said {theirs.rtp.host}, nowhere to send to"
-    if rtcp and theirs.rtcp is None:
+    chosen = nominees(stream, far)[rtcp]
+    if theirs.undisclosed and chosen is None:
+        return _unchosen(receiver)
+    remote = chosen or (theirs.rtcp if rtcp else theirs.rtp)
+    if remote is None:
         return Why.NO_RTCP, f"gate closed: {receiver} takes no RTCP"
-    remote = theirs.rtcp if rtcp else theirs.rtp
-    if remote is not None and (remote.host in UNSPECIFIED or not remote.port):
+    if remote.host in UNSPECIFIED or not remote.port:
         return Why.HELD, f"held: {receiver} has said {remote}, nowhere to send to"
-    if remote is not None and remote.family is not flow.local_out.family:
+    if remote.family is not flow.local_out.family:
         return (
             Why.OTHER_FAMILY,
             f"gate closed: {receiver} wants it at {remote.host},"
             f" the pinhole leaves from {flow.local_out.host}",
         )
-    known = ours.rtcp if rtcp else ours.rtp
+    known = nominees(stream, side)[rtcp] or (ours.rtcp if rtcp else ours.rtp)
     nobody = known is None or known.host in UNSPECIFIED
     if nobody and stream.sources[side] is None and not admits_anybody(session.settings):
+        if ours.undisclosed:
+            return _unchosen(party(session, side))
         return (
             Why.NO_SENDER,
             f"gate closed: nobody knows where {party(session, side)} sends from (held from the"
@@ -176,6 +182,13 @@ def closed(session: Session, flow: Flow) -> tuple[Why, str]:
     treated = session.orders.treatments[side]
     word = "blocked" if Treatment.BLOCKED in treated else "silenced"
     return Why.BLOCKED, f"{word}: what {party(session, side)} sends, by a command"
+
+
+def _unchosen(who: str) -> tuple[Why, str]:
+    return (
+        Why.NO_NOMINEE,
+        f"gate closed: {who} names no address, and no check of ICE has chosen one",
+    )
 
 
 def party(session: Session, side: int) -> str:

@@ -12,7 +12,8 @@ The rules:
 - Pairs stay for as long as the m-line is wanted: over re-offers, forked answers (the last one
   wins) and an answer that rejects the line; they go when an offer with port 0 is answered.
 - A hold by 0.0.0.0 means that there is nowhere to send to: the gate towards that party closes.
-  sendonly, recvonly and inactive are the parties' own affair: the pinholes stay open.
+  sendonly, recvonly and inactive are the parties' own affair: the pinholes stay open. 0.0.0.0 with
+  port 9 and ICE is no hold: the gates open as soon as its agent has nominated somebody.
 - A repeated cookie gets the same reply and has no other effect. A deleted call stays as a
   tombstone until nobody can still be asking with an old cookie. A command about a call that is not
   here leaves one too: repeated, it must not meet a call that has begun since.

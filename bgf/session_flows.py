@@ -12,7 +12,7 @@ Who may send, from one side, by its mode:
   address lets the side learn anew: the sender known so far goes on until another one comes.
 
 A side that does ICE teaches by its checks alone: whom its agent has nominated may send and is sent
-to; until then it is the address that it describes.
+to; until then it is the address that it describes, and nobody where it leaves all to ICE.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def agreed(stream: Stream, hosts: tuple[str, str], lines: tuple[MediaLine, Media
 
 class _Side(NamedTuple):
     """What is known of one party of a stream. `mux`: RTCP shares its RTP port. `rtp` and `rtcp` are
-    where it receives, None when it does not or is on hold; `chosen` whom its agent has nominated
-    for either. `ours` are our addresses towards it."""
+    where it receives, None when it does not, is on hold, or has not said so yet; `chosen` whom its
+    agent has nominated for either. `ours` are our addresses towards it."""
 
     mux: bool
     ice: Ice | None
@@ -196,7 +196,7 @@ def _side(stream: Stream, side: int, mux: bool) -> _Side:
     if line is None or not line.rtp.port:
         return _Side(mux, ice, does_ice, chosen, None, None, ours)
     rtp, rtcp = line.rtp, line.rtcp
-    if rtp.host in UNSPECIFIED:
+    if rtp.host in UNSPECIFIED and not (does_ice and line.undisclosed):
         return _Side(mux, ice, does_ice, chosen, None, _usable(rtcp), ours)
     rtp, rtcp = chosen[0] or rtp, chosen[1] or rtcp
     return _Side(mux, ice, does_ice, chosen, _usable(rtp), _usable(rtcp), ours)
@@ -279,7 +279,7 @@ def _flow(
     latch, source = _sender(mode, sender, known, anybody, session.observed[side])
     if chosen is not None and not anybody:
         source = Source(chosen.host, chosen.port)
-    admits = known is not None or anybody
+    admits = known is not None or chosen is not None or anybody
     is_open = remote is not None and admits and way.wanted and way.passes[offset]
     learned, latch_round = None, 0
     if latch is Latch.LATCH:

@@ -27,7 +27,7 @@ import msgspec
 
 from bgf.errors import Misuse
 from bgf.events import Command, MediaLine, Verb
-from bgf.model import Ice
+from bgf.model import Address, Ice
 from bgf.session_values import Session, Stream
 
 ICE: Final = "ICE="
@@ -130,6 +130,14 @@ def answers_checks(stream: Stream, side: int) -> Ice | None:
 def does_ice(stream: Stream, side: int) -> bool:
     """Have both agreed on it?"""
     return stream.lines[side] is not None and answers_checks(stream, side) is not None
+
+
+def nominees(stream: Stream, side: int) -> tuple[Address | None, Address | None]:
+    """Whom the agent of a side has chosen for its RTP and RTCP; None where it has not, or does no
+    ICE (RFC 8445 section 8)."""
+    if not does_ice(stream, side):
+        return None, None
+    return stream.nominated[2 * side], stream.nominated[2 * side + (not muxes_of(stream)[side])]
 
 
 def without_nominee(stream: Stream, side: int) -> Stream:

@@ -25,7 +25,7 @@ def rewrite_sdp(
     text: bytes,
     read_host: Callable[[str, int], str],
     refuse: Callable[[str, int, str], None],
-    media: tuple[tuple[str, int, str | None, int, bool, bytes], ...],
+    media: tuple[tuple[str, int, str | None, int, bool, bytes, bool], ...],
     replace_origin: bool,
     rtcp_attribute: bool,
     whole: bytes,

@@ -17,6 +17,7 @@ struct wanted {
 	int rtcp_port;
 	int mux;
 	struct span ice; /* lines, each with its line feed */
+	int shown;	 /* an unspecified host is no hold here: ours takes its place */
 };
 
 /* A line's successor, and what follows it; stretches of the two buffers. */
@@ -37,6 +38,7 @@ struct rewriting {
 	struct span whole; /* lines of the session */
 	int replace_origin;
 	int rtcp_attribute;
+	int shown; /* as for an m-line, of the session */
 };
 
 static int is_ip6(const char *host)
@@ -93,7 +95,7 @@ static int followed(struct rewriting *all, struct edit *edit, int err)
 }
 
 /* Our host, or the unspecified one of our family where the line says hold. */
-static int put_connection(struct rewriting *all, size_t at, const char *ours)
+static int put_connection(struct rewriting *all, size_t at, const char *ours, int shown)
 {
 	struct span value = {all->sdp.lines[at].text.data + 2, all->sdp.lines[at].text.len - 2};
 	PyObject *text = sdp_text(value), *host = NULL;
@@ -107,7 +109,7 @@ static int put_connection(struct rewriting *all, size_t at, const char *ours)
 	if (host)
 		said = PyUnicode_AsUTF8AndSize(host, &len);
 	if (said) {
-		if (!strcmp(said, "0.0.0.0") || !strcmp(said, "::"))
+		if (!shown && (!strcmp(said, "0.0.0.0") || !strcmp(said, "::")))
 			ours = is_ip6(ours) ? "::" : "0.0.0.0";
 		err = put_text(&all->texts, "c=") || put_stated(&all->texts, ours);
 	}
@@ -195,17 +197,35 @@ static int rewrite_section(struct rewriting *all, const struct section *section,
 			   const struct wanted *wanted)
 {
 	const char *host = wanted->port ? wanted->host : all->ours;
+	int own = strcmp(host, all->ours) != 0 || (wanted->shown && !all->shown);
 
 	if (put_media(all, section, wanted->port))
 		return -1;
 	if (section->first_c) {
-		if (put_connection(all, section->first_c, host))
+		if (put_connection(all, section->first_c, host, wanted->shown))
 			return -1;
-	} else if (wanted->port && strcmp(host, all->ours) != 0 &&
-		   add_connection(all, section, host)) {
+	} else if (wanted->port && own && add_connection(all, section, host)) {
 		return -1;
 	}
 	return put_tail(all, section, wanted);
+}
+
+/* Does the session's c= speak for m-lines that are no hold by it, and for none that is? */
+static int shows_session(const struct rewriting *all)
+{
+	int shown = 0;
+	size_t i;
+
+	for (i = 0; i < all->sdp.sections_count; i++) {
+		const struct section *section = &all->sdp.sections[i];
+
+		if (sdp_passes(section) || section->first_c || !section->port)
+			continue;
+		if (!all->wanted[i].shown)
+			return 0;
+		shown = 1;
+	}
+	return shown;
 }
 
 /* Lines that go, or that another one of their kind stands for. */
@@ -239,10 +259,11 @@ static int rewrite_all(struct rewriting *all)
 	Py_ssize_t len;
 
 	drop_lines(all);
+	all->shown = shows_session(all);
 	for (i = 0; i < sdp->sections_count; i++)
 		passing += (size_t)sdp_passes(&sdp->sections[i]);
 	for (i = 0; i < sdp->count && passing < sdp->sections_count; i++)
-		if (sdp->lines[i].kind == SESSION_C && put_connection(all, i, all->ours))
+		if (sdp->lines[i].kind == SESSION_C && put_connection(all, i, all->ours, all->shown))
 			return -1;
 	if (all->whole.len) {
 		edit = follow(all, sdp->sections[0].at - 1);
@@ -316,7 +337,7 @@ static int join(struct rewriting *all, struct out *out)
 	return 0;
 }
 
-/* [(host, port, RTCP host or None, RTCP port, mux, ICE lines), ...] */
+/* [(host, port, RTCP host or None, RTCP port, mux, ICE lines, shown), ...] */
 static int read_wanted(struct rewriting *all, PyObject *media)
 {
 	size_t i, count = (size_t)PyTuple_Size(media);
@@ -329,9 +350,9 @@ static int read_wanted(struct rewriting *all, PyObject *media)
 	for (i = 0; i < count; i++) {
 		struct wanted *wanted = &all->wanted[i];
 
-		if (!PyArg_ParseTuple(PyTuple_GetItem(media, (Py_ssize_t)i), "sizipy#", &wanted->host,
+		if (!PyArg_ParseTuple(PyTuple_GetItem(media, (Py_ssize_t)i), "sizipy#p", &wanted->host,
 				      &wanted->port, &wanted->rtcp_host, &wanted->rtcp_port,
-				      &wanted->mux, &wanted->ice.data, &len))
+				      &wanted->mux, &wanted->ice.data, &len, &wanted->shown))
 			return -1;
 		wanted->ice.len = (size_t)len;
 		if (!all->ours && wanted->port)
@@ -376,7 +397,7 @@ PyMethodDef codec_rewrite_methods[] = {
 	{"rewrite_sdp", py_rewrite_sdp, METH_VARARGS,
 	 "rewrite_sdp(text, read_host, refuse, media, replace_origin, rtcp_attribute, whole) -> bytes\n\n"
 	 "The description with `media`, by m-line (host, port, RTCP host or None, RTCP port, rtcp-mux,\n"
-	 "lines of ICE), and `whole`, lines of the session, in their places. Raises ValueError when\n"
-	 "there are more or fewer m-lines."},
+	 "lines of ICE, whether ours takes the place of an unspecified host), and `whole`, lines of the\n"
+	 "session, in their places. Raises ValueError when there are more or fewer m-lines."},
 	{NULL, NULL, 0, NULL},
 };

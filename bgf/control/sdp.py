@@ -8,7 +8,7 @@ What changes, and why:
 
 | line | becomes |
 |---|---|
-| `c=` (session, media) | the gateway's address: media must come to it |
+| `c=` (session, media) | the gateway's address: media must come to it; on hold that of nobody |
 | `m=` port | the gateway's port, 0 where rejected; `/2` goes, one pair is carried |
 | `a=rtcp:` | the gateway's RTCP port where it is not RTP + 1, or where it was stated |
 | `a=rtcp-mux` | as agreed with the gateway |
@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from bgf.control import _codec, sdp_ice
 from bgf.errors import Malformed, Misuse
-from bgf.events import MediaLine, MediaRewrite
+from bgf.events import DISCARD_PORT, MediaLine, MediaRewrite
 from bgf.model import PORT_MAX, Address, Family
 
 SDP_BYTES_MAX = 32_768
@@ -50,7 +50,8 @@ HOSTS_CACHED_MAX = 4_096
 
 DIRECTIONS = frozenset(("sendrecv", "sendonly", "recvonly", "inactive"))
 UNSPECIFIED = {Family.IP4: "0.0.0.0", Family.IP6: "::"}
-"""The addresses that mean hold (RFC 2543 B.5, still sent; RFC 3264 8.4)."""
+"""The addresses that mean hold (RFC 2543 B.5, still sent; RFC 3264 8.4), unless ICE has yet to say
+more (`MediaLine.undisclosed`)."""
 
 LOOP_MARK = "a=x-bgf-loop:"
 _UNSPECIFIED_HOSTS = frozenset(UNSPECIFIED.values())
@@ -188,7 +189,8 @@ class Sdp:
     stated, for the reply's warning; `loop_marks`, the groups that have marked it.
 
     In `media` a transport that is not over UDP has `rtp.port` 0 as if rejected. A host of
-    `0.0.0.0` or `::` means hold, and `direction` then says so (sendonly or inactive).
+    `0.0.0.0` or `::` means hold, and `direction` then says so (sendonly or inactive); not where it
+    is `undisclosed`.
     """
 
     __slots__ = ("_raw", "loop_marks", "media", "notes")
@@ -257,16 +259,17 @@ class Sdp:
         if len(media) != len(self.media):
             raise Misuse(f"{len(media)} rewrites for an sdp of {len(self.media)} m-lines")
         whole: tuple[str, ...] = ()
-        wanted: list[tuple[str, int, str | None, int, bool, bytes]] = []
-        for one in media:
-            rtp, rtcp, ice = one.rtp, one.rtcp, b""
+        wanted: list[tuple[str, int, str | None, int, bool, bytes, bool]] = []
+        for line, one in zip(self.media, media, strict=True):
+            rtp, rtcp, ice, mux = one.rtp, one.rtcp, b"", one.rtcp_mux
+            shown = line.undisclosed
             if one.ice is not None and rtp.port:
                 whole = sdp_ice.LITE_LINES
                 ice = _lines(sdp_ice.lines(one))
             if rtcp is None:
-                wanted.append((rtp.host, rtp.port, None, 0, one.rtcp_mux, ice))
+                wanted.append((rtp.host, rtp.port, None, 0, mux, ice, shown))
             else:
-                wanted.append((rtp.host, rtp.port, rtcp.host, rtcp.port, one.rtcp_mux, ice))
+                wanted.append((rtp.host, rtp.port, rtcp.host, rtcp.port, mux, ice, shown))
         if loop_mark:
             whole = (*whole, f"{LOOP_MARK}{loop_mark}")
         return _codec.rewrite_sdp(
@@ -307,17 +310,17 @@ def _media(section: _Section, number: int, notes: list[str]) -> MediaLine:
         )
     if port and section.several:
         notes.append(f"m-line {number} states several ports, one pair is carried")
-    direction = section.direction
-    if host in _UNSPECIFIED_HOSTS:
-        direction = _HELD.get(direction, direction)
-    if host is None:
-        host = UNSPECIFIED[Family.IP4]
     ufrag = ""
     if port and (section.ufrag or section.pwd):
         if sdp_ice.good(section.ufrag, section.pwd):
             ufrag = section.ufrag
         else:
             notes.append(f"m-line {number} has no usable ice-ufrag and ice-pwd: no ICE there")
+    direction = section.direction
+    if host in _UNSPECIFIED_HOSTS and not (ufrag and port == DISCARD_PORT):
+        direction = _HELD.get(direction, direction)
+    if host is None:
+        host = UNSPECIFIED[Family.IP4]
     return MediaLine(
         section.kind,
         section.transport,

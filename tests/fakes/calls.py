@@ -112,6 +112,7 @@ class Callers:
         port = 0 if rng.random() < 0.15 else 2 * rng.randrange(2000, 5000)
         if rng.random() < 0.1:
             host = "0.0.0.0" if ":" not in host else "::"
+            port = rng.choice((port, 9))
         return line(
             host,
             port,

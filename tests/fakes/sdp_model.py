@@ -225,7 +225,8 @@ class SdpModel:
     stated, for the reply's warning; `loop_marks`, the groups that have marked it.
 
     In `media` a transport that is not over UDP has `rtp.port` 0 as if rejected. A host of
-    `0.0.0.0` or `::` means hold, and `direction` then says so (sendonly or inactive).
+    `0.0.0.0` or `::` means hold, and `direction` then says so (sendonly or inactive), but with
+    port 9 of an ICE agent.
     """
 
     __slots__ = (
@@ -372,8 +373,9 @@ class SdpModel:
                 )
             if port and "/" in self.lines[section.at].split(" ", 2)[1]:
                 notes.append(f"m-line {number} states several ports, one pair is carried")
+            ufrag = self._ice_ufrag(section, number, notes) if port else ""
             direction = section.direction
-            if host in UNSPECIFIED.values():
+            if host in UNSPECIFIED.values() and not (ufrag and port == 9):
                 direction = _HELD.get(direction, direction)
             media.append(
                 MediaLine(
@@ -386,7 +388,7 @@ class SdpModel:
                     payload_types=section.payload_types,
                     clock_hz=section.clock_hz,
                     dtmf_types=section.dtmf_types,
-                    ice_ufrag=self._ice_ufrag(section, number, notes) if port else "",
+                    ice_ufrag=ufrag,
                     dtls=section.dtls or self._dtls,
                 )
             )
@@ -444,9 +446,17 @@ class SdpModel:
         live = [m for m in media if m.rtp.port]
         ours = (live[0] if live else media[0]).rtp.host
         passing = [section for section in self._sections if section.passes]
+        # An agent that leaves all to ICE is not on hold, whose c= line ever says so for it.
+        shown = [line.undisclosed for line in self.media]
+        relying = [
+            undisclosed
+            for section, undisclosed in zip(self._sections, shown, strict=True)
+            if section.port and not section.passes and not section.connections
+        ]
+        spoken = bool(relying) and all(relying)
         if len(passing) < len(self._sections):
             for at in self._session:
-                edits[at] = f"c={_stated(self._kept(lines[at], ours))}"
+                edits[at] = f"c={_stated(self._kept(lines[at], ours, spoken))}"
             for section in passing if self._session else ():
                 if not section.connections:
                     added[self._after_title(section)] = [f"c={_stated(section.host)}"]
@@ -458,7 +468,7 @@ class SdpModel:
             fields = lines[self._origin].rstrip("\r").split(" ")
             if len(fields) == 6:
                 edits[self._origin] = " ".join((*fields[:4], _stated(ours)[3:]))
-        for section, wanted in zip(self._sections, media, strict=True):
+        for section, wanted, alone in zip(self._sections, media, shown, strict=True):
             if section.passes:
                 continue
             rejected = not wanted.rtp.port
@@ -467,9 +477,9 @@ class SdpModel:
             host = ours if rejected else wanted.rtp.host
             if section.connections:
                 first, *others = section.connections
-                edits[first] = f"c={_stated(self._kept(lines[first], host))}"
+                edits[first] = f"c={_stated(self._kept(lines[first], host, alone))}"
                 edits.update(dict.fromkeys(others))
-            elif not rejected and host != ours:
+            elif not rejected and (host != ours or (alone and not spoken)):
                 added[self._after_title(section)] = [f"c={_stated(host)}"]
             tail = self._rtcp_lines(section, wanted, edits, rtcp_attribute)
             tail += sdp_ice.lines(wanted)
@@ -483,9 +493,9 @@ class SdpModel:
         return section.at + (bool(follows) and follows[0].startswith("i="))
 
     @staticmethod
-    def _kept(line: str, ours: str) -> str:
+    def _kept(line: str, ours: str, shown: bool) -> str:
         """Our host, or the unspecified one of our family where the line says hold."""
-        if _host(line[2:].rstrip("\r")) in UNSPECIFIED.values():
+        if not shown and _host(line[2:].rstrip("\r")) in UNSPECIFIED.values():
             return UNSPECIFIED[Family.IP6 if ":" in ours else Family.IP4]
         return ours
 

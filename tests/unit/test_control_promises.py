@@ -96,6 +96,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "ICE removed, and ICE-lite answered, integrity checked": (
         f"{U}/test_stun.py::test_wrong_ones_are_dropped_and_named",
+        f"{U}/test_session.py::test_a_browser_that_leaves_all_to_ice_is_not_on_hold",
         f"{K}/test_ice.py::test_a_full_agent_of_another_kind_connects_and_media_flows",
         f"{N}/test_cluster_ice.py::test_checks_are_answered_across_a_takeover",
     ),

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from bgf import explain
 from bgf.errors import PortsExhausted, Unreadable
-from bgf.events import Abandoned, Command, Event, Learned, MediaLine, Relatch, Result, Verb
+from bgf.events import (
+    Abandoned,
+    Command,
+    Event,
+    Learned,
+    MediaLine,
+    Nominated,
+    Relatch,
+    Result,
+    Verb,
+)
 from bgf.explain import Why
 from bgf.gateway import Gateway
 from bgf.journal import Mode
@@ -135,6 +145,29 @@ def test_a_sender_whom_nobody_knows() -> None:
     assert reasons(made)[0].startswith(
         "1 RTP to core: no-sender: gate closed: nobody knows where alice (access) sends from"
     )
+
+
+def test_an_agent_that_has_chosen_nobody_yet() -> None:
+    made = node()
+    browser = line("0.0.0.0", 9, mux=True, rtcp=False, ice="abcd")
+    made.run(command(OFFER, "o", browser), command(ANSWER, "a", BOB))
+    said = (
+        "no-nominee: gate closed: alice (access) names no address, and no check of ICE has chosen"
+        " one"
+    )
+    assert reasons(made) == [
+        f"1 {component} to {realm}: {said}"
+        for realm in ("core", "access")
+        for component in ("RTP", "RTCP")
+    ]
+    (key,) = {
+        flow.key
+        for flow in made.gateway.expected_flows("call-1")
+        if flow.ice and flow.component == 1
+    }
+    made.do(Nominated(NS_PER_S, "call-1", key, Address("10.10.0.7", 7777)))
+    assert reasons(made)[0] == "1 RTP to core: open: gate open: no packet yet"
+    assert reasons(made)[2] == "1 RTP to access: open: gate open: no packet yet"
 
 
 def test_rtcp_of_another_family() -> None:

@@ -70,6 +70,58 @@ def test_a_rejected_line_does_no_ice() -> None:
     assert line.ice_ufrag == ""
 
 
+NOWHERE = HEAD.replace("c=IN IP4 192.0.2.4", "c=IN IP4 0.0.0.0")
+TRICKLES = "m=audio 9 RTP/AVP 0\r\n" + credentials("abcd") + "a=sendrecv\r\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "holds"),
+    [
+        (TRICKLES, False),
+        (TRICKLES.replace("a=sendrecv\r\n", ""), False),
+        (TRICKLES.replace("audio 9 ", "audio 9000 "), True),  # of old equipment
+        (TRICKLES.replace("a=ice-pwd:", "a=x-pwd:"), True),
+        ("m=audio 9 RTP/AVP 0\r\n", True),
+    ],
+)
+@pytest.mark.parametrize("own", [False, True], ids=["session", "media"])
+def test_who_leaves_all_to_ice_is_not_on_hold(lines: str, holds: bool, own: bool) -> None:
+    """RFC 8839 section 4.2.5, RFC 8840 section 4.1.1."""
+    text = NOWHERE + lines
+    if own:
+        text = HEAD + lines.replace("AVP 0\r\n", "AVP 0\r\nc=IN IP4 0.0.0.0\r\n")
+    sdp = Sdp(text)
+    assert sdp.media[0].undisclosed is not holds
+    assert sdp.media[0].direction == ("sendonly" if holds else "sendrecv")
+    out = sdp.rewrite([MediaRewrite(at("10.2.0.1:7000"), ice=OURS)])
+    assert ("c=IN IP4 0.0.0.0\r\n" in out) is holds
+    assert ("a=sendrecv\r\n" in out) is ("a=sendrecv" in lines)
+    assert parse(out)[0].rtp.host == ("0.0.0.0" if holds else "10.2.0.1")
+
+
+def test_a_session_speaks_for_who_leaves_all_to_ice_and_for_who_holds() -> None:
+    video = "m=video 9 RTP/AVP 96\r\n" + credentials("efgh")
+    wanted = [MediaRewrite(at("10.2.0.1:7000")), MediaRewrite(at("10.2.0.1:7002"))]
+    both = Sdp(NOWHERE + TRICKLES + video).rewrite(wanted)
+    assert both.count("c=") == both.count("c=IN IP4 10.2.0.1\r\n") == 1
+    held = Sdp(NOWHERE + TRICKLES + VIDEO).rewrite(wanted)
+    assert held.count("c=") == 2 and "c=IN IP4 0.0.0.0\r\nt=0 0\r\n" in held
+    assert [line.rtp.host for line in parse(held)] == ["10.2.0.1", "0.0.0.0"]
+
+
+def test_a_browsers_trickled_offer() -> None:
+    text = (
+        "v=0\r\no=- 4611 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
+        "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=rtcp:9 IN IP4 0.0.0.0\r\n"
+        f"{credentials('abcd')}a=ice-options:trickle\r\na=sendrecv\r\na=rtcp-mux\r\n"
+    )
+    (line,) = parse(text)
+    assert (line.direction, line.rtcp, line.rtcp_mux) == ("sendrecv", None, True)
+    out = Sdp(text).rewrite([MediaRewrite(at("10.2.0.1:7000"), at("10.2.0.1:7001"))])
+    assert "m=audio 7000 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 10.2.0.1\r\n" in out
+    assert "a=rtcp:7001 IN IP4 10.2.0.1\r\n" in out and "0.0.0.0" not in out
+
+
 def test_the_lines_of_an_ice_lite_agent() -> None:
     text = HEAD + "a=ice-options:trickle\r\n" + AUDIO + credentials("abcd") + "a=x\r\n" + VIDEO
     sdp = Sdp(text)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bgf import session as sessions
 from bgf.errors import Misuse
-from bgf.events import Command, Event, Expired, Reply, Result, Verb
+from bgf.events import Command, Event, Expired, Nominated, Reply, Result, Verb
 from bgf.model import Address, Component, Flow, Gate, Source
 from bgf.session import (
     HALF_OPEN_MAX_MS,
@@ -264,6 +264,37 @@ def test_hold_by_address_closes_one_direction_and_resumes(call: Call) -> None:
     call.do(OFFER, line(ALICE, 4000), to_tag="bob")
     call.do(ANSWER, line(BOB, 6000))
     assert call.flows == before
+
+
+def test_a_browser_that_leaves_all_to_ice_is_not_on_hold() -> None:
+    """It trickles, or shows mDNS names alone: 0.0.0.0 and port 9 (RFC 8839 section 4.2.5)."""
+    call, browser = Call(), line("0.0.0.0", 9, mux=True, rtcp=False, ice="abcd")
+    call.do(OFFER, browser)
+    reply = call.do(ANSWER, line(BOB, 6000))
+    assert reply.media[0].ice is not None
+    out, back = call.towards("core"), call.towards("access")
+    assert (out.gate, back.gate, back.remote) == (Gate.CLOSED, Gate.CLOSED, None)
+    chosen = Address("10.10.0.7", 7777)
+    call.apply(Nominated(NS_PER_S, "call-1", out.key, chosen))
+    out, back = call.towards("core"), call.towards("access")
+    assert (out.gate, out.source) == (Gate.OPEN, Source("10.10.0.7", 7777))
+    assert (back.gate, back.remote) == (Gate.OPEN, chosen)
+    assert call.towards("access", Component.RTCP).remote == chosen
+    # Offered once more so it goes on; any other port of 0.0.0.0 is the hold of old.
+    before = call.flows
+    call.do(OFFER, browser, to_tag="bob")
+    call.do(ANSWER, line(BOB, 6000))
+    assert call.flows == before
+    call.do(OFFER, line("0.0.0.0", 4000, mux=True, rtcp=False, ice="abcd"), to_tag="bob")
+    call.do(ANSWER, line(BOB, 6000))
+    assert (call.towards("access").gate, call.towards("core").gate) == (Gate.CLOSED, Gate.OPEN)
+
+
+def test_where_ice_is_refused_nobody_says_where_a_browser_is() -> None:
+    call = Call()
+    call.do(OFFER, line("0.0.0.0", 9, mux=True, rtcp=False, ice="abcd"), flags=("reject-ICE",))
+    call.do(ANSWER, line(BOB, 6000))
+    assert all(flow.gate is Gate.CLOSED and flow.ice is None for flow in call.flows)
 
 
 def test_rejected_and_reactivated_lines(call: Call) -> None:
