@@ -100,6 +100,7 @@ CORES = {
     *("bgf.quality", "bgf.explain", "bgf.session_ice"),
     *("bgf.journal", "bgf.toml_table", "bgf.control.bencode", "bgf.control.ng"),
     *("bgf.control.frames", "bgf.control.requests", "bgf.control.wishes", "bgf.control.replies"),
+    "bgf.control.rtpp_flags",
     *("bgf.control.call_report", "bgf.control.statistics"),
     *("bgf.control.sdp", "bgf.media.datapath", "bgf.lab.measure"),
     *("bgf.lab.catalogue", "bgf.lab.ledger", "bgf.lab.invariants"),

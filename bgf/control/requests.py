@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bgf.control import words
+from bgf.control import rtpp_flags, words
 from bgf.control.bencode import Value
 from bgf.control.frames import (
     DATAGRAM_BYTES_MAX,
@@ -114,6 +114,7 @@ def _request(cookie: str, codec: Codec, entries: dict[str, Value]) -> Request:
     verb = _verb(entries.pop("command"))
     if verb is Verb.PING:
         return Request(cookie, codec, verb)
+    entries = rtpp_flags.expanded(entries, ends=verb is Verb.DELETE)
     for key in MANDATORY[verb]:
         if not entries.get(key):
             raise MissingKey(f"missing key '{key}' in {verb}")

@@ -32,6 +32,7 @@ WISHES_CHARS_MAX = 4_096
 """Larger ones are not remembered."""
 
 _OFF = frozenset(value.encode() for value in words.OFF)
+_PREFIXES = tuple(f"{key}-" for key in words.PREFIXED_KEYS)
 
 
 class Wishes(NamedTuple):
@@ -160,7 +161,9 @@ class Reader:
 
     @staticmethod
     def _words(key: str, value: Value) -> list[str]:
-        """A list of texts; one text counts as a list of one."""
+        """A list of texts; one text counts as a list of one, or has commas between several."""
+        if isinstance(value, bytes) and key in words.LISTED_KEYS:
+            return text_of(value, key).split(",")
         return [text_of(entry, key) for entry in (value if isinstance(value, list) else [value])]
 
     def _word(self, word: str) -> None:
@@ -174,12 +177,10 @@ class Reader:
             pass
         elif "=" in word:
             self._pair(*word.split("=", 1))
-        elif word.startswith(("replace-", "rtcp-mux-")):
-            key = "replace" if word.startswith("replace-") else "rtcp-mux"
-            self._pair(key, word.removeprefix(f"{key}-"))
-        elif word in words.DECLINED or word.startswith(
-            ("SDES-", "DTLS-", "codec-", "transcode-", "T.38-")
-        ):
+        elif word.startswith(_PREFIXES):
+            key = next(prefix for prefix in _PREFIXES if word.startswith(prefix))
+            self._pair(key[:-1], word.removeprefix(key))
+        elif word in words.DECLINED or word.startswith(words.DECLINED_PREFIXES):
             self._declined.append(word)
         else:
             self._unknown.append(word)

@@ -45,6 +45,7 @@ NEUTRAL = frozenset(
         "DTLS-off",
         "DTLS-no",
         "DTLS-disable",
+        "OSRTP-accept",
     )
 )
 """Bare words that change nothing here. `port-latching` is about our own ports: they always stay."""
@@ -113,6 +114,8 @@ LISTED_KEYS = frozenset(
 )
 """Keys that hold lists: given more than once, they add up. OpenSIPS writes a word that it does not
 know with each of its values, `direction=` too."""
+PREFIXED_KEYS = ("replace", "rtcp-mux", "endpoint-learning")
+"""Keys whose values may come as bare words, too: `replace-origin` is `replace=origin`."""
 NEUTRAL_KEYS = frozenset(
     (
         "sip-message-type",

@@ -53,6 +53,7 @@ TOKENS = (
     "\u2028".encode(), "\u0663".encode(), b"command", b"offer", b"answer", b"delete", b"flags",
     b"call-id", b"from-tag", b"to-tag", b"sdp", b"supports", b"ICE", b"force", b"rtcp-mux",
     b"address-family", b"IP6", b"direction", b"TOS", b"list", b"query", b"block media",
+    b"rtpp-flags",
 )  # fmt: skip
 
 
