@@ -13,7 +13,7 @@ die() { printf 'setup: %s\n' "$*" >&2; exit 3; }
 # name of a file that proves the package is there, and the package
 declare -A need=(
   [gcc]=gcc [make]=make [ip]=iproute2 [ethtool]=ethtool [nsenter]=util-linux
-  [kamailio]=kamailio [sipp]=sip-tester [etcd]=etcd-server [setpriv]=util-linux
+  [kamailio]=kamailio [sipp]=sip-tester [etcd]=etcd-server [etcdctl]=etcd-client [setpriv]=util-linux
   [nft]=nftables [promtool]=prometheus [redis-server]=redis-server [spin]=spin
   [rtpengine]=rtpengine-daemon [curl]=curl
 )

@@ -142,7 +142,7 @@ def needs_of(
         return len(value) if isinstance(value, list) else default
 
     rules = RULES_FIXED + 2 * count("control_peers", 1) + 2 * count("operators", 1)
-    rules += 2 * count("monitors", 0) + sum(
+    rules += 3 * count("monitors", 0) + sum(
         count(f"{realm}_peers_ipv{version}", 1)
         for realm in ("access", "core")
         for version in (4, 6)

@@ -9,9 +9,9 @@ say() { printf 'bgf-first-boot: %s\n' "$*"; }
 plain() { printf '%s' "$*" | tr -d '"\\' | tr -cs '[:print:]' ' ' | cut -c1-400; }
 fail() { say "$*"; "$root/etc/bgf/tell-heat" FAILURE "@node@: $(plain "$*")"; exit 1; }
 
-if ! command -v etcd >/dev/null; then
-  said=$( (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y -o Dpkg::Options::=--force-confold etcd-server) 2>&1) ||
-    fail "etcd-server cannot be installed: $(printf '%s' "$said" | tail -n 1)"
+if ! command -v etcd >/dev/null || ! command -v etcdctl >/dev/null; then
+  said=$( (apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y -o Dpkg::Options::=--force-confold etcd-server etcd-client) 2>&1) ||
+    fail "etcd-server and etcd-client cannot be installed: $(printf '%s' "$said" | tail -n 1)"
 fi
 systemctl enable etcd >/dev/null 2>&1
 systemctl restart etcd || say "etcd waits for its peers"

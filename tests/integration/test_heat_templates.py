@@ -198,6 +198,8 @@ def test_security_groups_are_narrow() -> None:
                 assert kind in (("icmp", 3, 4), ("ipv6-icmp", 2, 0))
             if incoming and rule["protocol"] in ("tcp", "udp"):
                 assert rule["port_range_min"] <= rule["port_range_max"]
+    figures = [r["port_range_min"] for r in groups["voice-state"] if r.get("remote_ip_prefix")]
+    assert sorted(figures) == [22, 2381]  # who watches etcd reaches its figures, not what it keeps
     control = [r for r in groups["voice-gateways-management"] if r["port_range_min"] == 2223]
     assert {r["remote_ip_prefix"] for r in control} == set(GIVEN["control_peers"])
 

@@ -193,6 +193,7 @@ def check_security(user: Any, parameters: dict[str, Any]) -> None:
         into("tcp", 2379, 2379, management),
         into("tcp", 2379, 2380, state),
         into("tcp", 22, 22, ops),
+        into("tcp", 2381, 2381, monitor),
     }
     for realm in ("gateways-access", "gateways-core"):
         assert found[realm] == {
