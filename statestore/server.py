@@ -427,7 +427,7 @@ class Server:
             segment=self.stats(),
             node=self._engine.stats(walk=True),
             lease_left_ns=self._told.lease_ns - now_ns(),
-            registry_ok=not self._registry.trouble(),
+            registry_ok=self._registry.answering,
             log_lines=dict(self.log_lines),
             labels={"node": self.config.node},
         )

@@ -90,6 +90,19 @@ class Switched(EmbeddedRegistry):
         return super().commit(checks, puts, deletes)  # type: ignore[arg-type]
 
 
+class OneAway(Switched):
+    """A registry one of whose endpoints does not answer; whether another does, a test says."""
+
+    others_answer = True
+
+    def trouble(self) -> str:
+        return "no answer from etcd at http://e3:2379 for 9.0 s (test)"
+
+    @property
+    def answering(self) -> bool:
+        return self.others_answer
+
+
 @pytest.fixture
 def cluster(directory: Path) -> Iterator[Cluster]:
     made = Cluster(directory)
@@ -232,6 +245,17 @@ def test_moves_keys_and_metrics(cluster: Cluster) -> None:
     figures = text(server.reading)
     assert 'dal_masters{node="n1"} 1.0' in figures
     assert 'dal_registry_up{node="n1"} 1.0' in figures
+
+
+def test_one_endpoint_that_is_away_is_no_registry_that_is_away(cluster: Cluster) -> None:
+    cluster.registry = registry = OneAway(cluster.table)
+    cluster.start("n1")
+    cluster.wait_ready("n1")
+    server = cluster.servers["n1"]
+    assert "http://e3:2379" in str(server.status()["registry"])  # it is told all the same
+    assert 'dal_registry_up{node="n1"} 1.0' in text(server.reading)
+    registry.others_answer = False
+    assert 'dal_registry_up{node="n1"} 0.0' in text(server.reading)
 
 
 def test_what_cannot_start_is_one_line(cluster: Cluster) -> None:
