@@ -14,7 +14,7 @@ from failover.decide import ANYBODY, Plan
 from failover.detector import Detector
 from failover.lease import Lease
 from failover.reasons import State
-from failover.registry import Member, View
+from failover.registry import Member, Ownership, View
 
 MS: Final = 1_000_000
 
@@ -60,7 +60,7 @@ def status(
         "conditions": _conditions(me, plan, trouble, vouching),
         "restless": sorted(restless),
         "damped": {peer: list(paths) for peer, paths in detector.damped(now_ns).items()},
-        "owners": {g: {"node": o.node, "epoch": o.epoch} for g, o in view.owners.items()},
+        "owners": {g: {"node": o.node, "epoch": o.epoch} for g, o in _owners(config, view)},
         "members": {
             name: {
                 "ready": member.ready,
@@ -75,7 +75,8 @@ def status(
             for name, member in view.members.items()
         },
         "groups": {name: _group(one, wishes.get(name), now_ns) for name, one in held.items()},
-        "hears": {peer: list(paths) for peer, paths in detector.observing().items()},
+        "hears": _heard_now(detector),
+        "paths": {peer: sorted(one.paths) for peer, one in config.peers.items()},
         "suspects": {peer: list(paths) for peer, paths in detector.suspects().items()},
         "links_down": list(links_down),
         "probes": {
@@ -89,6 +90,22 @@ def status(
         },
         "counters": dict(tally),
     }
+
+
+def _owners(config: FailoverConfig, view: View) -> list[tuple[str, Ownership]]:
+    """Of every group of the configuration, those included that nobody has owned yet."""
+    return [(g, view.owners.get(g, Ownership())) for g in sorted({*config.groups, *view.owners})]
+
+
+def _heard_now(detector: Detector) -> dict[str, list[str]]:
+    """Peer -> the paths on which it has been heard and is not silent; who is silent on all of them
+    is not named."""
+    silent = detector.suspects()
+    heard = {
+        peer: [path for path in paths if path not in silent.get(peer, ())]
+        for peer, paths in detector.observing().items()
+    }
+    return {peer: paths for peer, paths in heard.items() if paths}
 
 
 def _conditions(

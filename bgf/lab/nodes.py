@@ -238,7 +238,8 @@ class Nodes:
                 owners = self.ask(node.id, "failover").get("owners", {})
             except (AdminUnreachable, AdminRefused):
                 continue
-            return {group: str(held.get("node", "")) for group, held in owners.items()}
+            named = {group: str(held.get("node", "")) for group, held in owners.items()}
+            return {group: node for group, node in named.items() if node}
         return {}
 
     def not_settled(self, nodes: Sequence[NodePlan]) -> list[str]:

@@ -188,6 +188,12 @@ def _group(families: Families, group: str, said: Json) -> None:
         gauge("bgf_rtp_jitter_seconds", what, jitter_ms / MS, group=group)
 
 
+def _lives(me: str, owner: str, said: Json) -> bool:
+    """Has an owner a living lease? One's own counts as it stands here, by the peers' word too."""
+    told = said if owner == me else table(table(said.get("members")).get(owner))
+    return bool(owner) and number(told.get("lease_left_ms")) > 0
+
+
 def _failover(families: Families, node: str, said: Json) -> None:
     gauge, counter = families.gauge, families.counter
     what = "1: this node is to take nothing over."
@@ -208,18 +214,19 @@ def _failover(families: Families, node: str, said: Json) -> None:
         what = "1: this node owns the group, as it sees it."
         owned = int(table(owner).get("node") == node)
         gauge("bgf_group_owned", what, owned, group=group)
-        what = "1: somebody owns the group, as this node sees it."
-        gauge("bgf_group_has_owner", what, int(bool(table(owner).get("node"))), group=group)
+        what = "1: somebody with a living lease owns the group, as this node sees it."
+        living = int(_lives(node, text(table(owner).get("node")), said))
+        gauge("bgf_group_has_owner", what, living, group=group)
         what = "How often the group has changed its owner."
         gauge("bgf_group_epoch", what, number(table(owner).get("epoch")), group=group)
     for group, held in _some(said.get("groups")):
         what = "How long media of the group is forwarded here unless the lease is renewed."
         left_s = number(table(held).get("armed_left_ms")) / MS
         gauge("bgf_group_armed_seconds", what, left_s, group=group)
-    for peer, paths in _some(said.get("hears")):
-        what = "Paths on which this node hears the other one."
-        heard = len(paths) if isinstance(paths, list) else 0
-        gauge("bgf_peer_paths_heard", what, heard, peer=peer)
+    hears = table(said.get("hears"))
+    for peer, _ in _some(table(said.get("paths")) | hears):
+        what = "Paths on which this node hears the other one now."
+        gauge("bgf_peer_paths_heard", what, len(several(hears.get(peer))), peer=peer)
     for about, condition in _some(said.get("conditions")):
         what = "1 for each node that is not well, as this node sees it."
         state = text(table(condition).get("state"))

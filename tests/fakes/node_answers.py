@@ -86,7 +86,9 @@ def failover(node: str = "n1") -> dict[str, Any]:
         "conditions": {"n3": {"state": "link dead", "sentence": "n3 is heard on core alone"}},
         "owners": {"g1": {"node": "n1", "epoch": 3}, "g2": {"node": "n2", "epoch": 1}},
         "groups": {"g1": {"epoch": 3, "armed_left_ms": 2_400, "moving_to": "", "steps": steps}},
+        "members": {name: {"lease_left_ms": 2_400} for name in ("n1", "n2", "n3")},
         "hears": {name: ["access", "core"] for name in others},
+        "paths": {name: ["access", "core"] for name in others},
         "probes": {"sent": 9, "heard": 8, "malformed": 0, "own_lateness_ms": 12},
         "counters": {"claims_won": 1},
     }
