@@ -62,8 +62,8 @@ def find_nodes(
 ) -> list[Node]:
     """The nodes named; when none is, those of the lab, or else this machine's own node.
 
-    Raises ConfigError for a bad file or an unknown id in `only`, EnvironmentProblem when there
-    is no node to be found.
+    Raises ConfigError for a bad file, an unknown id in `only` or two ids in one place,
+    EnvironmentProblem when there is no node to be found.
     """
     nodes: list[Node] = []
     for file in configs:
@@ -81,6 +81,7 @@ def find_nodes(
             "--config FILE or --run-dir DIR"
         )
     nodes = list(dict.fromkeys(nodes))
+    _require_apart(nodes)
     if len(nodes) > NODES_MAX:
         raise ConfigError(f"{len(nodes)} nodes named: {NODES_MAX} at once are allowed")
     known = [node.id for node in nodes]
@@ -88,6 +89,20 @@ def find_nodes(
         if wanted not in known:
             raise ConfigError(f"no node '{wanted}': there are {', '.join(known)}")
     return [node for node in nodes if not only or node.id in only]
+
+
+def _require_apart(nodes: Sequence[Node]) -> None:
+    """Two machines' nodes have the same run directory, each its own: asked here, both would be the
+    one that lives here. Raises ConfigError."""
+    known: dict[Path, str] = {}
+    for node in nodes:
+        other = known.setdefault(node.run_dir, node.id)
+        if other != node.id:
+            raise ConfigError(
+                f"nodes '{other}' and '{node.id}' would both be asked in {node.run_dir}, and one "
+                "of them at most is there: type it on each machine by itself, or forward each "
+                "node's sockets to DIR/NODE and give --run-dir DIR"
+            )
 
 
 def _nodes_under(directory: Path) -> list[Node]:

@@ -30,8 +30,7 @@ FILE_NAME: Final = "upgrade.json"
 @click.command(
     epilog=examples(
         "bgfctl upgrade",
-        "bgfctl upgrade --config n1.toml --config n2.toml --config n3.toml"
-        " --command 'ssh {node} /usr/local/sbin/upgrade-bgf'",
+        "bgfctl upgrade --run-dir sockets --command 'ssh {node} /usr/local/sbin/upgrade-bgf'",
     )
 )
 @click.option(
@@ -54,7 +53,8 @@ def upgrade(
     Each node is drained, restarted, waited for until it could take over again, and given back;
     those that carry nothing come first. It stops at the first node that does not come back, says
     where it stands, and goes on from there when it is typed again. The admin sockets of all nodes
-    must be reachable from here. Exits with 1 when it stopped.
+    must be reachable from here: nodes of one machine, or sockets that are forwarded to DIR/NODE
+    (docs/upgrade.md). Exits with 1 when it stopped.
     """
     parent = _parent(nodes)
     restart = _restarter(template, parent)

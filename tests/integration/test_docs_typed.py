@@ -53,8 +53,9 @@ mkdir -p /run/netns /run/lock /etc/bgf "$HOME/work"
 export BGF_DRILLS=$HOME/drills.jsonl
 ip link set lo up
 cd "$HOME/work"
-prepared() {  # what a reader has by then: files of three nodes, and machines that ssh reaches
-  cp /run/bgf-lab/etc/n[123].toml . && cp n1.toml /etc/bgf/node.toml
+prepared() {  # what a reader has by then: the sockets of three nodes, and machines that ssh reaches
+  mkdir sockets && ln -s /run/bgf-lab/n[123] sockets/
+  cp /run/bgf-lab/etc/n1.toml /etc/bgf/node.toml
 }
 settled() {  # give a standby the time that a reader takes
   for _ in $(seq 20); do bgfctl ready >/dev/null 2>&1 && return; sleep 0.5; done

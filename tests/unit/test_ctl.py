@@ -337,6 +337,22 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         (PermissionError(13, "Permission denied", "/run/x"), cli.ENVIRONMENT, "[Errno 13]"),
         (KeyboardInterrupt(), cli.INTERRUPTED, "interrupted"),
         (click.Abort(), cli.INTERRUPTED, "interrupted"),
+def test_nodes_of_several_machines_cannot_be_asked_by_their_files(tmp_path: Path) -> None:
+    """Each of these files has the run directory of its own machine, which is one and the same."""
+    example = (Path(__file__).parents[2] / "packaging/etc/node.toml").read_text()
+    files = []
+    for name in ("n4", "n5"):
+        files.append(tmp_path / f"{name}.toml")
+        files[-1].write_text(example.replace('= "n1"', f'= "{name}"'))
+    assert client.find_nodes([files[0], files[0]], []) == [Node("n4", Path("/run/bgf"))]
+    with pytest.raises(ConfigError) as refused:
+        client.find_nodes(files, [])
+    said = str(refused.value)
+    assert said.startswith("nodes 'n4' and 'n5' would both be asked in /run/bgf, and one of them ")
+    assert "type it on each machine by itself" in said and "--run-dir DIR" in said
+    assert "\n" not in said
+
+
         (click.UsageError("no such option"), cli.USAGE, "no such option (see"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
