@@ -248,7 +248,22 @@ def _complaints(node: Node, answers: Mapping[str, Answer]) -> list[str]:
     ]
 
 
+def _leases(by_node: Mapping[str, Mapping[str, Answer]]) -> dict[str, int]:
+    """Node -> how long its lease is by the record of it that was read last, in ms. Only those who
+    reach the registry know."""
+    found: dict[str, int] = {}
+    for answers in by_node.values():
+        value = answers["failover"].value if "failover" in answers else None
+        if value is not None and value.get("registry") == "ok":
+            for node, member in table(value.get("members")).items():
+                left_ms = number(table(member).get("lease_left_ms"))
+                found[node] = max(found.get(node, 0), left_ms)
+    return found
+
+
 def _groups(by_node: dict[str, dict[str, Answer]]) -> tuple[list[Json], list[str]]:
+    """The groups as those see them who were asked, and what is wrong with them. Of an owner that
+    was not asked, nobody knows here whether it serves."""
     owners: dict[str, dict[str, tuple[int, str]]] = {}  # group -> observer -> (epoch, owner)
     roles: dict[str, dict[str, Json]] = {}  # group -> node -> what its gateway says
     for node, answers in by_node.items():
@@ -261,6 +276,7 @@ def _groups(by_node: dict[str, dict[str, Answer]]) -> tuple[list[Json], list[str
             elif process == "gateway":
                 for group, role in table(value.get("groups")).items():
                     roles.setdefault(group, {})[node] = table(role)
+    leases = _leases(by_node)
     found, disputes = [], []
     for group in sorted(owners.keys() | roles.keys()):
         seen = owners.get(group, {})
@@ -274,8 +290,11 @@ def _groups(by_node: dict[str, dict[str, Answer]]) -> tuple[list[Json], list[str
             disputes.append(f"group {group}: active on {' and '.join(active)} at once")
         if not owner:
             disputes.append(f"group {group}: nobody owns it")
-        elif owner not in active and seen:
-            disputes.append(f"group {group}: its owner {owner} is not serving it")
+        elif owner in by_node:
+            if owner not in active and seen:
+                disputes.append(f"group {group}: its owner {owner} is not serving it")
+        elif leases and not leases.get(owner):
+            disputes.append(f"group {group}: its owner {owner} has no lease")
         carrier = mine.get(owner) or (mine[active[0]] if active else {})
         found.append(
             {

@@ -28,7 +28,9 @@ READY_PAUSE_S: Final = 0.25
 
 
 @click.command(
-    epilog=examples("bgfctl switchover g1 --to n3", "bgfctl switchover g1 --run-dir /run/bgf")
+    epilog=examples(
+        "bgfctl switchover g1 --to n3", "bgfctl switchover g1 --config /etc/bgf/node.toml"
+    )
 )
 @click.argument("group")
 @click.option(
@@ -40,15 +42,14 @@ def switchover(group: str, to: str, nodes: list[client.Node], as_json: bool) -> 
     """Move GROUP to another node while calls go on: make before break, no packet is to be lost.
 
     The next owner proves first that it could serve the group, claims it with its owner's consent,
-    and announces it; the old one forwards what still comes to it. Exits with 1 when it did not
-    move.
+    and announces it; the old one forwards what still comes to it. Type it where the group's
+    owner can be asked. Of a next owner that cannot be asked from here, the failover processes alone
+    judge whether it could serve the group. Exits with 1 when it did not move.
     """
     answers = _failovers(nodes)
     owner, epoch = _owner(answers, group)
-    if to:
+    if to in [node.id for node in nodes]:
         found = _readiness(nodes, [to])
-        if not found["nodes"]:
-            raise ConfigError(f"no node '{to}': there are {', '.join(n.id for n in nodes)}")
         if not found["ready"]:
             why = "; ".join(line for node in found["nodes"] for line in node["why"])
             outcome = {"group": group, "from": owner, "to": to, "done": False, "why": why}
@@ -150,15 +151,20 @@ def _failovers(nodes: Sequence[client.Node]) -> list[client.Answer]:
 
 def _owner(answers: Sequence[client.Answer], group: str) -> tuple[str, int]:
     """Raises ConfigError for a group that nobody knows, or that nobody owns."""
-    known = failover_view.owners(answers)
-    if not known.get(group, ("", 0))[0]:
-        raise ConfigError(f"no group '{group}' with an owner: there are {', '.join(sorted(known))}")
+    known = {name: one for name, one in failover_view.owners(answers).items() if one[0]}
+    if group not in known:
+        there = ", ".join(sorted(known)) or "none"
+        raise ConfigError(f"no group '{group}' with an owner: there are {there}")
     return known[group]
 
 
 def _known(nodes: Sequence[client.Node], node: str) -> None:
+    """Raises ConfigError for a node that is not reached from here."""
     if node not in [n.id for n in nodes]:
-        raise ConfigError(f"no node '{node}': there are {', '.join(n.id for n in nodes)}")
+        raise ConfigError(
+            f"no node '{node}' among those asked ({', '.join(n.id for n in nodes)}): type it on "
+            "its own machine, or name the node with --config or --run-dir"
+        )
 
 
 def _order(nodes: Sequence[client.Node], node: str, command: str, **more: object) -> Json:
@@ -188,7 +194,9 @@ def _readiness(nodes: Sequence[client.Node], only: Sequence[str]) -> Json:
 
 
 def _wait_moved(nodes: Sequence[client.Node], group: str, owner: str, epoch: int) -> Json:
-    """Until somebody else serves the group, or its owner has given the move up."""
+    """Until somebody else serves the group, or its owner has given the move up. A new owner that
+    was not asked cannot be heard to serve it: then it counts that it owns it."""
+    asked = {node.id for node in nodes}
 
     def look() -> Json:
         answers = client.ask(nodes, FAILOVER, "status")
@@ -196,7 +204,7 @@ def _wait_moved(nodes: Sequence[client.Node], group: str, owner: str, epoch: int
         by = {a.node: a.value or {} for a in answers}
         here = client.table(client.table(by.get(now, {}).get("groups")).get(group))
         steps = client.table(here.get("steps"))
-        done = now != owner and client.number(steps.get("published")) == at
+        done = now != owner and (now not in asked or client.number(steps.get("published")) == at)
         gives_up = now == owner and not client.text(here.get("moving_to"))
         sentence = client.text(by.get(owner, {}).get("sentence"))
         return {

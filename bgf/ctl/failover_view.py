@@ -6,7 +6,7 @@ field is a zero or a blank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bgf.admin import Json
@@ -34,7 +34,8 @@ def owners(answers: Sequence[Answer]) -> dict[str, tuple[str, int]]:
 
 
 def readiness(failovers: Sequence[Answer], gateways: Sequence[Answer], only: Sequence[str]) -> Json:
-    """For each node: could it take over, and everything that speaks against it."""
+    """For each node: could it take over, everything that speaks against it, and what could not be
+    looked at from here."""
     known = {a.node: a.value or {} for a in gateways}
     owned = {
         group: text(table(said).get("owner"))
@@ -50,10 +51,12 @@ def readiness(failovers: Sequence[Answer], gateways: Sequence[Answer], only: Seq
             why += [f"{group}: {line}" for line in _lines(table(said).get("why"))]
         carries = sorted(group for group, owner in owned.items() if owner == answer.node)
         mine = known.get(answer.node)
+        unseen: list[str] = []
         if mine is None or not table(mine.get("groups")):
             why.append("its gateway process does not say what it knows")
         else:
             why += _lacks(answer.node, mine, owned, known)
+            unseen = _uncompared(answer.node, mine, owned, known)
         pinholes = sum(
             number(table(g).get("held")) for g in table((mine or {}).get("groups")).values()
         )
@@ -68,6 +71,7 @@ def readiness(failovers: Sequence[Answer], gateways: Sequence[Answer], only: Seq
                 "memory_max_mb": number(table((mine or {}).get("room")).get("memory_max_bytes"))
                 >> 20,
                 "why": why,
+                "unseen": unseen,
             }
         )
     return {"ready": all(node["ready"] for node in found), "nodes": found}
@@ -89,6 +93,20 @@ def _lacks(node: str, mine: Json, owned: dict[str, str], known: dict[str, Json])
                 f"({recorded} pinholes here, {count} there)"
             )
     return why
+
+
+def _uncompared(
+    node: str, mine: Json, owned: Mapping[str, str], known: Mapping[str, Json]
+) -> list[str]:
+    """Groups of whose owner it is not known here what it knows, so that nothing was compared."""
+    found = []
+    for group in sorted(table(mine.get("groups"))):
+        owner = owned.get(group, "")
+        if owner in ("", node) or group in table(known.get(owner, {}).get("groups")):
+            continue
+        why = "was not asked" if owner not in known else "does not say what it knows"
+        found.append(f"records of {group} not compared: its owner {owner} {why}")
+    return found
 
 
 def story(answers: Sequence[Answer], group: str, gateways: Sequence[Answer] = ()) -> Json:

@@ -117,12 +117,19 @@ def status(cluster: Json) -> Group:
         ),
         ("epoch", "sessions", "flows", "pending", "restored in"),
     )
+    asked = {text(node.get("node")) for node in rows(cluster.get("nodes"))}
     for group in rows(cluster.get("groups")):
-        healthy = group.get("owner") in (group.get("active") or [])
+        owner = text(group.get("owner"))
+        healthy = owner in (group.get("active") or [])
+        told = not owner or owner in asked  # else its figures are for its own machine to tell
         groups_table.add_row(
             cell(group.get("group"), "bold"),
-            cell(group.get("owner") or "nobody", GOOD if healthy else BAD),
-            *(cell(number(group.get(k))) for k in ("epoch", "sessions", "flows", "pending")),
+            cell(owner or "nobody", GOOD if healthy else BAD if told else ""),
+            cell(number(group.get("epoch"))),
+            *(
+                cell(number(group.get(k)) if told else "-")
+                for k in ("sessions", "flows", "pending")
+            ),
             cell(f"{text(group['restored_in_ms'])} ms" if group.get("restored_in_ms") else "-"),
             cell(
                 ", ".join(f"{n} ({held})" for n, held in table(group.get("standby")).items()) or "-"

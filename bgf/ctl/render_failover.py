@@ -35,6 +35,7 @@ def readiness(found: Json) -> Group:
         )
         why = node.get("why")
         lines += [cell(f"{name}: {text(line)}", ODD) for line in (why or [])]
+        lines += [cell(f"{name}: {text(line)}", QUIET) for line in (node.get("unseen") or [])]
     return Group(nodes, *([Text(), *lines] if lines else []))
 
 

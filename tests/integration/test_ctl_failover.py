@@ -90,6 +90,7 @@ def test_odd_histories_are_no_crash() -> None:
                 "memory_mb": 0,
                 "memory_max_mb": 0,
                 "why": ["its gateway process does not say what it knows"],
+                "unseen": [],
             }
         ],
     }
@@ -110,7 +111,27 @@ def test_ready_says_what_speaks_against_it(fakes: FakeNodes, run_dir: Path) -> N
     check_golden("ready", told, run_dir)
     assert bgfctl("ready", "n1", "--run-dir", str(run_dir)).code == 0
     unknown = bgfctl("ready", "n9", "--run-dir", str(run_dir))
-    assert (unknown.code, unknown.err) == (2, "bgfctl: no node 'n9': there are n1, n3\n")
+    assert (unknown.code, unknown.err) == (
+        2, "bgfctl: no node 'n9' among those asked (n1, n3): type it on its own machine, or name"
+        " the node with --config or --run-dir\n",
+    )  # fmt: skip
+
+
+def test_ready_says_what_it_could_not_compare(fakes: FakeNodes, run_dir: Path) -> None:
+    """As on a machine of its own: its node alone is asked, and nothing speaks against it."""
+    groups = {"g1": {"owner": "n1", "why": []}, "g3": {"owner": "n3", "why": []}}
+    serve(fakes, run_dir, "n3", ready=says({"node": "n3", "why": [], "groups": groups}))
+    known = {"recorded": 40, "held": 40, "digest": "aa"}
+    recorded = {"groups": {"g1": known, "g3": known}}
+    fakes.serve(run_dir / "n3" / "gateway.sock", {"recorded": says(recorded)})
+    told = bgfctl("ready", "n3", "--run-dir", str(run_dir / "n3"))
+    assert told.code == 0
+    line = "n3: records of g1 not compared: its owner n1 was not asked"
+    assert told.out.splitlines()[-1] == line and told.out.count("not compared") == 1
+    serve(fakes, run_dir, "n1", ready=says({"node": "n1", "why": [], "groups": groups}))
+    told = bgfctl("ready", "n3", "--run-dir", str(run_dir))
+    silent = "n3: records of g1 not compared: its owner n1 does not say what it knows"
+    assert (told.code, told.out.splitlines()[-1]) == (0, silent)
 
 
 def status(owner: str, epoch: int, **more: Any) -> dict[str, Any]:
@@ -145,3 +166,57 @@ def test_a_drain_says_what_stays_and_why(fakes: FakeNodes, run_dir: Path) -> Non
     assert told.out == (
         "n1 is drained and still carries g1\nn1 keeps g1, which is to move: no other node.\n"
     )
+
+
+def moving(fakes: FakeNodes, run_dir: Path, outcome: dict[str, Any]) -> list[dict[str, Any]]:
+    """n1, which owns g1 and is asked by itself; after a switchover it says `outcome`. What it was
+    told."""
+    asked: list[dict[str, Any]] = []
+    before = status("n1", 4, groups={"g1": {"epoch": 4, "moving_to": "n3"}})
+
+    def switchover(request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        return {"done": "g1 is to move"}
+
+    serve(
+        fakes, run_dir, "n1",
+        status=lambda _: outcome if asked else before,
+        switchover=switchover,
+        history=says(history("n1", [event("given-up", 1, 0, "n1", "g1 does not move to n3: n3 is"
+                                          " not ready")]).value or {}),
+    )  # fmt: skip
+    return asked
+
+
+def test_a_move_to_a_machine_that_is_not_asked_is_done_when_its_owner_says_so(
+    fakes: FakeNodes, run_dir: Path
+) -> None:
+    asked = moving(fakes, run_dir, status("n3", 5, groups={"g1": {"epoch": 0, "moving_to": ""}}))
+    told = bgfctl("switchover", "g1", "--to", "n3", "--run-dir", str(run_dir / "n1"))
+    assert (told.code, told.out.strip()) == (0, "g1: moved from n1 to n3, epoch 5")
+    assert [(one["group"], one["to"]) for one in asked] == [("g1", "n3")]
+
+
+def test_a_move_to_a_machine_that_is_not_asked_may_be_given_up(
+    fakes: FakeNodes, run_dir: Path
+) -> None:
+    moving(fakes, run_dir, status("n1", 4, groups={"g1": {"epoch": 4, "moving_to": ""}}))
+    told = bgfctl("switchover", "g1", "--to", "n3", "--run-dir", str(run_dir / "n1"))
+    assert (told.code, told.out.strip()) == (
+        1, "g1: not moved: g1 does not move to n3: n3 is not ready",
+    )  # fmt: skip
+
+
+def test_a_move_is_typed_where_its_owner_is(fakes: FakeNodes, run_dir: Path) -> None:
+    serve(fakes, run_dir, "n3", status=says(status("n1", 4, groups={"g1": {"epoch": 0}})))
+    told = bgfctl("switchover", "g1", "--run-dir", str(run_dir / "n3"))
+    assert (told.code, told.err) == (
+        2, "bgfctl: no node 'n1' among those asked (n3): type it on its own machine, or name the"
+        " node with --config or --run-dir\n",
+    )  # fmt: skip
+
+
+def test_a_group_that_nobody_owns_cannot_be_moved(fakes: FakeNodes, run_dir: Path) -> None:
+    serve(fakes, run_dir, "n1", status=says(status("", 0, groups={})))
+    told = bgfctl("switchover", "g1", "--run-dir", str(run_dir))
+    assert (told.code, told.err) == (2, "bgfctl: no group 'g1' with an owner: there are none\n")

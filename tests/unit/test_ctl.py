@@ -134,6 +134,36 @@ def test_an_older_view_is_no_dispute() -> None:
     assert found["ready"] is True
 
 
+# What the one node that was asked says of a group that another owns.
+ELSEWHERE = {"g1": {"node": "n1", "epoch": 3}, "g2": {"node": "n2", "epoch": 5}}
+
+
+def alone(lease_left_ms: int, registry: str = "ok") -> list[Answer]:
+    """n1, asked by itself: it serves g1 and holds the pinholes of g2, which is n2's."""
+    members = {"n1": {"lease_left_ms": 2_000}, "n2": {"lease_left_ms": lease_left_ms}}
+    held = {"role": "standby", "epoch": 5, "flows": 8}
+    return [
+        status("n1", "state"),
+        status("n1", "gateway", groups={"g1": ACTIVE, "g2": held}),
+        status("n1", "failover", owners=ELSEWHERE, members=members, registry=registry),
+    ]
+
+
+def test_an_owner_that_was_not_asked_is_not_said_not_to_serve() -> None:
+    found = client.cluster(NODES[:1], alone(2_000))
+    assert found["problems"] == [] and found["ready"] is True
+    assert [(g["group"], g["owner"]) for g in found["groups"]] == [("g1", "n1"), ("g2", "n2")]
+    (line,) = [line for line in drawn(render.status(found)).splitlines() if line.startswith("g2")]
+    assert line.split() == ["g2", "n2", "5", "-", "-", "-", "-", "n1", "(8)"]
+
+
+def test_an_owner_that_was_not_asked_and_whose_lease_is_over_is_a_problem() -> None:
+    found = client.cluster(NODES[:1], alone(0))
+    assert found["problems"] == ["group g2: its owner n2 has no lease"]
+    # who does not reach the registry knows nothing of leases
+    assert client.cluster(NODES[:1], alone(0, "no answer from etcd"))["problems"] == []
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
@@ -307,6 +337,22 @@ def test_without_a_lab_it_is_the_machines_own_node(
         client.find_nodes([], [tmp_path / "none"])
 
 
+def test_nodes_of_several_machines_cannot_be_asked_by_their_files(tmp_path: Path) -> None:
+    """Each of these files has the run directory of its own machine, which is one and the same."""
+    example = (Path(__file__).parents[2] / "packaging/etc/node.toml").read_text()
+    files = []
+    for name in ("n4", "n5"):
+        files.append(tmp_path / f"{name}.toml")
+        files[-1].write_text(example.replace('= "n1"', f'= "{name}"'))
+    assert client.find_nodes([files[0], files[0]], []) == [Node("n4", Path("/run/bgf"))]
+    with pytest.raises(ConfigError) as refused:
+        client.find_nodes(files, [])
+    said = str(refused.value)
+    assert said.startswith("nodes 'n4' and 'n5' would both be asked in /run/bgf, and one of them ")
+    assert "type it on each machine by itself" in said and "--run-dir DIR" in said
+    assert "\n" not in said
+
+
 @pytest.fixture
 def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
     """Run a bgfctl whose only command raises this."""
@@ -337,22 +383,6 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
         (PermissionError(13, "Permission denied", "/run/x"), cli.ENVIRONMENT, "[Errno 13]"),
         (KeyboardInterrupt(), cli.INTERRUPTED, "interrupted"),
         (click.Abort(), cli.INTERRUPTED, "interrupted"),
-def test_nodes_of_several_machines_cannot_be_asked_by_their_files(tmp_path: Path) -> None:
-    """Each of these files has the run directory of its own machine, which is one and the same."""
-    example = (Path(__file__).parents[2] / "packaging/etc/node.toml").read_text()
-    files = []
-    for name in ("n4", "n5"):
-        files.append(tmp_path / f"{name}.toml")
-        files[-1].write_text(example.replace('= "n1"', f'= "{name}"'))
-    assert client.find_nodes([files[0], files[0]], []) == [Node("n4", Path("/run/bgf"))]
-    with pytest.raises(ConfigError) as refused:
-        client.find_nodes(files, [])
-    said = str(refused.value)
-    assert said.startswith("nodes 'n4' and 'n5' would both be asked in /run/bgf, and one of them ")
-    assert "type it on each machine by itself" in said and "--run-dir DIR" in said
-    assert "\n" not in said
-
-
         (click.UsageError("no such option"), cli.USAGE, "no such option (see"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
