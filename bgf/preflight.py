@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import importlib.util
 import ipaddress
 import os
 import platform
@@ -226,6 +227,17 @@ def check_packages(
     )
 
 
+def check_fencing(driver: str, has_library: bool) -> Problem | None:
+    """Hard fencing speaks to Nova by openstacksdk, which the Debian package only suggests."""
+    if driver != "nova" or has_library:
+        return None
+    return Problem(
+        "fencing",
+        "failover.fencing.driver is 'nova' and Python's module 'openstack' is missing: nobody "
+        "could be fenced: apt-get install python3-openstacksdk, or set driver = 'none'",
+    )
+
+
 def check_port(
     what: str, address: Address, number: int, owner: str = "", protocol: str = "udp"
 ) -> Problem | None:
@@ -360,6 +372,11 @@ def has_binary(name: str) -> bool:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{BINARY_PATH}") is not None
 
 
+def has_module(name: str) -> bool:
+    """Could it be imported? Finds a top-level module without importing it."""
+    return importlib.util.find_spec(name) is not None
+
+
 def read_sockets(protocol: str = "udp") -> list[BoundSocket]:
     """Those of `udp` that are bound, those of `tcp` that listen."""
     texts = [_text(Path("/proc/net", name)) for name in (protocol, f"{protocol}6")]
@@ -458,6 +475,9 @@ def node(config: NodeConfig, *, binds_control: bool = False) -> list[Problem]:
     if fit[1] is None and binds_control:
         fit.append(check_perf_events(read_perf_event(), _text(PARANOID).strip()))
     found = [*fit, check_bpffs(mounts, filesystems, config.media.pin_dir)]
+    if not binds_control:  # it is the failover process that fences
+        driver = config.failover.safety.fencing.driver
+        found.append(check_fencing(driver, has_module("openstack")))
     interfaces, addresses = read_interfaces(), read_addresses()
     found += [check_interface(r.name, r.interface, interfaces) for r in config.realms.values()]
     for group in config.groups:

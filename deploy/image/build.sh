@@ -31,6 +31,7 @@ packages=(
   openssh-server sudo chrony ca-certificates
   iproute2 iputils-ping ethtool tcpdump curl less bash-completion nano procps kmod
   etcd-server etcd-client               # a state node is made of the same image; off until it is wanted
+  python3-openstacksdk                  # hard fencing asks Nova by it; nothing else does
 )
 
 step "Debian 12 with $(basename "$deb") (mmdebstrap)"

@@ -68,6 +68,19 @@ def test_the_example_is_a_node_file() -> None:
     assert node.media.pin_dir == Path("/sys/fs/bpf/bgf")
 
 
+def test_what_a_node_may_want_of_debian_is_suggested_and_in_the_image() -> None:
+    """Hard fencing and etcd need what the package does not carry."""
+    control = (PACKAGING / "debian/control").read_text()
+    suggested = {
+        name for line in re.findall(r"^Suggests: (.*)$", control, re.M) for name in line.split(", ")
+    }
+    (listed,) = re.findall(
+        r"^packages=\((.*?)^\)", (ROOT / "deploy/image/build.sh").read_text(), re.M | re.S
+    )
+    inside = {name for line in listed.splitlines() for name in line.split("#")[0].split()}
+    assert {"python3-openstacksdk", "etcd-server", "etcd-client"} <= suggested & inside
+
+
 def test_every_process_has_a_unit() -> None:
     kinds = set(main.commands) & {"state", "gateway", "failover"}
     assert {f"bgf-{kind}.service" for kind in kinds} <= {path.name for path in UNITS}

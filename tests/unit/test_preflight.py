@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgf import config, config_control, preflight
+from bgf.config_safety import NO_WATCHDOG, FencingSection, SafetySection
 from bgf.errors import EnvironmentProblem
 from bgf.model import Address, Group
 from bgf.preflight import BoundSocket, Problem
@@ -359,6 +360,25 @@ def test_a_node_needs_a_few_capabilities_and_no_root() -> None:
         "CAP_NET_RAW, CAP_BPF lacking: start it as root or by its systemd unit, not in a "
         "restricted container"
     )
+
+
+def test_hard_fencing_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preflight.check_fencing("none", False) is preflight.check_fencing("nova", True) is None
+    node = config.parse(LOOPBACK)
+    fencing = FencingSection(driver="nova", cluster="voice")
+    safety = SafetySection(fencing, NO_WATCHDOG)
+    fenced = replace(node, failover=replace(node.failover, safety=safety))
+    monkeypatch.setattr(preflight, "has_module", lambda name: name != "openstack")
+    (problem,) = preflight.node(fenced)
+    assert line(problem) == (
+        "failover.fencing.driver is 'nova' and Python's module 'openstack' is missing: nobody "
+        "could be fenced: apt-get install python3-openstacksdk, or set driver = 'none'"
+    )
+    assert preflight.node(fenced, binds_control=True) == preflight.node(node) == []
+    monkeypatch.setattr(preflight, "has_module", lambda _: True)
+    assert preflight.node(fenced) == []
+    monkeypatch.undo()
+    assert preflight.has_module("json") and not preflight.has_module("no_such_module_anywhere")
 
 
 def test_without_root_only_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
