@@ -47,7 +47,8 @@ node *node_new(const node_config *c, uint64_t now_ns)
     n->link = c->link;
     n->now = now_ns;
     n->random = c->random | 1;
-    n->next_id = now_ns | 1ull << 50; /* above errands' ids, and higher than those of an earlier process on this host */
+    /* Above errands' ids, and higher than those of an earlier process on this host, however long that is up. */
+    n->next_id = now_ns + (1ull << 50);
     n->self = NOBODY;
     n->log = calloc(NODE_LOG_OPS_MAX, sizeof *n->log);
     n->proposal = calloc(NODE_PROPOSALS_MAX + 1, sizeof *n->proposal);

@@ -201,6 +201,23 @@ void serve_flown(node *n, uint32_t waiters, uint64_t control, bool ok)
     }
 }
 
+/* Those of a list that have waited too long are told so: a member that takes no copy would hold them for ever, until
+ * there is room for none. Who still waits. */
+uint32_t serve_overdue(node *n, uint32_t waiters)
+{
+    uint32_t left = 0;
+    for (uint32_t r = waiters, next; r != 0; r = next) {
+        next = n->request[r].next;
+        if (n->now - n->request[r].began > NODE_REQUEST_NS) {
+            serve_reply(n, r, serve_changes(n->request[r].type) ? WIRE_IN_DOUBT : WIRE_LATER);
+        } else {
+            n->request[r].next = left;
+            left = r;
+        }
+    }
+    return left;
+}
+
 /* Messages of one sender stay in order: one that a later one has overtaken is not delivered any more. */
 bool serve_overtaken(node *n, uint64_t session, const wire_msg *m)
 {

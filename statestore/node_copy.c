@@ -487,6 +487,7 @@ void copy_tick(node *n)
     for (uint32_t i = 1; i <= n->flights.used && n->flight_by_item.used > 0; i++) {
         struct flight *f = &n->flight[i];
         if (f->live && n->now >= f->next_send) {
+            f->waiters = serve_overdue(n, f->waiters);
             for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
                 if ((f->out & f->asked & BIT(s)) != 0) {
                     pace_late(&n->pace[s], n->now);

@@ -56,7 +56,7 @@
 #define NODE_LEAVE_NS 500000000ull     /* who leaves says so again */
 #define NODE_BOXES_NS 1000000000ull    /* after a restart clients have told us of their inboxes again */
 #define NODE_RENEWED_NS 5000000000ull  /* an inbox that is not renewed is closed */
-#define NODE_REQUEST_NS 10000000000ull /* a request that waits longer is forgotten */
+#define NODE_REQUEST_NS 10000000000ull /* who waits longer for copies, or for a move, is told so */
 #define NODE_EPOCH_SHIFT 36            /* logical versions of a new master begin at epoch << this */
 #define NODE_STRAY_NS 1000000000ull     /* after the last sign of one */
 #define NODE_SAME_TRIES_MAX 6u          /* of one such message; a member of another version knows none */
@@ -113,7 +113,7 @@ enum wait { WAITS_NOTHING, WAITS_PROPOSAL, WAITS_FLIGHT, WAITS_MOVE, WAITS_ERRAN
 struct request {
     bool live;
     uint8_t wait, type, flags;
-    uint64_t session, id, deadline;
+    uint64_t session, id;
     link_addr from;
     uint64_t control; /* WAITS_FLIGHT: to be acknowledged */
     uint64_t began;
@@ -508,6 +508,7 @@ bool serve_overtaken(node *n, uint64_t session, const wire_msg *m);
 /* A request that has to wait. 0: no room. */
 uint32_t serve_hold(node *n, const link_addr *from, uint64_t session, const wire_msg *m);
 void serve_refuse(node *n, const link_addr *from, uint64_t session, const wire_msg *m, uint8_t status);
+uint32_t serve_overdue(node *n, uint32_t waiters);
 
 /* ---- node_list.c ---- */
 void serve_scan(node *n, const link_addr *from, uint64_t session, const wire_msg *m);

@@ -480,6 +480,9 @@ void move_tick(node *n)
     /* A move whose flight came to nothing (no room, home changed) is filled again. */
     for (uint32_t i = 1; i <= n->moves.used && n->move_by_item.used > 0; i++) {
         struct move *m = &n->move[i];
+        if (m->live && m->waiters != 0) {
+            m->waiters = serve_overdue(n, m->waiters);
+        }
         if (m->live && m->state != M_PROPOSED) {
             struct flight *f = copy_flight(n, m->item, m->auth);
             if (f == NULL) {

@@ -1,0 +1,73 @@
+/* What members do when something is in their way: one case per run, by its name (test_statestore_node.py).
+ *
+ * Knows: node_world.h. Must not know: the member's inside.
+ */
+#include "node_world.h"
+
+/* A host's clock passes the number that ids begin above: who is restarted then still proposes with higher ones
+ * than its predecessor, which the leader has seen. */
+static void ids_go_on_past_any_uptime(void)
+{
+    world_begin(3, (1ull << 50) - 2 * S);
+    created(1, "before", "x", 1);
+    world_pass(3000);
+    world_restart(1);
+    world_pass(1000);
+    CHECK(stats_of(1).phase == NODE_ACTIVE);
+    created(1, "after", "x", 1);
+    world_end();
+}
+
+static bool lose_copies(uint32_t from, uint32_t to, const wire_msg *m)
+{
+    (void)from, (void)to;
+    return m->type == WIRE_COPY;
+}
+
+/* A member that takes no copy does not hold others' requests for ever. */
+static void who_waits_too_long_is_told(void)
+{
+    wire_msg write = writes("k", "new"), read = named(WIRE_READ, "k"), move = named(WIRE_MOVE, "k"), m;
+    world_begin(2, START_NS);
+    created(0, "k", "old", 1);
+    world_pass(50);
+    lost = lose_copies;
+    write.flags = read.flags = WIRE_SYNC;
+    move.slot = 1;
+    uint64_t id[] = {ask(0, write), ask(0, read), ask(0, move)};
+    uint8_t says[] = {WIRE_IN_DOUBT, WIRE_LATER, WIRE_IN_DOUBT};
+    world_pass(9000);
+    CHECK(stats_of(0).requests == 3);
+    world_pass(3000);
+    for (int i = 0; i < 3; i++) {
+        CHECK(answers(id[i], &m) == 1 && m.status == says[i]);
+    }
+    CHECK(stats_of(0).requests == 0);
+    lost = NULL;
+    world_pass(2000);
+    CHECK(holds(1, "k", "new") && answers(id[0], &m) == 1 && answers(id[2], &m) == 1);
+    m = answer_within(1, named(WIRE_READ, "k"), 100); /* it has moved all the same */
+    CHECK(m.status == WIRE_OK && m.value_len == 3);
+    world_end();
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} cases[] = {
+    {"ids", ids_go_on_past_any_uptime},
+    {"overdue", who_waits_too_long_is_told},
+};
+
+int main(int argc, char **argv)
+{
+    for (size_t i = 0; argc == 2 && i < sizeof cases / sizeof *cases; i++) {
+        if (strcmp(argv[1], cases[i].name) == 0) {
+            cases[i].run();
+            printf("ok\n");
+            return 0;
+        }
+    }
+    fprintf(stderr, "usage: node_cases CASE\n");
+    return 2;
+}
