@@ -27,6 +27,15 @@ static bool referenced(const seg *s, uint64_t label, uint32_t ref)
                           ref_of(get(&it->key)) == ref);
 }
 
+/* Who signed in after the sweep had begun is not among the `alive`: it is asked itself, and what it did before it died
+ * is seen. */
+static bool garbage(const seg *s, uint64_t label, uint32_t ref, const uint32_t *alive)
+{
+    uint32_t client = (uint32_t)label;
+    return alive[client >> 24] != client && !referenced(s, label, ref) && !seg_client_alive(s, client) &&
+           !referenced(s, label, ref);
+}
+
 /* One slab: settle what the dead hold, free what they claimed, correct the counter. */
 static void sweep_slab(seg *s, uint32_t slab, uint32_t kind, const uint32_t *alive, seg_kept *kept)
 {
@@ -49,9 +58,7 @@ static void sweep_slab(seg *s, uint32_t slab, uint32_t kind, const uint32_t *ali
                 kept->items_reaped += settled && get(at) == 0;
             }
         } else {
-            uint32_t client = (uint32_t)label;
-            if (alive[client >> 24] != client && !referenced(s, label, ref) &&
-                seg_release(s, ref, label)) {
+            if (garbage(s, label, ref, alive) && seg_release(s, ref, label)) {
                 kept->blocks_freed++;
             }
         }

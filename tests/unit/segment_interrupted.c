@@ -423,11 +423,106 @@ static void twice(int what, long point, int sig)
     }
 }
 
+/* ---- a sweep that was under way when a client signed in ---- */
+
+#define ROOM 3000 /* of a size that nothing else here has: its slab comes after the garbage's */
+
+static void makes(seg *s, const char *key)
+{
+    CHECK(create(s, key, 'n', VALUE, ROOM, NULL) == SEG_OK, "create %s", key);
+}
+
+static void sweeps(seg *s, const char *key)
+{
+    (void)key;
+    keep(s);
+}
+
+/* The child that does this, stopped at its point'th store; 0: it has fewer, and has ended. */
+static pid_t stopped_in(void (*act)(seg *, const char *), const char *key, long point)
+{
+    int state;
+    pid_t pid = fork();
+    CHECK(pid >= 0, "fork");
+    if (pid == 0) {
+        signal_at_point = SIGSTOP;
+        seg *s = enter();
+        countdown = point;
+        act(s, key);
+        countdown = 0;
+        seg_close(s);
+        _exit(0);
+    }
+    CHECK(waitpid(pid, &state, WUNTRACED) == pid, "waitpid");
+    CHECK(WIFSTOPPED(state) || (WIFEXITED(state) && WEXITSTATUS(state) == 0), "state %x", state);
+    return WIFSTOPPED(state) ? pid : 0;
+}
+
+static void go_on(pid_t pid)
+{
+    int state;
+    CHECK(pid == 0 || (kill(pid, SIGCONT) == 0 && waitpid(pid, &state, 0) == pid && state == 0), "resume");
+}
+
+/* A dead client's block that no item has. */
+static void leave_garbage(seg *s)
+{
+    for (long point = 1;; point++) {
+        pid_t child;
+        seg_verdict v;
+        CHECK(interrupted(CREATE, "k/garbage", NULL, point, SIGKILL, &child), "no garbage");
+        CHECK(seg_verify(s, &v) == SEG_OK, "verify");
+        if (v.orphans > 0) {
+            return;
+        }
+        keep(s);
+    }
+}
+
+static void sweep(void)
+{
+    long last = 0; /* store of a sweep: it frees the garbage, and goes on to the other slabs */
+    seg *s = enter();
+    for (pid_t pid = 1; pid != 0; last += pid != 0) {
+        leave_garbage(s);
+        pid = stopped_in(sweeps, "", last + 1);
+        go_on(pid);
+    }
+    CHECK(last > 0, "nothing was swept");
+    for (long point = 1;; point++) {
+        uint8_t value[SEG_VALUE_BYTES_MAX];
+        size_t len;
+        leave_garbage(s);
+        pid_t sweeper = stopped_in(sweeps, "", last);
+        pid_t maker = stopped_in(makes, "k/new", point);
+        CHECK(sweeper != 0 && point < POINTS_MAX, "the sweep was not stopped");
+        go_on(sweeper);
+        CHECK(create(s, "k/other", 'x', VALUE, ROOM, NULL) == SEG_OK, "other");
+        go_on(maker);
+        CHECK(get_value(s, "k/new", value, &len, NULL) == SEG_OK && len == VALUE && value[0] == 'n' &&
+                  get_value(s, "k/other", value, &len, NULL) == SEG_OK && len == VALUE && value[0] == 'x',
+              "point %ld: a value is another item's", point);
+        sound(s, "a sweep and a new client", false);
+        drop(s, "k/new");
+        drop(s, "k/other");
+        keep(s);
+        sound(s, "a sweep and a new client", true);
+        if (maker == 0) {
+            break;
+        }
+    }
+    seg_close(s);
+}
+
 void interrupted_modes(const char *mode)
 {
     seg *s = enter();
     neighbours(s);
     seg_close(s);
+    if (strcmp(mode, "sweep") == 0) {
+        sweep();
+        return;
+    }
     for (int what = 0; what < OPERATIONS; what++) {
         if (strcmp(mode, "crash") == 0) {
             printf("%s: %ld points\n", name_of(what), crash(what, false));

@@ -2,6 +2,7 @@
  *
  * crash    a writer is killed at each of its stores, one after another
  * stop     a writer is stopped at each of its stores; others rob it; then it goes on
+ * sweep    a client signs in while another sweeps, and is stopped at each of its stores
  * twice    the one who takes over from a killed or stopped writer is killed at each store as well
  * threads  several clients at once on few keys (for the thread sanitizer)
  * kills    processes work at random and are killed at random

@@ -79,6 +79,12 @@ def test_whoever_takes_over_may_die_as_well(stress: Path, work: Path) -> None:
     run(stress, "twice", work / "twice", 17)
 
 
+def test_a_client_that_signs_in_during_a_sweep_keeps_what_it_claimed(
+    stress: Path, work: Path
+) -> None:
+    run(stress, "sweep", work / "sweep", 1)
+
+
 def test_every_interleaving_of_stores_is_allowed(stress: Path, work: Path) -> None:
     run(stress, "schedule", work / "schedule", 250)
 
