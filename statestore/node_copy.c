@@ -285,13 +285,19 @@ void copy_acknowledged(node *n, const wire_msg *m)
 
 /* ---- what is to be sent ---- */
 
+/* Does an entry for this very item wait? Its place may have been another's when that one's entry was made. */
+static bool waits(const node *n, uint32_t item, uint64_t auth)
+{
+    uint32_t whose;
+    return table_get(&n->dirty_set, item, &whose) && whose == (uint32_t)auth;
+}
+
 void copy_dirty(node *n, uint32_t item, uint64_t auth, uint64_t due)
 {
-    uint32_t ignored;
-    if (table_get(&n->dirty_set, item, &ignored)) {
+    if (waits(n, item, auth)) {
         return;
     }
-    if (n->dirty_count == NODE_DIRTY_MAX || !table_put(&n->dirty_set, item, 1)) {
+    if (n->dirty_count == NODE_DIRTY_MAX || !table_put(&n->dirty_set, item, (uint32_t)auth)) {
         if (!n->walk_dirty) {
             n->walk_dirty = true; /* too many to remember: look at all of them */
             n->dirty_cursor = 0;
@@ -367,7 +373,9 @@ static void send_dirty(node *n)
             blocked++;
             continue;
         }
-        table_remove(&n->dirty_set, d.item);
+        if (waits(n, d.item, d.auth)) {
+            table_remove(&n->dirty_set, d.item);
+        }
         if (copy_flight(n, d.item, d.auth) != NULL) {
             continue; /* the flight sees the new value when it lands */
         }

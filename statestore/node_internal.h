@@ -319,7 +319,8 @@ struct node {
     struct flight *flight;
     struct move *move;
     struct errand *errand;
-    table proposal_by_id, flight_by_item, flight_by_id, move_by_item, errand_by_id, dirty_set, tracks;
+    table proposal_by_id, flight_by_item, flight_by_id, move_by_item, errand_by_id, tracks;
+    table dirty_set; /* place of an item -> the low half of its auth, while an entry of `dirty` waits */
     uint64_t next_id;
     struct refusal *refusal;
     uint32_t refusal_at;

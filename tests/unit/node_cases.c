@@ -51,12 +51,47 @@ static void who_waits_too_long_is_told(void)
     world_end();
 }
 
+/* An item's change waits to be sent, the item goes, another one takes its place and is changed. */
+static void a_place_that_is_anothers_now(void)
+{
+    enum { ITEMS = 40 }; /* more than may be on their way to one member */
+    char key[16] = "";
+    wire_msg m;
+    seg_handle was, is;
+    world_begin(2, START_NS);
+    for (int i = 0; i < ITEMS; i++) {
+        snprintf(key, sizeof key, "k%d", i);
+        created(0, key, "old", 1);
+    }
+    world_pass(100);
+    CHECK(stats_of(0).dirty == 0);
+    lost = lose_copies;
+    for (int i = 0; i < ITEMS; i++) {
+        snprintf(key, sizeof key, "k%d", i);
+        CHECK(answers(ask(0, writes(key, "new")), &m) == 1 && m.status == WIRE_OK);
+    }
+    world_pass(20);
+    CHECK(stats_of(0).dirty > 0);
+    CHECK(seg_lookup(member[0].seg, key, strlen(key), &was) == SEG_OK);
+    CHECK(answers(ask(0, named(WIRE_DELETE, key)), &m) == 1 && m.status == WIRE_OK);
+    CHECK(answers(create(0, "other", "old", 1), &m) == 1 && m.status == WIRE_OK);
+    CHECK(seg_lookup(member[0].seg, "other", 5, &is) == SEG_OK && is.item == was.item);
+    CHECK(answers(ask(0, writes("other", "new")), &m) == 1 && m.status == WIRE_OK);
+    world_pass(5);
+    lost = NULL;
+    world_pass(3000);
+    CHECK(holds(1, "k0", "new") && holds(1, "other", "new"));
+    CHECK(stats_of(0).dirty == 0 && stats_of(0).flight == 0);
+    world_end();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
 } cases[] = {
     {"ids", ids_go_on_past_any_uptime},
     {"overdue", who_waits_too_long_is_told},
+    {"place", a_place_that_is_anothers_now},
 };
 
 int main(int argc, char **argv)
