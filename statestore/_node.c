@@ -300,7 +300,7 @@ static PyObject *node_stats_(PyObject *self, PyObject *args, PyObject *kwargs)
     } fields[] = {
 #define FIELD(f) {#f, offsetof(node_stats, f)}
         FIELD(epoch), FIELD(applied), FIELD(committed), FIELD(last), FIELD(items), FIELD(masters),
-        FIELD(replicas), FIELD(stubs), FIELD(proposals), FIELD(requests), FIELD(dirty), FIELD(flight),
+        FIELD(replicas), FIELD(stubs), FIELD(damaged), FIELD(proposals), FIELD(requests), FIELD(dirty), FIELD(flight),
         FIELD(moving), FIELD(repairing), FIELD(inboxes), FIELD(sessions), FIELD(lost), FIELD(promoted),
         FIELD(promote_ns), FIELD(thawed), FIELD(confirmed), FIELD(moves), FIELD(moves_failed), FIELD(repaired),
         FIELD(stale), FIELD(later), FIELD(misses), FIELD(in_doubt), FIELD(refused), FIELD(copies),

@@ -66,6 +66,7 @@ NODE_GAUGES: Final = {
     "masters": ("dal_masters", "Items whose master is this member."),
     "replicas": ("dal_replicas", "Items of which this member holds a copy for another."),
     "stubs": ("dal_stubs", "Items of which this member knows only where they are."),
+    "damaged": ("dal_damaged", "Items in memory here that make no sense: passed over."),
     "dirty": ("dal_ring_depth", "Changed items that wait to be copied."),
     "flight": ("dal_copies_in_flight", "Copies sent and not acknowledged."),
     "moving": ("dal_migrating", "Moves and repairs under way."),

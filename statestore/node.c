@@ -563,7 +563,7 @@ void node_stats_read(node *n, bool walk, node_stats *out)
     for (uint32_t i = 0; i < n->inboxes; i++) {
         out->inboxes += n->inbox[i].live;
     }
-    uint64_t cursor = 0;
+    uint64_t cursor = 0, before = seg_damaged(n->seg);
     seg_handle h;
     seg_facts f;
     while (walk && seg_walk(n->seg, &cursor, &h, &f) == SEG_OK) {
@@ -572,4 +572,5 @@ void node_stats_read(node *n, bool walk, node_stats *out)
         out->replicas += f.home.master != n->self && (f.home.replicas & BIT(n->self & 15)) != 0;
         out->stubs += f.stub;
     }
+    out->damaged = seg_damaged(n->seg) - before;
 }

@@ -63,7 +63,7 @@ typedef struct {
     bool complete, leading, serving, leaving, left;
     uint8_t self, leader;
     uint64_t epoch, applied, committed, last;
-    uint64_t items, masters, replicas, stubs; /* walked when asked */
+    uint64_t items, masters, replicas, stubs, damaged; /* walked when asked; damaged: passed over */
     uint64_t proposals, requests, dirty, flight, moving, repairing, inboxes, sessions;
     uint64_t lost, promoted, promote_ns, thawed, confirmed, moves, moves_failed, repaired, evictions_wanted;
     uint64_t stale, later, misses, in_doubt, refused, copies, copies_applied, notes, overruns, expired;

@@ -194,12 +194,15 @@ seg_status seg_walk(seg *s, uint64_t *cursor, seg_handle *out, seg_facts *facts)
     while ((it = seg_next_item(s, 0, cursor, &out->item)) != NULL) {
         out->auth = peek(&it->auth);
         seg_status status = facts_of(s, it, out->auth, facts, &out->hash);
-        if (status != SEG_NOT_FOUND) {
-            return status;
+        if (status == SEG_OK) {
+            return SEG_OK;
         }
+        s->damaged += status != SEG_NOT_FOUND; /* what makes no sense does not hide all that is behind it */
     }
     return SEG_NOT_FOUND;
 }
+
+uint64_t seg_damaged(const seg *s) { return s->damaged; }
 
 seg_status seg_overdue(seg *s, uint64_t now_ns, uint64_t *cursor, seg_handle *out)
 {

@@ -173,6 +173,7 @@ struct seg {
     bool readonly;
     bool owns_mapping;
     uint64_t expire_cursor;
+    uint64_t damaged; /* seg_damaged */
     uint32_t until_sample; /* accesses to go */
     uint32_t dice;
     uint64_t *samples_seen; /* per client; made when first asked for */

@@ -235,8 +235,11 @@ seg_status seg_home_write(seg *s, const seg_handle *h, const seg_home *home);
 void seg_ack(seg *s, const seg_handle *h, uint64_t control);
 /* The key of the item h names. */
 seg_status seg_key(seg *s, const seg_handle *h, void *key /* SEG_KEY_BYTES_MAX */, size_t *key_len);
-/* Every item in the order of its place, with its facts; stubs too. *cursor begins at 0. Cheap: no key. */
+/* Every item in the order of its place, with its facts; stubs too. *cursor begins at 0. Cheap: no key. One that makes
+ * no sense is passed over, and counted. */
 seg_status seg_walk(seg *s, uint64_t *cursor, seg_handle *out, seg_facts *facts);
+/* How many this client's walks have passed over so far. */
+uint64_t seg_damaged(const seg *s);
 /* Items whose deadline lies before now and that are not away; as seg_walk. */
 seg_status seg_overdue(seg *s, uint64_t now_ns, uint64_t *cursor, seg_handle *out);
 /* Every fence with its epoch; as seg_walk. */

@@ -3,6 +3,7 @@
  * Knows: node_world.h. Must not know: the member's inside.
  */
 #include "node_world.h"
+#include "seg_internal.h"
 
 /* A host's clock passes the number that ids begin above: who is restarted then still proposes with higher ones
  * than its predecessor, which the leader has seen. */
@@ -85,6 +86,31 @@ static void a_place_that_is_anothers_now(void)
     world_end();
 }
 
+/* One damaged item does not hide those behind it: after a death they get their new master. */
+static void a_damaged_item_is_passed_over(void)
+{
+    seg_handle h;
+    world_begin(2, START_NS);
+    created(1, "first", "x", 1);
+    created(1, "second", "y", 1);
+    created(1, "third", "z", 1);
+    world_pass(100);
+    CHECK(stats_of(0).items == 3 && stats_of(0).damaged == 0 && stats_of(0).replicas == 3);
+    CHECK(seg_lookup(member[0].seg, "first", 5, &h) == SEG_OK);
+    struct item *it = at_ref(member[0].client, h.item);
+    uint64_t key = peek(&it->key);
+    poke(&it->key, ref_word(key, 1)); /* in the header: no key */
+    CHECK(stats_of(0).items == 2 && stats_of(0).damaged == 1);
+    member[1].stopped = true;
+    world_view(BIT_OF(0), 0);
+    world_pass(500);
+    CHECK(stats_of(0).promoted == 2 && stats_of(0).masters == 2);
+    wire_msg m = answer_within(0, named(WIRE_READ, "third"), 100);
+    CHECK(m.status == WIRE_OK && m.value_len == 1);
+    poke(&it->key, key);
+    world_end();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -92,6 +118,7 @@ static const struct {
     {"ids", ids_go_on_past_any_uptime},
     {"overdue", who_waits_too_long_is_told},
     {"place", a_place_that_is_anothers_now},
+    {"damaged", a_damaged_item_is_passed_over},
 };
 
 int main(int argc, char **argv)
