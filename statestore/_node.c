@@ -13,7 +13,9 @@
 
 typedef struct {
     PyObject_HEAD
-    loop *l;
+    loop *l;        /* NULL once closed */
+    uint32_t users; /* calls under way that let other threads in */
+    bool closing;   /* the last of them closes */
 } Node;
 
 static PyObject *errors;
@@ -37,10 +39,24 @@ static PyObject *fail(seg_status status, const char *why)
 
 static bool closed(const Node *o)
 {
-    if (o->l == NULL) {
-        fail(SEG_UNAVAILABLE, "this member is closed");
+    if (o->l != NULL && !o->closing) {
+        return false;
     }
-    return o->l == NULL;
+    fail(SEG_UNAVAILABLE, "this member is closed");
+    return true;
+}
+
+/* Around every call that lets other threads in: one of them may close the member. */
+static void hold(Node *o) { o->users++; }
+
+static void let_go(Node *o)
+{
+    if (--o->users == 0 && o->closing) {
+        loop *l = o->l;
+        o->l = NULL;
+        o->closing = false;
+        loop_close(l);
+    }
 }
 
 static PyObject *node_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -94,9 +110,14 @@ static void node_dealloc(PyObject *self)
 
 static PyObject *node_close(PyObject *self, PyObject *ignored)
 {
+    Node *o = (Node *)self;
     (void)ignored;
-    loop_close(((Node *)self)->l);
-    ((Node *)self)->l = NULL;
+    if (o->l != NULL) {
+        o->closing = true;
+        loop_stop(o->l);
+        hold(o);
+        let_go(o);
+    }
     Py_RETURN_NONE;
 }
 
@@ -107,9 +128,11 @@ static PyObject *node_run(PyObject *self, PyObject *ignored)
     if (closed(o)) {
         return NULL;
     }
+    hold(o);
     Py_BEGIN_ALLOW_THREADS
     loop_run(o->l);
     Py_END_ALLOW_THREADS
+    let_go(o);
     Py_RETURN_NONE;
 }
 
@@ -154,8 +177,7 @@ static PyObject *node_set_view_(PyObject *self, PyObject *args)
     int leader;
     PyObject *members, *left;
     node_view v = {0};
-    if (closed(o) || !PyArg_ParseTuple(args, "KiO!O!:set_view", &epoch, &leader, &PyList_Type, &members,
-                                       &PyList_Type, &left)) {
+    if (!PyArg_ParseTuple(args, "KiO!O!:set_view", &epoch, &leader, &PyList_Type, &members, &PyList_Type, &left)) {
         return NULL;
     }
     for (Py_ssize_t i = 0; i < PyList_Size(members); i++) {
@@ -172,9 +194,14 @@ static PyObject *node_set_view_(PyObject *self, PyObject *args)
     }
     v.epoch = epoch;
     v.leader = (uint8_t)leader;
+    if (closed(o)) {
+        return NULL;
+    }
+    hold(o);
     Py_BEGIN_ALLOW_THREADS
     loop_set_view(o->l, &v);
     Py_END_ALLOW_THREADS
+    let_go(o);
     Py_RETURN_NONE;
 }
 
@@ -185,9 +212,11 @@ static PyObject *node_set_lease_(PyObject *self, PyObject *arg)
     if (closed(o) || PyErr_Occurred() != NULL) {
         return NULL;
     }
+    hold(o);
     Py_BEGIN_ALLOW_THREADS
     loop_set_lease(o->l, deadline);
     Py_END_ALLOW_THREADS
+    let_go(o);
     Py_RETURN_NONE;
 }
 
@@ -200,9 +229,11 @@ static PyObject *node_begin_anew(PyObject *self, PyObject *ignored)
     if (closed(o)) {
         return NULL;
     }
+    hold(o);
     Py_BEGIN_ALLOW_THREADS
     incarnation = loop_begin_anew(o->l, why, sizeof why);
     Py_END_ALLOW_THREADS
+    let_go(o);
     return incarnation == 0 ? fail(SEG_UNAVAILABLE, why) : PyLong_FromUnsignedLongLong(incarnation);
 }
 
@@ -212,13 +243,15 @@ static PyObject *node_move_(PyObject *self, PyObject *args)
     const char *key;
     Py_ssize_t len;
     int slot;
-    if (closed(o) || !PyArg_ParseTuple(args, "y#i:move", &key, &len, &slot)) {
+    if (!PyArg_ParseTuple(args, "y#i:move", &key, &len, &slot) || closed(o)) {
         return NULL;
     }
     seg_status status;
+    hold(o);
     Py_BEGIN_ALLOW_THREADS
     status = loop_move(o->l, key, (size_t)len, slot < 0 || slot > 254 ? 254 : (uint8_t)slot);
     Py_END_ALLOW_THREADS
+    let_go(o);
     if (status == SEG_OK || status == SEG_EXISTS) {
         Py_RETURN_NONE;
     }
@@ -316,15 +349,17 @@ static PyObject *node_stats_(PyObject *self, PyObject *args, PyObject *kwargs)
         LINK(unknown_key), LINK(dropped_waiting), LINK(dropped_queue), LINK(dropped_partial),
         LINK(dropped_answers), LINK(hellos), LINK(sessions), LINK(evicted),
     };
-    if (closed(o) || !PyArg_ParseTupleAndKeywords(args, kwargs, "|p:stats", names, &walk)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:stats", names, &walk) || closed(o)) {
         return NULL;
     }
     node_stats s;
     link_stats k;
     uint64_t handled[LOOP_BUCKETS];
+    hold(o);
     Py_BEGIN_ALLOW_THREADS
     loop_stats(o->l, walk != 0, &s, &k, handled);
     Py_END_ALLOW_THREADS
+    let_go(o);
     PyObject *d = PyDict_New();
     bool ok = d != NULL && put(d, "phase", s.phase) && put(d, "complete", s.complete) &&
               put(d, "leading", s.leading) && put(d, "serving", s.serving) &&

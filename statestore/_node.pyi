@@ -45,4 +45,5 @@ class Node:
     def stats(self, walk: bool = False) -> dict[str, int]:
         """node_stats; phase 0 outside, 1 joining, 2 changing, 3 active; latencies under
         `latency_<operation>_<bucket>` (power-of-two microseconds)."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends run, too. What other threads have begun ends first; what they begin is refused."""

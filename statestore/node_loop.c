@@ -17,7 +17,7 @@
 
 struct loop {
     loop_options o;
-    char name[SEG_NODE_BYTES_MAX + 1], *key_file;
+    char name[SEG_NODE_BYTES_MAX + 1], *key_file, *segment_path;
     seg *segment;
     link_keys keys;
     struct link *link;
@@ -160,10 +160,14 @@ seg_status loop_open(const loop_options *o, loop **out, char *why, size_t why_le
     l->o = *o;
     l->fd = -1;
     l->key_file = strdup(o->key_file);
+    l->segment_path = strdup(o->segment); /* the options' strings are the caller's, for this call only */
+    l->o.segment = l->segment_path;
+    l->o.key_file = l->key_file;
     strncpy(l->name, o->name, SEG_NODE_BYTES_MAX);
     pthread_mutex_init(&l->lock, NULL);
     seg_status status = SEG_UNAVAILABLE;
-    if (l->key_file == NULL || o->name[0] == '\0' || strlen(o->name) > SEG_NODE_BYTES_MAX) {
+    if (l->key_file == NULL || l->segment_path == NULL || o->name[0] == '\0' ||
+        strlen(o->name) > SEG_NODE_BYTES_MAX) {
         snprintf(why, why_len, "member name '%.64s': 1 to %u bytes are needed", o->name,
                  SEG_NODE_BYTES_MAX);
         status = SEG_INVALID;
@@ -181,6 +185,8 @@ seg_status loop_open(const loop_options *o, loop **out, char *why, size_t why_le
         loop_close(l);
         return status;
     }
+    l->o.name = l->name;
+    l->o.host = NULL;
     for (uint32_t i = 0; i < LOOP_BATCH_MAX; i++) {
         l->in_vec[i] = (struct iovec){l->in_bytes[i], sizeof l->in_bytes[i]};
         l->in[i].msg_hdr = (struct msghdr){.msg_iov = &l->in_vec[i], .msg_iovlen = 1,
@@ -213,6 +219,7 @@ void loop_close(loop *l)
     }
     pthread_mutex_destroy(&l->lock);
     free(l->key_file);
+    free(l->segment_path);
     free(l);
 }
 
