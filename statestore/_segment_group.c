@@ -202,8 +202,8 @@ static PyObject *cursor_sequence(PyObject *self, void *ignored)
 {
     (void)ignored;
     Cursor *c = (Cursor *)self;
-    uint64_t at = c->remote != 0 ? c->remote & 0xffffffffffffull : c->c.next;
-    return PyLong_FromUnsignedLongLong(at);
+    uint64_t far = c->remote & 0xffffffffffffull; /* a place and one; a server of an earlier version: the place */
+    return PyLong_FromUnsignedLongLong(c->remote == 0 ? c->c.next : far - (far > 0));
 }
 
 static PyMethodDef cursor_methods[] = {

@@ -41,7 +41,7 @@ void serve_poll(node *n, const link_addr *from, uint64_t session, const wire_msg
     if (m->number == 0) {
         status = seg_watch(n->seg, &c);
     } else {
-        c.next = m->number;
+        c.next = m->number - 1; /* one more on the wire: the first change of all is not "from now on" */
         if (n->poll_hole.hole_at == c.next) {
             c = n->poll_hole;
         }
@@ -59,7 +59,7 @@ void serve_poll(node *n, const link_addr *from, uint64_t session, const wire_msg
             (void)seg_watch(n->seg, &c);
         }
     }
-    r.number = c.next;
+    r.number = c.next + 1;
     r.value_len = used;
     r.status = used > 0 && status != SEG_OVERRUN ? WIRE_OK : (uint8_t)status;
     serve_answer(n, from, session, m->type, &r);

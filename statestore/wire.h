@@ -31,7 +31,8 @@ typedef enum {
     WIRE_CREATE,     /* key, value, home (want, hint), ttl, number = capacity, grant -> auth, home */
     WIRE_LOOKUP,     /* key -> auth, home, item (the answering member's) */
     WIRE_SCAN,       /* key = prefix, number = cursor, -> number = cursor, value = packed keys; NOT_FOUND at the end */
-    WIRE_POLL,       /* key = prefix, number = cursor (0: from now on) -> number, value = packed changes; OVERRUN */
+    WIRE_POLL,       /* key = prefix, number = cursor (0: from now on; else the place in the feed, and one) -> number,
+                         value = packed changes; OVERRUN */
     WIRE_RAISE,      /* fence, grant_epoch -> grant_epoch as it stands; FENCED: it stood past it */
     WIRE_FENCE,      /* fence -> grant_epoch */
     WIRE_MEMBERS,    /* -> value = packed members (wire_put_member), epoch, slot = who answers, number = leader */

@@ -111,6 +111,31 @@ static void a_damaged_item_is_passed_over(void)
     world_end();
 }
 
+/* Who watches from the first change on hears of the first change. */
+static void a_watch_of_a_fresh_feed(void)
+{
+    seg_stats s;
+    wire_msg poll = named(WIRE_POLL, ""), m;
+    bool deleted = true;
+    const void *key;
+    size_t len;
+    world_begin(1, START_NS);
+    CHECK(seg_stats_read(member[0].client, &s) == SEG_OK && s.feed_sequence == 0);
+    poll.mask |= WIRE_NUMBER;
+    m = answer_within(0, poll, 10);
+    CHECK(m.status == WIRE_OK && m.value_len == 0);
+    poll.number = m.number;
+    created(0, "k", "v", 0);
+    m = answer_within(0, poll, 10);
+    CHECK(m.status == WIRE_OK && m.value_len > 0);
+    wire_reader r = {m.value, (const uint8_t *)m.value + m.value_len};
+    CHECK(wire_take_change(&r, &deleted, &key, &len) && !deleted && len == 1 && memcmp(key, "k", 1) == 0);
+    poll.number = m.number;
+    m = answer_within(0, poll, 10);
+    CHECK(m.status == SEG_NOT_FOUND && m.number == poll.number);
+    world_end();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -119,6 +144,7 @@ static const struct {
     {"overdue", who_waits_too_long_is_told},
     {"place", a_place_that_is_anothers_now},
     {"damaged", a_damaged_item_is_passed_over},
+    {"feed", a_watch_of_a_fresh_feed},
 };
 
 int main(int argc, char **argv)
