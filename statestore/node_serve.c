@@ -35,9 +35,23 @@ static bool replicated(const seg_facts *f)
     return (f->home.replicas | f->home.learners) == 0 || f->acked >= f->control;
 }
 
+/* Does this very request wait already? Then this is a repetition, and the answer to the first is its answer. */
+static bool waits(node *n, const seg_handle *h, uint64_t session, uint64_t id)
+{
+    const struct flight *f = copy_flight(n, h->item, h->auth);
+    uint32_t i = f == NULL ? 0 : f->waiters;
+    while (i != 0 && (n->request[i].session != session || n->request[i].id != id)) {
+        i = n->request[i].next;
+    }
+    return i != 0;
+}
+
 static void wait_for_copies(node *n, const link_addr *from, uint64_t session, const wire_msg *m,
                             const seg_handle *h, uint64_t control, wire_msg *r)
 {
+    if (!serve_changes(m->type) && waits(n, h, session, m->id)) {
+        return;
+    }
     uint32_t i = serve_hold(n, from, session, m);
     if (i == 0) {
         serve_refuse(n, from, session, m, serve_changes(m->type) ? WIRE_IN_DOUBT : WIRE_LATER);
@@ -48,11 +62,13 @@ static void wait_for_copies(node *n, const link_addr *from, uint64_t session, co
     q->reply.auth = h->auth;
     q->reply.mask |= WIRE_AUTH;
     q->item = h->item;
-    if (r->value_len > 0 || (r->mask & WIRE_VALUE) != 0) {
+    if ((r->mask & WIRE_VALUE) != 0) {
         q->value = malloc(r->value_len + 1);
-        if (q->value != NULL) {
-            memcpy(q->value, r->value, r->value_len);
+        if (q->value == NULL) {
+            serve_reply(n, i, WIRE_LATER); /* a read: not an empty value */
+            return;
         }
+        memcpy(q->value, r->value, r->value_len);
     }
     if (!copy_wait(n, h, i, control)) {
         serve_reply(n, i, serve_changes(m->type) ? WIRE_IN_DOUBT : WIRE_LATER);

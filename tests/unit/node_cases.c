@@ -136,6 +136,58 @@ static void a_watch_of_a_fresh_feed(void)
     world_end();
 }
 
+/* A read that waits for copies and has no memory to remember its value does not answer an empty one. */
+static void a_read_without_memory(void)
+{
+    enum { LONG = 777 };
+    char value[LONG + 1];
+    wire_msg read = named(WIRE_READ, "k"), m;
+    memset(value, 'v', LONG);
+    value[LONG] = '\0';
+    world_begin(2, START_NS);
+    created(0, "k", value, 1);
+    world_pass(50);
+    lost = lose_copies;
+    CHECK(answers(ask(0, writes("k", value)), &m) == 1 && m.status == WIRE_OK);
+    read.flags = WIRE_SYNC;
+    fail_malloc_bytes = LONG + 1;
+    uint64_t id = ask(0, read);
+    fail_malloc_bytes = 0;
+    lost = NULL;
+    world_pass(2000);
+    CHECK(answers(id, &m) == 1 && m.status == WIRE_LATER);
+    CHECK(stats_of(0).requests == 0);
+    world_end();
+}
+
+/* A repetition of a read that waits is not another read that waits. */
+static void a_repeated_read(void)
+{
+    wire_msg read = named(WIRE_READ, "k"), ensure = named(WIRE_ENSURE, "k"), m;
+    world_begin(2, START_NS);
+    created(0, "k", "old", 1);
+    world_pass(50);
+    lost = lose_copies;
+    CHECK(answers(ask(0, writes("k", "new")), &m) == 1 && m.status == WIRE_OK);
+    read.flags = WIRE_SYNC;
+    uint64_t id[] = {ask(0, read), ask(0, ensure), ask(0, read)};
+    for (int i = 0; i < 20; i++) {
+        ask_again(0, read, id[0]);
+        ask_again(0, ensure, id[1]);
+        world_pass(10);
+    }
+    CHECK(stats_of(0).requests == 3);
+    lost = NULL;
+    world_pass(2000);
+    for (int i = 0; i < 3; i++) {
+        CHECK(answers(id[i], &m) == 1 && m.status == WIRE_OK);
+    }
+    CHECK(stats_of(0).requests == 0);
+    ask_again(0, read, id[0]); /* its answer was lost */
+    CHECK(answers(id[0], &m) == 2 && m.status == WIRE_OK && m.value_len == 3);
+    world_end();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -145,6 +197,8 @@ static const struct {
     {"place", a_place_that_is_anothers_now},
     {"damaged", a_damaged_item_is_passed_over},
     {"feed", a_watch_of_a_fresh_feed},
+    {"memory", a_read_without_memory},
+    {"repeated", a_repeated_read},
 };
 
 int main(int argc, char **argv)

@@ -16,7 +16,7 @@ STATE = ROOT / "statestore"
 HERE = Path(__file__).parent
 ADAPTERS = {"node_loop.c"}  # sockets and clocks: the cases have their own
 CASES = (
-    *("ids", "overdue", "place", "damaged", "feed"),
+    *("ids", "overdue", "place", "damaged", "feed", "memory", "repeated"),
 )
 RUN_TIMEOUT_S = 170
 
