@@ -40,7 +40,7 @@ class Node:
     def leave(self) -> None:
         """Begin to hand over; stats()["left"] says when it is done."""
     def unwanted(self) -> list[int]:
-        """Slots that lag too far for the leader's log: to be evicted."""
+        """Slots to be evicted: they take none of the key map's operations, or lag too far."""
     def reload_keys(self) -> None: ...
     def stats(self, walk: bool = False) -> dict[str, int]:
         """node_stats; phase 0 outside, 1 joining, 2 changing, 3 active; latencies under

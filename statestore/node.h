@@ -91,7 +91,7 @@ void node_set_lease(node *n, uint64_t deadline_ns, uint64_t now_ns);
 seg_status node_move(node *n, const void *key, size_t key_len, uint8_t to, uint64_t now_ns);
 /* Clean stop: hand over what has no copy elsewhere; node_stats.left says when it is done. */
 void node_leave(node *n, uint64_t now_ns);
-/* A complete member that lags too far for the log: the leader wants it out. Slots; 0: none. */
+/* A complete member that takes no operation any more, or lags too far for the log: the leader wants it out. Slots. */
 uint16_t node_unwanted(const node *n);
 /* Only `promoted` and `thawed`: so that who has a clock can time them. */
 void node_promotion_read(const node *n, node_stats *out);

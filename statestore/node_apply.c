@@ -239,7 +239,7 @@ static bool apply_create(node *n, const wire_msg *m)
     if (holds) {
         c.value = m->value;
         c.len = m->value_len;
-        c.capacity = m->number;
+        c.capacity = m->number < SEG_VALUE_BYTES_MAX ? m->number : SEG_VALUE_BYTES_MAX;
     }
     if (seg_plant(n->seg, m->key, m->key_len, &c, &h) != SEG_OK) {
         return false;
@@ -488,15 +488,17 @@ void apply_wipe(node *n)
     }
     n->start_count = n->thaw_count = n->thaw_next = 0;
     n->leavers = 0;
+    n->stuck = false;
     map_log_clear(n);
     n->applied = 0;
     n->log_first = 1;
     node_publish(n);
 }
 
-void apply_snap(node *n, const wire_msg *m)
+seg_status apply_snap(node *n, const wire_msg *m)
 {
     wire_reader r = {m->value, (const uint8_t *)m->value + m->value_len};
+    seg_status worst = SEG_OK;
     uint64_t auth;
     seg_home home;
     const void *key;
@@ -505,19 +507,23 @@ void apply_snap(node *n, const wire_msg *m)
         if (m->sub == 0) {
             seg_handle h;
             seg_copy c = {.auth = auth, .home = home, .stub = true, .away = true};
-            if (seg_plant(n->seg, key, len, &c, &h) == SEG_FULL) {
-                n->stats.refused++;
-            }
+            seg_status status = seg_plant(n->seg, key, len, &c, &h);
+            worst = status == SEG_OK || status == SEG_EXISTS || status == SEG_INVALID ? worst : status;
         } else if (m->sub == 1) {
             uint32_t fence = 0;
             bool raised;
-            if (seg_fence(n->seg, key, len, true, &fence) == SEG_OK) {
+            seg_status status = seg_fence(n->seg, key, len, true, &fence);
+            if (status == SEG_OK) {
                 (void)seg_fence_raise(n->seg, fence, auth, &raised);
+            } else if (status != SEG_TOO_BIG) {
+                worst = status;
             }
         } else {
             inbox_put(n, key, len, home.master, false);
         }
     }
+    n->stats.refused += worst != SEG_OK;
+    return worst;
 }
 
 /* ---- inboxes ---- */

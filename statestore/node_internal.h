@@ -66,6 +66,10 @@
 #define NODE_REST_NS 500000000ull       /* and not at all for so long: to look for them takes a walk over all items */
 #define NODE_INBOX_QUEUE_MAX 1024u
 #define NODE_CREATED_VERSION 2u        /* the logical version of a new item, on all copies */
+#define NODE_STUCK_NS 5000000000ull    /* a member that is heard may take nothing of what it lacks for so long */
+#define NODE_STUCK_SILENT_NS 3000000000ull  /* who is silent for so long, or we ourselves, has the time anew */
+#define NODE_STUCK_AGAIN_NS 600000000000ull /* who has to go for that again within this, */
+#define NODE_STUCK_REST_NS 60000000000ull   /* rests; so does who has no room for a snapshot, before the next one */
 
 /* Open addressing, linear probing, 64-bit keys (not 0) to 32-bit values. */
 typedef struct {
@@ -246,7 +250,8 @@ struct refusal {
 };
 
 struct peer { /* as the leader sees a member */
-    uint64_t acked, sent, ack_at, resend_at;
+    uint64_t acked, sent, resend_at;
+    uint64_t ack_at; /* it took the last one, or began to lag, or spoke again */
     uint32_t window, repeats; /* operations under way; repeated since the last progress */
     uint64_t state_applied;
     bool stated, state_complete;
@@ -263,6 +268,12 @@ struct peer { /* as the leader sees a member */
     uint64_t seen_high;
     /* as any member sees it */
     uint64_t heard_at, suspect_at;
+};
+
+/* Evicted because it took no operation. By its name, for it may get another slot. */
+struct rest {
+    char node[SEG_NODE_BYTES_MAX + 1];
+    uint64_t since, until; /* complete again not before */
 };
 
 /* The STATE of a member that knew the next view before us, who may lead it. */
@@ -311,7 +322,10 @@ struct node {
     uint64_t boxes_at, boxes_grace;
     uint64_t lag_at; /* the leader is told that we lag not before */
     uint16_t owe_beat;
-    bool stuck; /* an operation cannot be applied here (no room) */
+    bool stuck; /* an operation, or a piece of a snapshot, cannot be applied here (no room) */
+    uint64_t stuck_at;
+    uint64_t led_at; /* last looked at who takes its operations */
+    struct rest rest[SEG_SLOTS_MAX]; /* by the slot that it had */
 
     pool proposals, requests, flights, moves, errands;
     struct proposal *proposal;
@@ -414,6 +428,7 @@ void snap_take(node *n, const wire_msg *m);
 void map_log(node *n, uint64_t seq, uint8_t *bytes, size_t len);
 void map_log_clear(node *n);
 size_t map_send_op(node *n, uint8_t to, uint64_t seq);
+void map_stuck(node *n);
 void map_proposal_end(node *n, uint32_t i, uint8_t status, uint64_t number);
 void map_proposal_applied(node *n, uint64_t id, uint64_t seq);
 void map_propose_again(node *n, uint32_t i);
@@ -434,7 +449,8 @@ uint64_t map_auth(const node *n, uint64_t seq);
 /* False: it cannot be applied now (no room): stay before it. */
 bool apply_op(node *n, const wire_msg *m);
 void apply_rejoin(node *n);
-void apply_snap(node *n, const wire_msg *m);
+/* Not SEG_OK: some of it is missing here. */
+seg_status apply_snap(node *n, const wire_msg *m);
 void apply_wipe(node *n);
 /* Begin what was committed. */
 void apply_committed(node *n);

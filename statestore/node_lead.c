@@ -145,6 +145,9 @@ static uint8_t judge(node *n, wire_msg *m, uint64_t *number)
     }
     switch (m->sub) {
     case WIRE_OP_CREATE:
+        if (m->number > SEG_VALUE_BYTES_MAX) {
+            return SEG_TOO_BIG; /* no replica could apply it; our own clients are told so before */
+        }
         if (status == SEG_OK) {
             /* A creation that is not committed may yet be undone: nobody is told that the key exists. */
             uint64_t created = f.auth & ((1ull << NODE_EPOCH_SHIFT) - 1);
@@ -322,6 +325,54 @@ static void lead(node *n)
     node_say(n, from, &m, 0);
 }
 
+/* ---- who takes nothing ---- */
+
+static const struct rest *rest_of(const node *n, uint8_t slot)
+{
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        if (n->rest[s].since != 0 && strcmp(n->rest[s].node, n->view.member[slot].node) == 0) {
+            return &n->rest[s];
+        }
+    }
+    return NULL;
+}
+
+/* Did it have to go again and again? Then it follows, and nobody waits for it. */
+static bool resting(const node *n, uint8_t slot)
+{
+    const struct rest *r = rest_of(n, slot);
+    return r != NULL && n->now < r->until;
+}
+
+static void send_away(node *n, uint8_t slot)
+{
+    const struct rest *r = rest_of(n, slot);
+    bool again = r != NULL && n->now - r->since < NODE_STUCK_AGAIN_NS;
+    struct rest now = {.since = n->now, .until = again ? n->now + NODE_STUCK_REST_NS : 0};
+    memcpy(now.node, n->view.member[slot].node, sizeof now.node);
+    n->rest[r != NULL ? (size_t)(r - n->rest) : slot] = now;
+    n->unwanted |= BIT(slot);
+}
+
+/* Nothing is committed before every complete member has it. One that has no room for an operation takes none of
+ * those behind it either, deletions among them: it has to go. Not one that is slow: any progress will do. */
+static void watch_stuck(node *n)
+{
+    bool stopped = n->now - n->led_at > NODE_STUCK_SILENT_NS; /* we ourselves */
+    n->led_at = n->now;
+    for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
+        struct peer *p = &n->peer[s];
+        if (s == n->self || (n->completes & n->view.present & BIT(s)) == 0 || (n->unwanted & BIT(s)) != 0) {
+            continue;
+        }
+        if (stopped || p->acked >= n->applied || n->now - p->heard_at > NODE_STUCK_SILENT_NS) {
+            p->ack_at = n->now;
+        } else if (n->now - p->ack_at > NODE_STUCK_NS) {
+            send_away(n, s);
+        }
+    }
+}
+
 /* ---- what arrives ---- */
 
 void lead_ack(node *n, const wire_msg *m)
@@ -343,7 +394,7 @@ void lead_ack(node *n, const wire_msg *m)
     }
     n->owe_pump = true;
     n->owe_beat |= BIT(m->slot);
-    if (p->snap_done && (n->completes & BIT(m->slot)) == 0 && p->acked == n->applied) {
+    if (p->snap_done && (n->completes & BIT(m->slot)) == 0 && p->acked == n->applied && !resting(n, m->slot)) {
         wire_msg op = {.sub = WIRE_OP_MEMBER, .mask = WIRE_NUMBER | WIRE_VERSION, .number = m->slot,
                        .version = n->completes | BIT(m->slot)};
         (void)sequence(n, &op, NOBODY, 0);
@@ -397,6 +448,7 @@ void lead_tick(node *n)
         lead(n);
         return;
     }
+    watch_stuck(n);
     for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
         struct peer *p = &n->peer[s];
         if (s == n->self || (n->view.present & BIT(s)) == 0 || !p->stated) {
@@ -404,6 +456,7 @@ void lead_tick(node *n)
         }
         if (p->snapping && n->now >= p->snap_at) {
             node_silence(n, s);
+            p->repeats++;
             snap_send(n, s);
         } else if (p->acked < n->applied && n->now >= p->resend_at) {
             node_silence(n, s);

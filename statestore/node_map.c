@@ -193,6 +193,12 @@ static void send_outbox(node *n)
 
 /* ---- what arrives ---- */
 
+void map_stuck(node *n)
+{
+    n->stuck_at = n->stuck ? n->stuck_at : n->now;
+    n->stuck = true;
+}
+
 static void take_op(node *n, const wire_msg *m)
 {
     bool fetched = n->leading && !n->opened;
@@ -207,7 +213,7 @@ static void take_op(node *n, const wire_msg *m)
         return;
     }
     if (!apply_op(n, m)) {
-        n->stuck = true; /* no room here: the leader repeats it, and in the end evicts us */
+        map_stuck(n); /* the leader repeats it, and in the end evicts us */
         return;
     }
     n->stuck = false;
@@ -392,6 +398,11 @@ void map_tick(node *n)
     } else if (n->viewed != n->view.epoch || !n->complete || (n->restarted && !n->rejoined)) {
         if (n->now >= n->state_at) {
             n->state_at = n->now + n->c.resend_ns;
+            if (!n->complete && n->stuck && n->now - n->stuck_at > NODE_STUCK_REST_NS) {
+                /* What took our room may be gone from the map: who is another process gets a new snapshot. */
+                n->floor = n->next_id++;
+                n->stuck_at = n->now;
+            }
             node_silence(n, n->view.leader);
             wire_msg m = {.type = WIRE_STATE, .mask = WIRE_SEQ | WIRE_NUMBER | WIRE_ID,
                           .seq = n->complete || n->snapped ? n->applied : 0,

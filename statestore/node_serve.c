@@ -212,6 +212,10 @@ static void serve_create(node *n, const link_addr *from, uint64_t session, const
         serve_refuse(n, from, session, m, SEG_INVALID);
         return;
     }
+    if (m->number > SEG_VALUE_BYTES_MAX) {
+        serve_refuse(n, from, session, m, SEG_TOO_BIG);
+        return;
+    }
     (void)propose(n, from, session, m, &op);
 }
 

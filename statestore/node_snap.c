@@ -9,13 +9,15 @@
  */
 #include "node_internal.h"
 
+#define QUICK_MAX 200u /* repetitions of a piece; then one a second: who has no room for it does not take it */
+
 void snap_send(node *n, uint8_t to)
 {
     static const uint8_t kinds = 3;
     struct peer *p = &n->peer[to];
     uint8_t key[SEG_KEY_BYTES_MAX];
     size_t len = 0;
-    p->snap_at = n->now + n->c.resend_ns;
+    p->snap_at = n->now + (p->repeats < QUICK_MAX ? n->c.resend_ns : PACE_TIMER_NS_MAX);
     uint8_t *out = n->scratch;
     uint64_t cursor = p->snap_cursor;
     if (p->snap_kind == kinds) {
@@ -86,6 +88,7 @@ void snap_begin(node *n, uint8_t to)
     struct peer *p = &n->peer[to];
     p->snapping = true;
     p->snap_done = false;
+    p->repeats = 0;
     p->snap_kind = 0;
     p->snap_cursor = 0;
     p->snap_chunk++; /* never the number of an earlier piece of this epoch */
@@ -101,6 +104,7 @@ void snap_acked(node *n, const wire_msg *m)
     if (!p->snapping || m->number != p->snap_chunk) {
         return;
     }
+    p->repeats = 0;
     if (p->snap_kind == 3) {
         p->snapping = false;
         p->snap_done = true;
@@ -121,16 +125,25 @@ void snap_take(node *n, const wire_msg *m)
     if (m->slot != n->view.leader || n->complete) {
         return;
     }
-    if ((m->flags & WIRE_FIRST) != 0 && m->number >= n->snap_next) {
+    bool first = (m->flags & WIRE_FIRST) != 0 && m->number >= n->snap_next;
+    if (n->stuck && !n->snapped && !(first && m->number > n->snap_next)) {
+        return; /* a piece that there was no room for, again: another snapshot may have less */
+    }
+    if (first) {
         apply_wipe(n);
         n->snap_next = m->number;
         n->snapped = false;
     }
     if (m->number == n->snap_next) {
+        seg_status status = m->type == WIRE_SNAP ? apply_snap(n, m) : SEG_OK;
+        if (status != SEG_OK) { /* not acknowledged: who lacks a part of the map is not complete */
+            if (status == SEG_FULL) {
+                map_stuck(n);
+            }
+            return;
+        }
         n->snap_next++;
-        if (m->type == WIRE_SNAP) {
-            apply_snap(n, m);
-        } else {
+        if (m->type != WIRE_SNAP) {
             n->snapped = true;
             map_log_clear(n);
             n->applied = m->seq;

@@ -199,6 +199,12 @@ static const struct {
     {"feed", a_watch_of_a_fresh_feed},
     {"memory", a_read_without_memory},
     {"repeated", a_repeated_read},
+    {"full", a_full_member_goes},
+    {"full-joiner", a_full_joiner_waits},
+    {"slow", who_is_slow_stays},
+    {"silent", who_was_silent_stays},
+    {"leader-stopped", a_leader_that_was_stopped_judges_nobody},
+    {"capacity", a_capacity_beyond_all_values},
 };
 
 int main(int argc, char **argv)

@@ -79,4 +79,12 @@ bool knows(uint32_t who, const char *key);
 /* What stands there, whoever is its master. */
 bool holds(uint32_t who, const char *key, const char *value);
 
+/* ---- node_full_cases.c ---- */
+void a_full_member_goes(void);
+void a_full_joiner_waits(void);
+void who_is_slow_stays(void);
+void who_was_silent_stays(void);
+void a_leader_that_was_stopped_judges_nobody(void);
+void a_capacity_beyond_all_values(void);
+
 #endif

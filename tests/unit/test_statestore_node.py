@@ -1,6 +1,6 @@
 """Members in C, a few at a time over a network in memory, under sanitizers: what gets in their way.
 
-`node_cases.c` says what each case does.
+`node_cases.c` and `node_full_cases.c` say what each case does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 ADAPTERS = {"node_loop.c"}  # sockets and clocks: the cases have their own
 CASES = (
     *("ids", "overdue", "place", "damaged", "feed", "memory", "repeated"),
+    *("full", "full-joiner", "slow", "silent", "leader-stopped", "capacity"),
 )
 RUN_TIMEOUT_S = 170
 
