@@ -261,7 +261,7 @@ class Server:
         if seat is not None and seat.node == self.config.node:
             self._core.again()
         elif seat is not None:
-            text = f"{seat.node} lags too far for the key map's log: it has to join anew"
+            text = f"{seat.node} takes nothing more of the key map's log: it has to join anew"
             self._say(logging.WARNING, f"{self.config.node}: {text}")
             self._core.evict(seat.node)
 
