@@ -40,13 +40,16 @@ class Process(msgspec.Struct, frozen=True):
 
 
 def start_ticks(pid: int) -> int:
-    """When `pid` started, in clock ticks since boot; 0 when it is gone or a zombie."""
+    """When `pid` started, in clock ticks since boot; 0 when it is gone or a zombie.
+
+    Not yet while other threads of it are: they have its sockets (proc(5), state and num_threads).
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0
     fields = text[text.rfind(")") + 2 :].split()
-    if len(fields) < 20 or fields[0] in "ZX":
+    if len(fields) < 20 or fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1):
         return 0
     return int(fields[19])
 
