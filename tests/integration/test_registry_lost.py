@@ -64,6 +64,7 @@ def served(cluster: Cluster) -> bool:
 
 
 def move(cluster: Cluster, group: str) -> None:
+    wait_for("n2 knows who serves it", lambda: served(cluster))
     owner, epoch = owners(cluster, "n2")[group]
     cluster.ask(owner, "failover", "switchover", group=group, to="")
     wait_for(f"{group} has moved", lambda: owners(cluster, "n2")[group][1] > epoch)
@@ -124,8 +125,8 @@ def test_owners_go_on_at_the_epochs_that_are_put_into_a_new_etcd(cluster: Cluste
     put_all(cluster, before)
     cluster.lab.nodes.start_and_wait(lambda _: None)
 
+    wait_for("n2 knows of them", lambda: owners(cluster, "n2") == before)
     wait_for("all is served", lambda: served(cluster))
-    assert owners(cluster, "n2") == before
     with cluster.client("after") as client:
         # what the page says of the calls of before
         assert "not here" in str(client.call(delete("before")).get("warning"))
@@ -146,12 +147,13 @@ def test_without_the_records_a_group_has_an_owner_and_no_service_until_they_are_
     lose_etcd(cluster)
     cluster.lab.registry.start_and_wait()
     cluster.lab.nodes.start_and_wait(lambda _: None)
-    owner, epoch = owners(cluster, "n2")["g1"]
-    assert epoch == 1
+    wait_for("g1 is owned as if for the first time", lambda: owners(cluster, "n2")["g1"][1] == 1)
+    owner, _ = owners(cluster, "n2")["g1"]
     log = cluster.lab.processes.log_of("gateway", owner)
     wait_for("its epoch is refused", lambda: "epoch 1 is over already" in log.read_text())
     assert cluster.ask(owner, "gateway")["groups"]["g1"]["role"] == "standby"
 
     put_all(cluster, before | {"g1": (owner, before["g1"][1])})
+    put_there = owner, before["g1"][1]
+    wait_for("n2 knows of it", lambda: owners(cluster, "n2")["g1"] == put_there)
     wait_for("all is served", lambda: served(cluster))
-    assert owners(cluster, "n2")["g1"] == (owner, before["g1"][1])
