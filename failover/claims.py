@@ -13,28 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from failover.decide import Plan
 from failover.reasons import State
 from failover.registry import Ownership, Registry, View
+from failover.timeline import Tell
 from failover.voucher import Voucher
-
-
-class Tell(Protocol):
-    """Into the timeline."""
-
-    def __call__(
-        self,
-        event: str,
-        group: str,
-        node: str,
-        epoch: int,
-        sentence: str,
-        *,
-        reason: str = "",
-        last: str = "",
-    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,21 +6,14 @@ Knows: what was told last. Must not know what follows from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from failover.decide import Plan
 from failover.detector import Suspicion
 from failover.registry import Ownership
+from failover.timeline import Tell
 
 MS: Final = 1_000_000
-
-
-class Tell(Protocol):
-    """Into the timeline."""
-
-    def __call__(
-        self, event: str, group: str, node: str, epoch: int, sentence: str, *, reason: str = ""
-    ) -> None: ...
 
 
 class News:

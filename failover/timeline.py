@@ -7,11 +7,27 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from failover.history import History, TimelineEvent
 
 TIMELINE_MAX: Final = 512  # events kept for the admin socket
+
+
+class Tell(Protocol):
+    """`Timeline.tell`, for who must not know the rest of it."""
+
+    def __call__(
+        self,
+        event: str,
+        group: str,
+        node: str,
+        epoch: int,
+        sentence: str,
+        *,
+        reason: str = "",
+        last: str = "",
+    ) -> None: ...
 
 
 class Timeline:
