@@ -182,6 +182,9 @@ static bool find_local(client *c, struct operation *o, uint64_t *auth, seg_home 
             *status = seg_facts_read(c->local, &h, &f);
         }
     }
+    if (*status == SEG_OK && f.legacy == SEG_LOST) {
+        *status = SEG_NOT_FOUND;
+    }
     if (*status != SEG_OK) {
         return false;
     }

@@ -100,6 +100,7 @@ node *node_new(const node_config *c, uint64_t now_ns)
         n->unasked = was.present;
         n->boxes_grace = now_ns + NODE_BOXES_NS;
         n->walk_dirty = true;
+        n->bequest = seg_bequest_of(n->seg);
         stray_soon(n);
         seg_serve(n->seg, false);
         /* What is frozen here was about to move or to go, and nobody remembers. */
@@ -108,7 +109,7 @@ node *node_new(const node_config *c, uint64_t now_ns)
         seg_facts f;
         while (seg_walk(n->seg, &cursor, &h, &f) == SEG_OK) {
             if (f.away && f.home.master == was.self) {
-                apply_thaw_later(n, h.item, f.auth);
+                inherit_later(n, h.item, f.auth);
             }
         }
         n->thaw_at = UINT64_MAX; /* until the leader has told us where it stands */
@@ -181,15 +182,6 @@ void node_free(node *n)
     free(n->buffer);
     free(n->scratch);
     free(n);
-}
-
-uint8_t node_pick(uint16_t slots, uint64_t by)
-{
-    uint64_t skip = slots == 0 ? 0 : by % (uint64_t)__builtin_popcount(slots);
-    for (; skip > 0; skip--) {
-        slots &= (uint16_t)(slots - 1);
-    }
-    return slots == 0 ? NOBODY : (uint8_t)__builtin_ctz(slots);
 }
 
 /* ---- who we are ---- */
@@ -486,7 +478,7 @@ void node_tick(node *n, uint64_t now_ns)
         same_tick(n);
         move_tick(n);
         stray_tick(n);
-        more = apply_thaw_due(n);
+        more = inherit_due(n);
     }
     serve_tick(n);
     mail_tick(n);

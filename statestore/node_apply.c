@@ -49,98 +49,6 @@ void apply_keep(node *n, uint32_t item)
     }
 }
 
-void apply_thaw_later(node *n, uint32_t item, uint64_t auth)
-{
-    if (n->thaw_count == n->thaw_room) {
-        uint32_t room = n->thaw_room == 0 ? 1024 : n->thaw_room * 2;
-        struct frozen *more = realloc(n->thaw, room * sizeof *more);
-        if (more == NULL) {
-            return;
-        }
-        n->thaw = more;
-        n->thaw_room = room;
-    }
-    n->thaw[n->thaw_count++] = (struct frozen){auth, item};
-}
-
-static void thaw(node *n, const seg_handle *h, uint64_t at_least)
-{
-    seg_facts f;
-    if (seg_thaw(n->seg, (seg_handle[]){*h}, at_least) == SEG_OK &&
-        seg_facts_read(n->seg, h, &f) == SEG_OK && (f.home.replicas | f.home.learners) != 0) {
-        copy_dirty(n, h->item, h->auth, n->now);
-    }
-}
-
-/* As thaw, of an item that stood here at `from` when its master was lost. */
-static void inherit(node *n, seg_handle *h, uint64_t from)
-{
-    seg_facts f;
-    if (seg_inherit(n->seg, h, n->view.epoch << NODE_EPOCH_SHIFT) == SEG_OK &&
-        seg_facts_read(n->seg, h, &f) == SEG_OK && (f.home.replicas | f.home.learners) != 0 &&
-        !same_add(n, h, &f, from)) {
-        copy_dirty(n, h->item, h->auth, n->now);
-    }
-}
-
-/* An item that was planted and never committed: nobody was told of it. */
-static void drop_stub(node *n, const seg_handle *h)
-{
-    uint8_t key[SEG_KEY_BYTES_MAX];
-    size_t len;
-    if (seg_key(n->seg, h, key, &len) == SEG_OK) {
-        wire_msg m = {.sub = WIRE_OP_DELETE, .mask = WIRE_KEY | WIRE_AUTH, .key = key, .key_len = len,
-                      .auth = h->auth};
-        (void)map_propose(n, &m, FOR_EXPIRY, 0);
-    }
-}
-
-static bool may_begin(const node *n)
-{
-    return n->now >= n->thaw_at && n->committed >= n->thaw_seq && map_active(n);
-}
-
-static void begin(node *n, seg_handle *h, seg_facts *f)
-{
-    if (f->stub) {
-        drop_stub(n, h);
-        return;
-    }
-    f->home.learners &= (uint16_t)~BIT(n->self);
-    (void)seg_home_write(n->seg, h, &f->home);
-    inherit(n, h, f->version);
-    n->stats.thawed++;
-}
-
-bool apply_thaw_due(node *n)
-{
-    if (n->thaw_count == 0 || n->now < n->urgent_until || !may_begin(n)) {
-        return false;
-    }
-    for (uint32_t i = 0; i < NODE_THAW_ITEMS_MAX && n->thaw_next < n->thaw_count; i++) {
-        const struct frozen *one = &n->thaw[n->thaw_next++];
-        seg_handle h = {one->auth, 0, one->item};
-        seg_facts f;
-        if (seg_facts_read(n->seg, &h, &f) == SEG_OK && f.home.master == n->self && f.away &&
-            !move_busy(n, h.item) && !apply_starting(n, h.item)) {
-            begin(n, &h, &f);
-        }
-    }
-    if (n->thaw_next == n->thaw_count) {
-        n->thaw_next = n->thaw_count = 0;
-    }
-    return n->thaw_count != 0;
-}
-
-void apply_thaw_asked(node *n, seg_handle *h, seg_facts *f)
-{
-    if (f->home.master == n->self && f->away && !f->stub && (f->home.learners & BIT(n->self)) != 0 &&
-        may_begin(n) && !move_busy(n, h->item) && !apply_starting(n, h->item)) {
-        begin(n, h, f);
-        (void)seg_facts_read(n->seg, h, f);
-    }
-}
-
 static void begin_create(node *n, const struct start *s)
 {
     const struct op_bytes *op = &n->log[s->seq % NODE_LOG_OPS_MAX];
@@ -151,7 +59,7 @@ static void begin_create(node *n, const struct start *s)
         return;
     }
     if (op->seq != s->seq || op->bytes == NULL || !wire_decode(op->bytes, op->len, &m)) {
-        drop_stub(n, &h); /* the log had no room for so much that is not committed: the answer is full */
+        inherit_drop(n, &h); /* the log had no room for so much that is not committed: the answer is full */
         n->stats.refused++;
         return;
     }
@@ -159,7 +67,7 @@ static void begin_create(node *n, const struct start *s)
                   .deadline_ns = m.ttl_ns == 0 ? 0 : n->now + m.ttl_ns, .value = m.value,
                   .len = m.value_len, .capacity = m.number};
     if (seg_overwrite(n->seg, &h, &c) != SEG_OK) {
-        drop_stub(n, &h); /* no room: the proposal's answer says so */
+        inherit_drop(n, &h); /* no room: the proposal's answer says so */
         n->stats.refused++;
         return;
     }
@@ -193,7 +101,7 @@ void apply_committed(node *n)
             if (seg_facts_read(n->seg, &h, &f) == SEG_OK && f.home.master == n->self && f.away &&
                 !f.stub) {
                 move_check(n, &f);
-                thaw(n, &h, 0);
+                inherit_thaw(n, &h, 0);
             }
             break;
         default:
@@ -210,12 +118,12 @@ void apply_committed(node *n)
 static seg_status find(node *n, const wire_msg *m, seg_handle *h, seg_facts *f)
 {
     seg_status status = seg_lookup(n->seg, m->key, m->key_len, h);
-    return status == SEG_OK ? seg_facts_read(n->seg, h, f) : status;
-}
-
-static void forget(node *n, uint32_t item)
-{
-    move_forget_item(n, item);
+    status = status == SEG_OK ? seg_facts_read(n->seg, h, f) : status;
+    if (status == SEG_OK && f->legacy == SEG_LOST) {
+        inherit_lost(n, h);
+        return SEG_NOT_FOUND;
+    }
+    return status;
 }
 
 static bool apply_create(node *n, const wire_msg *m)
@@ -231,7 +139,7 @@ static bool apply_create(node *n, const wire_msg *m)
             }
             return true;
         }
-        forget(n, h.item);
+        move_forget_item(n, h.item);
         (void)seg_uproot(n->seg, &h);
     }
     seg_copy c = {.auth = m->auth, .version = NODE_CREATED_VERSION, .home = m->home, .away = true,
@@ -256,7 +164,7 @@ static void apply_delete(node *n, const wire_msg *m)
     seg_facts f;
     n->last_delete = m->seq;
     if (find(n, m, &h, &f) == SEG_OK && f.auth == m->auth) {
-        forget(n, h.item);
+        move_forget_item(n, h.item);
         (void)seg_uproot(n->seg, &h);
     }
 }
@@ -280,49 +188,12 @@ static void apply_place(node *n, const wire_msg *m)
     if (mine && m->number != n->self) {
         seg_ack(n->seg, &h, 0);
 #ifdef DAL_MUTANT_THAW_EARLY
-        thaw(n, &h, 0);
+        inherit_thaw(n, &h, 0);
 #endif
         start_later(n, m->seq, h.item, f.auth, START_THAW);
     } else if (!mine && (home.replicas & BIT(n->self)) == 0 && !f.stub) {
         start_later(n, m->seq, h.item, f.auth, START_STRIP);
     }
-}
-
-/* One item whose home names a dead slot. */
-static void bequeath(node *n, seg_handle *h, seg_facts *f, uint16_t dead)
-{
-    seg_home home = f->home;
-    home.replicas &= (uint16_t)~dead;
-    home.learners &= (uint16_t)~dead;
-    if ((dead & BIT(home.master)) == 0) {
-        (void)seg_home_write(n->seg, h, &home);
-        return;
-    }
-    uint8_t master = node_pick(home.replicas, f->auth);
-    if (master == NOBODY) {
-        n->stats.lost++;
-        forget(n, h->item);
-        (void)seg_uproot(n->seg, h);
-        return;
-    }
-    home.master = master;
-    home.replicas &= (uint16_t)~BIT(master);
-    /* Our own bit among the learners: not begun, not even to be read. */
-    home.learners = master == n->self ? BIT(master) : 0;
-    (void)seg_home_write(n->seg, h, &home);
-    if (master != n->self) {
-        if ((home.replicas & BIT(n->self)) == 0 && !f->stub) {
-            (void)seg_strip(n->seg, h);
-        }
-        return;
-    }
-    n->stats.promoted++;
-    seg_ack(n->seg, h, 0);
-#ifdef DAL_MUTANT_PROMOTE_AT_ONCE
-    thaw(n, h, n->view.epoch << NODE_EPOCH_SHIFT);
-#else
-    apply_thaw_later(n, h->item, f->auth);
-#endif
 }
 
 /* Fences outlive a new beginning and a restart: one that was raised here and was never committed is raised
@@ -352,19 +223,12 @@ void apply_rejoin(node *n)
 static void apply_view(node *n, const wire_msg *m)
 {
     uint16_t dead = (uint16_t)m->number;
-    uint64_t cursor = 0;
-    seg_handle h;
-    seg_facts f;
     bool current = m->auth == n->view.epoch;
     n->viewed = m->auth;
     n->completes = (uint16_t)m->grant_epoch;
     n->thaw_at = n->commit_hold;
     n->thaw_seq = m->seq; /* whom an item moved away from may not know it before */
-    while (seg_walk(n->seg, &cursor, &h, &f) == SEG_OK) {
-        if ((dead & (BIT(f.home.master) | f.home.replicas | f.home.learners)) != 0) {
-            bequeath(n, &h, &f, dead);
-        }
-    }
+    inherit_begin(n, dead, m->auth);
     for (uint32_t i = 0; i < n->inboxes; i++) {
         if (n->inbox[i].live && (dead & BIT(n->inbox[i].slot)) != 0) {
             inbox_put(n, n->inbox[i].name, n->inbox[i].name_len, n->inbox[i].slot, true);
@@ -394,6 +258,7 @@ static void apply_view(node *n, const wire_msg *m)
 
 static void apply_member(node *n, const wire_msg *m)
 {
+    inherit_all(n);
     n->completes |= BIT(m->number & 15);
     if (m->number == n->self) {
         n->completes = (uint16_t)m->version;
@@ -487,6 +352,7 @@ void apply_wipe(node *n)
         }
     }
     n->start_count = n->thaw_count = n->thaw_next = 0;
+    n->bequest = 0;
     n->leavers = 0;
     n->stuck = false;
     map_log_clear(n);

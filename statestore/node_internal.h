@@ -23,6 +23,7 @@
 #define NODE_SAME_ITEMS_MAX 2u
 #define NODE_SAME_BATCHES_MAX 1u
 #define NODE_THAW_ITEMS_MAX 1u
+#define NODE_LEGACY_ITEMS_MAX 1u
 #else
 #define NODE_WINDOW_OPS 2048u          /* sent to a member and not acknowledged */
 #define NODE_WINDOW_OPS_MIN 64u         /* after losses */
@@ -35,6 +36,7 @@
 #define NODE_HEIRLOOMS_MAX (4u * NODE_MANY) /* items of a dead master's whose copies are asked by number */
 #define NODE_SAME_ITEMS_MAX 64u         /* in one message: the answer has a bit for each */
 #define NODE_SAME_BATCHES_MAX 8u        /* messages to a member that it has not answered */
+#define NODE_LEGACY_ITEMS_MAX 2048u     /* homes rewritten per round after a death */
 #define NODE_THAW_ITEMS_MAX 1024u       /* inherited items begun per round, unless they are asked for */
 #endif
 #define NODE_WINDOW_BYTES (1u << 20)
@@ -355,6 +357,8 @@ struct node {
     uint32_t heirlooms, heirloom_room, heirlooms_left;
     struct same same[SEG_SLOTS_MAX];
     uint64_t thaw_at, thaw_seq;
+    uint16_t bequest; /* as seg_bequest_of: homes that name them are still to be written */
+    uint64_t bequest_cursor;
     uint64_t urgent_until; /* a death is so fresh that only what is asked for is done */
     struct start *starts; /* a ring, in the order of seq */
     uint32_t start_head, start_count, start_room;
@@ -396,7 +400,6 @@ struct node {
 /* ---- node.c ---- */
 bool node_serves(const node *n);
 /* One of the slots, spread evenly by `by`. */
-uint8_t node_pick(uint16_t slots, uint64_t by);
 /* Encode and queue; the sender's epoch and slot are filled in. */
 void node_say(node *n, uint8_t to, wire_msg *m, uint64_t tag);
 void node_say_bytes(node *n, uint8_t to, void *bytes, size_t len, uint64_t tag);
@@ -456,15 +459,27 @@ void apply_wipe(node *n);
 void apply_committed(node *n);
 /* The item's value is wanted here again: do not drop it. */
 void apply_keep(node *n, uint32_t item);
-/* Thaw it when nobody else can serve it: after `thaw_at`. */
-void apply_thaw_later(node *n, uint32_t item, uint64_t auth);
-/* A slice, that what comes meanwhile is heard in between; true: there is more to begin. */
-bool apply_thaw_due(node *n);
-/* This one now, if it may be: somebody asks for it. */
-void apply_thaw_asked(node *n, seg_handle *h, seg_facts *f);
 bool apply_starting(const node *n, uint32_t item);
 struct inbox *inbox_find(node *n, const void *name, size_t len);
 void inbox_put(node *n, const void *name, size_t len, uint8_t slot, bool closed);
+
+/* ---- node_inherit.c ---- */
+/* From here on no home names one of these slots. */
+void inherit_begin(node *n, uint16_t dead, uint64_t epoch);
+/* Before one of them may be named again: write every home that still does. */
+void inherit_all(node *n);
+/* There is no copy of it. */
+void inherit_lost(node *n, seg_handle *h);
+/* Thaw it when nobody else can serve it: after `thaw_at`. */
+void inherit_later(node *n, uint32_t item, uint64_t auth);
+/* A slice of what is left to be written and begun, that what comes meanwhile is heard in between; true: there is more. */
+bool inherit_due(node *n);
+/* This one now, if it may be: somebody asks for it. */
+void inherit_asked(node *n, seg_handle *h, seg_facts *f);
+/* It may be written here. */
+void inherit_thaw(node *n, const seg_handle *h, uint64_t at_least);
+/* An item that was planted and never committed goes: nobody was told of it. */
+void inherit_drop(node *n, const seg_handle *h);
 
 /* ---- node_copy.c ---- */
 void copy_receive(node *n, const link_addr *from, uint64_t session, const wire_msg *m);

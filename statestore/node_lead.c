@@ -116,7 +116,7 @@ static uint16_t choose_replicas(const node *n, uint8_t master, uint8_t want, uin
     uint16_t from = n->completes & n->view.present & (uint16_t)~(n->leavers | BIT(master));
     uint16_t chosen = 0;
     while (want > 0 && from != chosen) {
-        chosen |= BIT(node_pick(from & (uint16_t)~chosen, spread));
+        chosen |= BIT(seg_pick(from & (uint16_t)~chosen, spread));
         want--;
     }
     return chosen;
@@ -133,6 +133,9 @@ static uint8_t judge(node *n, wire_msg *m, uint64_t *number)
         status = seg_lookup(n->seg, m->key, m->key_len, &h);
         if (status == SEG_OK) {
             status = seg_facts_read(n->seg, &h, &f);
+        }
+        if (status == SEG_OK && f.legacy == SEG_LOST) {
+            status = SEG_NOT_FOUND;
         }
     }
     uint32_t grant = 0;

@@ -62,7 +62,7 @@ static void abandon(node *n, uint32_t i, bool at_once)
             (void)seg_home_write(n->seg, &h, &f.home);
         }
         if (f.away && !at_once) {
-            apply_thaw_later(n, m->item, m->auth);
+            inherit_later(n, m->item, m->auth);
         } else if (f.away && !f.stub) {
             (void)seg_thaw(n->seg, &h, 0);
             copy_dirty(n, m->item, m->auth, n->now);
@@ -243,7 +243,7 @@ static void drop_one(node *n, const seg_handle *h, const seg_facts *f)
     }
     n->move[i] = (struct move){.live = true, .repair = true, .to = n->self, .item = h->item,
                                .auth = h->auth};
-    less.home.replicas &= (uint16_t)~BIT(node_pick(f->home.replicas, f->auth));
+    less.home.replicas &= (uint16_t)~BIT(seg_pick(f->home.replicas, f->auth));
     propose(n, i, &less);
 }
 
@@ -278,7 +278,7 @@ static bool repair_one(node *n, const seg_handle *h, const seg_facts *f)
     if (lack == 0) {
         return true;
     }
-    uint8_t s = node_pick(others & (uint16_t)~f->home.replicas, f->auth);
+    uint8_t s = seg_pick(others & (uint16_t)~f->home.replicas, f->auth);
     if (!copy_room(n, BIT(s))) {
         return false;
     }
@@ -366,7 +366,7 @@ static void walk_leave(node *n)
         }
         if ((f.home.replicas & others) == 0) {
             n->leave_found = true;
-            (void)move_start(n, &h, node_pick(others, f.auth), false, 0);
+            (void)move_start(n, &h, seg_pick(others, f.auth), false, 0);
         } else if (f.acked < f.control) {
             n->leave_found = true;
             copy_dirty(n, h.item, h.auth, n->now);
@@ -471,10 +471,10 @@ void move_tick(node *n)
 {
     move_samples(n);
     earn(n);
-    if (n->walk_repair && map_active(n)) {
+    if (n->walk_repair && n->bequest == 0 && map_active(n)) {
         walk_repair(n);
     }
-    if (n->leaving) {
+    if (n->leaving && n->bequest == 0) {
         walk_leave(n);
     }
     /* A move whose flight came to nothing (no room, home changed) is filled again. */

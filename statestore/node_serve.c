@@ -21,11 +21,12 @@ static uint8_t resolve(node *n, const wire_msg *m, seg_handle *h, seg_facts *f)
             status = seg_facts_read(n->seg, h, f);
         }
     }
-    if (status == SEG_NOT_FOUND || (status == SEG_OK && m->auth != 0 && f->auth != m->auth)) {
+    if (status == SEG_NOT_FOUND ||
+        (status == SEG_OK && (f->legacy == SEG_LOST || (m->auth != 0 && f->auth != m->auth)))) {
         return WIRE_MISS;
     }
     if (status == SEG_OK && f->away) {
-        apply_thaw_asked(n, h, f);
+        inherit_asked(n, h, f);
     }
     return (uint8_t)status;
 }
@@ -320,7 +321,7 @@ static void serve_lookup(node *n, const link_addr *from, uint64_t session, const
         return;
     }
     if (seg_lookup(n->seg, m->key, m->key_len, &h) == SEG_OK &&
-        seg_facts_read(n->seg, &h, &f) == SEG_OK) {
+        seg_facts_read(n->seg, &h, &f) == SEG_OK && f.legacy != SEG_LOST) {
         r.mask = WIRE_AUTH | WIRE_HOME;
         r.auth = f.auth;
         r.home = f.home;

@@ -40,7 +40,7 @@ void snap_send(node *n, uint8_t to)
             if (seg_walk(n->seg, &cursor, &h, &f) != SEG_OK) {
                 break;
             }
-            if (seg_key(n->seg, &h, key, &key_len) != SEG_OK) {
+            if (f.legacy == SEG_LOST || seg_key(n->seg, &h, key, &key_len) != SEG_OK) {
                 continue;
             }
             f.home.learners = 0;

@@ -61,7 +61,7 @@ void stray_tick(node *n)
 {
     seg_handle h;
     seg_facts f;
-    if (n->stray_at == 0 || n->now < n->stray_at || !map_active(n)) {
+    if (n->stray_at == 0 || n->now < n->stray_at || n->bequest != 0 || !map_active(n)) {
         return;
     }
     if (n->stray_cursor == 0 || n->strays.used >= NODE_STRAYS_MAX / 2) {

@@ -317,6 +317,7 @@ seg_status seg_begin_anew(seg *s, uint64_t generation)
         worst = status == SEG_OK || status == SEG_NOT_FOUND ? worst : status;
     }
     if (worst == SEG_OK) {
+        seg_bequest(s, 0, 0, 0);
         put(&s->header->generation, generation);
         POINT("generation");
     }

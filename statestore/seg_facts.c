@@ -8,7 +8,7 @@
 static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t control,
                  const word *cell, seg_facts *out, uint64_t *hash)
 {
-    uint64_t home;
+    uint64_t home, bequest = get(&s->header->bequest);
     if (!seg_item_home(s, it, &home, hash)) {
         return false;
     }
@@ -23,8 +23,11 @@ static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t co
         .away = (control & AWAY) != 0,
         .stub = cell == NULL,
     };
+    if (bequest != 0) {
+        out->legacy = seg_inherited(bequest, auth, &out->home);
+    }
     atomic_thread_fence(memory_order_acquire);
-    return peek(&it->control) == control && peek(&it->auth) == auth;
+    return peek(&it->control) == control && peek(&it->auth) == auth && peek(&s->header->bequest) == bequest;
 }
 
 /* SEG_NOT_FOUND: the slot is another's, or nobody's. */

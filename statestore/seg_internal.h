@@ -73,6 +73,7 @@ struct header {
     word standing;   /* CLUSTERED, SERVING: asked by every access, beside the seed */
     _Alignas(64) struct roster roster;
     word lease_ns;
+    word bequest; /* see seg_bequest.c */
     _Alignas(64) word applied;
     _Alignas(64) word feed_tail;
     _Alignas(64) word slab_top; /* slabs that were ever assigned */
@@ -347,13 +348,17 @@ static inline uint32_t seg_block_ref(const seg *s, uint32_t slab, uint32_t kind,
     return (uint32_t)((at + (uint64_t)index * g->bytes) >> 4);
 }
 
+/* ---- seg_bequest.c ---- */
+/* What the word `bequest` makes of the home of the item of that auth. */
+seg_legacy seg_inherited(uint64_t bequest, uint64_t auth, seg_home *home);
+
 /* ---- seg_index.c ---- */
 enum found { ABSENT, PRESENT, UNSETTLED, BROKEN };
 uint64_t seg_hash(const seg *s, const void *key, size_t len);
 uint64_t seg_mix(const seg *s, uint64_t a, uint64_t b, uint64_t c);
 /* The key of an item: false when it has none (any more) or it makes no sense. */
 bool seg_item_key(const seg *s, const struct item *it, void *key, size_t *len, uint64_t *hash);
-/* The home word of an item and where it stands, with the hash of its key; NULL as above. */
+/* The home word of an item, as it is written, and where it stands, with the hash of its key; NULL as above. */
 word *seg_item_home(const seg *s, const struct item *it, uint64_t *home, uint64_t *hash);
 /* As a writer: unlinks what is marked on the way. *head is the bucket as it was at the start. */
 enum found seg_chain_find(seg *s, uint64_t hash, const void *key, size_t len, uint64_t *head,

@@ -215,6 +215,18 @@ seg_status seg_uproot(seg *s, seg_handle *h);
 /* Tell the watchers that this key has changed somewhere else. */
 void seg_note(seg *s, const void *key, size_t key_len);
 
+/* A death in one word. While it stands, every home that names one of `dead` is read as what it has become: without
+ * them, and where the master was one of them, with the heir that everybody draws from the copies; `self` is
+ * among the learners of what it inherits. No home may name one of them anew. Dead 0: none stands; before that,
+ * each home must have been written. */
+void seg_bequest(seg *s, uint16_t dead, uint8_t self, uint64_t epoch);
+/* Who is dead by the one that stands. */
+uint16_t seg_bequest_of(const seg *s);
+typedef enum { SEG_AS_IT_WAS, SEG_FEWER_COPIES, SEG_PASSED_ON, SEG_LOST /* there is no copy: it names the dead */ } seg_legacy;
+#define SEG_NO_SLOT 255u
+/* One of the slots, the same one for the same `by`; SEG_NO_SLOT when there is none. */
+uint8_t seg_pick(uint16_t slots, uint64_t by);
+
 typedef struct {
     uint64_t version;  /* logical */
     uint64_t control;  /* publication count: what seg_acked compares with */
@@ -222,7 +234,8 @@ typedef struct {
     uint64_t auth;
     uint64_t deadline_ns;
     size_t len;
-    seg_home home;
+    seg_home home;     /* as a bequest has it, if one stands */
+    seg_legacy legacy; /* what that has made of it; seg_home_write ends it */
     bool away, stub;
 } seg_facts;
 /* What stands about the item h names (by item and auth; never looks the key up). SEG_NOT_FOUND. */

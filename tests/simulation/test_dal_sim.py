@@ -43,7 +43,10 @@ SHARES = 6  # run two at a time
 SANITIZED_SEEDS = 12
 AT_ONCE_SEEDS = 60
 TIGHT_SEEDS = 120
-MUTANTS = ("NO_EPOCH_CHECK", "ACK_EARLY", "THAW_EARLY", "PROMOTE_AT_ONCE", "SAME_UNSEEN")
+MUTANTS = (
+    *("NO_EPOCH_CHECK", "ACK_EARLY", "THAW_EARLY", "PROMOTE_AT_ONCE", "SAME_UNSEEN"),
+    "LEGACY_LEFT",
+)
 MUTANT_SEEDS = 300  # how many worlds the checks may take to notice a mutant
 # What shows in time with promotion after the lease (), and with promotion at once.
 BITE_AT_ONCE: dict[str, list[tuple[str, ...]]] = {

@@ -111,6 +111,77 @@ static void a_damaged_item_is_passed_over(void)
     world_end();
 }
 
+/* Right after a death every home says who the heir is, what is asked for is served, and the rest waits. */
+static void a_death_is_one_word(void)
+{
+    seg_handle h;
+    seg_facts f;
+    world_begin(3, START_NS);
+    created(2, "one", "x", 2);
+    created(2, "two", "y", 2);
+    created(2, "lost", "z", 0);
+    created(0, "mine", "m", 2);
+    world_pass(100);
+    CHECK(stats_of(2).masters == 3);
+    member[2].stopped = true;
+    world_view(BIT_OF(0) | BIT_OF(1), 0);
+    world_pass(20);
+    static const char *const keys[] = {"one", "two", "mine"};
+    for (unsigned k = 0; k < 3; k++) {
+        uint8_t heirs[2];
+        for (uint32_t at = 0; at < 2; at++) {
+            CHECK(seg_bequest_of(member[at].client) != 0 && stats_of(at).promoted <= k);
+            CHECK(seg_lookup(member[at].client, keys[k], strlen(keys[k]), &h) == SEG_OK);
+            CHECK(seg_facts_read(member[at].client, &h, &f) == SEG_OK);
+            CHECK((f.home.replicas & BIT_OF(2)) == 0 && f.home.master < 2 && f.legacy != SEG_LOST);
+            heirs[at] = f.home.master;
+        }
+        CHECK(heirs[0] == heirs[1]);
+        CHECK(answer_within(heirs[0], writes(keys[k], "new"), 50).status == WIRE_OK);
+    }
+    CHECK(stats_of(0).promoted + stats_of(1).promoted == 2);
+    CHECK(answer_within(0, named(WIRE_LOOKUP, "lost"), 10).status == SEG_NOT_FOUND);
+    CHECK(answer_within(1, named(WIRE_READ, "lost"), 10).status == WIRE_MISS);
+    created(1, "lost", "again", 1);
+    world_pass(500);
+    for (uint32_t at = 0; at < 2; at++) {
+        CHECK(seg_bequest_of(member[at].client) == 0 && holds(at, "one", "new") && holds(at, "lost", "again"));
+    }
+    CHECK(stats_of(0).promoted + stats_of(1).promoted == 2 && stats_of(0).lost == 1 && stats_of(1).lost == 1);
+    CHECK(stats_of(0).masters + stats_of(1).masters == 4);
+    world_end();
+}
+
+/* An heir whose process is another one before the homes are written goes on, and so does one that sees the
+ * next death by then. */
+static void an_heir_is_restarted(void)
+{
+    enum { ITEMS = 12 };
+    char key[8];
+    world_begin(3, START_NS);
+    for (unsigned i = 0; i < ITEMS; i++) {
+        snprintf(key, sizeof key, "k%u", i);
+        created(2, key, "x", 2);
+    }
+    world_pass(100);
+    member[2].stopped = true;
+    world_view(BIT_OF(0) | BIT_OF(1), 0);
+    world_pass(20);
+    world_restart(1);
+    CHECK(seg_bequest_of(member[1].client) != 0);
+    world_view(BIT_OF(0) | BIT_OF(1), 0);
+    world_pass(20);
+    member[1].stopped = true;
+    world_view(BIT_OF(0), 0);
+    world_pass(500);
+    CHECK(stats_of(0).masters == ITEMS && stats_of(0).lost == 0 && seg_bequest_of(member[0].client) == 0);
+    for (unsigned i = 0; i < ITEMS; i++) {
+        snprintf(key, sizeof key, "k%u", i);
+        CHECK(answer_within(0, writes(key, "y"), 50).status == WIRE_OK);
+    }
+    world_end();
+}
+
 /* Who watches from the first change on hears of the first change. */
 static void a_watch_of_a_fresh_feed(void)
 {
@@ -196,6 +267,8 @@ static const struct {
     {"overdue", who_waits_too_long_is_told},
     {"place", a_place_that_is_anothers_now},
     {"damaged", a_damaged_item_is_passed_over},
+    {"death", a_death_is_one_word},
+    {"heir-restarted", an_heir_is_restarted},
     {"feed", a_watch_of_a_fresh_feed},
     {"memory", a_read_without_memory},
     {"repeated", a_repeated_read},

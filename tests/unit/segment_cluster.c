@@ -258,6 +258,59 @@ static void homes(seg *s)
     }
 }
 
+/* What a death makes of the homes, before and after they are written. */
+static void bequests(seg *s)
+{
+    enum { SELF = 2, DEAD = 1 << 0 | 1 << 5 };
+    static const struct {
+        seg_home was, is;
+        seg_legacy legacy;
+    } cases[] = {
+        {{0x06, 0, 3, 1, 0}, {0x06, 0, 3, 1, 0}, SEG_AS_IT_WAS},
+        {{0x21, 0, 3, 2, 1}, {0x00, 0, 3, 2, 1}, SEG_FEWER_COPIES},
+        {{0x02, 0x20, 3, 2, 1}, {0x02, 0x00, 3, 2, 1}, SEG_FEWER_COPIES},
+        {{0x04, 0, 0, 1, 2}, {0x00, 0x04, SELF, 1, 2}, SEG_PASSED_ON},
+        {{0x22, 0x08, 0, 2, 0}, {0x00, 0x00, 1, 2, 0}, SEG_PASSED_ON},
+        {{0x20, 0, 0, 1, 0}, {0x00, 0, 0, 1, 0}, SEG_LOST},
+        {{0x00, 0, 255, 1, 0}, {0x00, 0, 255, 1, 0}, SEG_AS_IT_WAS},
+    };
+    enum { CASES = sizeof cases / sizeof *cases };
+    seg_handle h[CASES];
+    for (unsigned i = 0; i < CASES; i++) {
+        seg_copy copy = copy_of("b", 3000 + i, 1);
+        char key[8];
+        copy.home = cases[i].was;
+        copy.away = true;
+        int len = snprintf(key, sizeof key, "b/%u", i);
+        CHECK(seg_plant(s, key, (size_t)len, &copy, &h[i]) == SEG_OK, "plant");
+    }
+    CHECK(seg_bequest_of(s) == 0, "one stands");
+    seg_bequest(s, DEAD, SELF, 7);
+    CHECK(seg_bequest_of(s) == DEAD, "none stands");
+    for (unsigned i = 0; i < CASES; i++) {
+        seg_facts f = facts(s, &h[i]);
+        CHECK(f.legacy == cases[i].legacy && same_home(f.home, cases[i].is), "case %u: %d, home %u/%x/%x", i,
+              f.legacy, f.home.master, f.home.replicas, f.home.learners);
+        if (f.legacy == SEG_FEWER_COPIES || f.legacy == SEG_PASSED_ON) {
+            CHECK(seg_home_write(s, &h[i], &f.home) == SEG_OK, "write");
+            CHECK(facts(s, &h[i]).legacy == SEG_AS_IT_WAS, "case %u is not over", i);
+        }
+    }
+    seg_bequest(s, 0, SELF, 0);
+    for (unsigned i = 0; i < CASES; i++) {
+        const seg_home *home = cases[i].legacy == SEG_LOST ? &cases[i].was : &cases[i].is;
+        CHECK(same_home(facts(s, &h[i]).home, *home), "case %u: the home is another", i);
+        CHECK(seg_uproot(s, &h[i]) == SEG_OK, "uproot");
+    }
+    /* All copies draw one heir, and each of many is drawn. */
+    uint16_t drawn = 0;
+    for (uint64_t auth = 1; auth < 64; auth++) {
+        drawn |= (uint16_t)(1u << seg_pick(0x8421, auth));
+        CHECK(seg_pick(0x8421, auth) == seg_pick(0x8421, auth), "pick");
+    }
+    CHECK(drawn == 0x8421 && seg_pick(0, 3) == SEG_NO_SLOT, "drawn %x", drawn);
+}
+
 static void walks(seg *s)
 {
     enum { ITEMS = 50 };
@@ -470,6 +523,7 @@ bool cluster_modes(const char *mode, const char *segment_path)
         masters_and_copies(s);
         versions(s);
         homes(s);
+        bequests(s);
         walks(s);
         fences(s);
         a_fence_is_no_item(s);

@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 ADAPTERS = {"node_loop.c"}  # sockets and clocks: the cases have their own
 CASES = (
     *("ids", "overdue", "place", "damaged", "feed", "memory", "repeated"),
+    *("death", "heir-restarted"),
     *("full", "full-joiner", "slow", "silent", "leader-stopped", "capacity"),
 )
 RUN_TIMEOUT_S = 170
