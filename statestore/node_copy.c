@@ -39,7 +39,8 @@ void copy_receive(node *n, const link_addr *from, uint64_t session, const wire_m
     }
     /* LATER. What has come before the map is whole goes with the next snapshot. */
     bool lags = !n->complete || ((m->mask & WIRE_SEQ) != 0 && n->applied < m->seq);
-    if (status == SEG_OK && f.auth == m->auth && f.home.master == m->slot && m->slot != n->self && !lags) {
+    if (status == SEG_OK && f.auth == m->auth && f.home.master == m->slot && m->slot != n->self && !lags &&
+        inherit_settled(n, &h, &f)) { /* else what comes now would be taken for what is left of before */
         seg_copy c = {.auth = m->auth, .version = m->version, .value = m->value, .len = m->value_len,
                       .deadline_ns = m->ttl_ns == 0 ? 0 : n->now + m->ttl_ns, .home = f.home};
         stray_copied(n, h.item);

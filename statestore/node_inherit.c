@@ -70,26 +70,6 @@ static void begin(node *n, seg_handle *h, seg_facts *f)
     n->stats.thawed++;
 }
 
-static bool thaw_due(node *n)
-{
-    if (n->thaw_count == 0 || !may_begin(n)) {
-        return false;
-    }
-    for (uint32_t i = 0; i < NODE_THAW_ITEMS_MAX && n->thaw_next < n->thaw_count; i++) {
-        const struct frozen *one = &n->thaw[n->thaw_next++];
-        seg_handle h = {one->auth, 0, one->item};
-        seg_facts f;
-        if (seg_facts_read(n->seg, &h, &f) == SEG_OK && f.home.master == n->self && f.away &&
-            !move_busy(n, h.item) && !apply_starting(n, h.item)) {
-            begin(n, &h, &f);
-        }
-    }
-    if (n->thaw_next == n->thaw_count) {
-        n->thaw_next = n->thaw_count = 0;
-    }
-    return n->thaw_count != 0;
-}
-
 void inherit_lost(node *n, seg_handle *h)
 {
     n->stats.lost++;
@@ -123,14 +103,39 @@ static void bequeath(node *n, seg_handle *h, const seg_facts *f)
 #endif
 }
 
+bool inherit_settled(node *n, seg_handle *h, seg_facts *f)
+{
+    if (f->legacy == SEG_AS_IT_WAS) {
+        return true;
+    }
+    bequeath(n, h, f);
+    return seg_facts_read(n->seg, h, f) == SEG_OK;
+}
+
+static bool thaw_due(node *n)
+{
+    if (n->thaw_count == 0 || !may_begin(n)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < NODE_THAW_ITEMS_MAX && n->thaw_next < n->thaw_count; i++) {
+        const struct frozen *one = &n->thaw[n->thaw_next++];
+        seg_handle h = {one->auth, 0, one->item};
+        seg_facts f;
+        if (seg_facts_read(n->seg, &h, &f) == SEG_OK && f.home.master == n->self && f.away &&
+            inherit_settled(n, &h, &f) && !move_busy(n, h.item) && !apply_starting(n, h.item)) {
+            begin(n, &h, &f);
+        }
+    }
+    if (n->thaw_next == n->thaw_count) {
+        n->thaw_next = n->thaw_count = 0;
+    }
+    return n->thaw_count != 0;
+}
+
 void inherit_asked(node *n, seg_handle *h, seg_facts *f)
 {
-    if (f->legacy == SEG_PASSED_ON) {
-        bequeath(n, h, f);
-        (void)seg_facts_read(n->seg, h, f);
-    }
-    if (f->home.master == n->self && f->away && !f->stub && (f->home.learners & BIT(n->self)) != 0 &&
-        may_begin(n) && !move_busy(n, h->item) && !apply_starting(n, h->item)) {
+    if (inherit_settled(n, h, f) && f->home.master == n->self && f->away && !f->stub &&
+        (f->home.learners & BIT(n->self)) != 0 && may_begin(n) && !move_busy(n, h->item) && !apply_starting(n, h->item)) {
         begin(n, h, f);
         (void)seg_facts_read(n->seg, h, f);
     }

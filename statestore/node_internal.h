@@ -470,6 +470,8 @@ void inherit_begin(node *n, uint16_t dead, uint64_t epoch);
 void inherit_all(node *n);
 /* There is no copy of it. */
 void inherit_lost(node *n, seg_handle *h);
+/* Its home is written, if it was not, and `f` is as it stands then; false: the item is gone. */
+bool inherit_settled(node *n, seg_handle *h, seg_facts *f);
 /* Thaw it when nobody else can serve it: after `thaw_at`. */
 void inherit_later(node *n, uint32_t item, uint64_t auth);
 /* A slice of what is left to be written and begun, that what comes meanwhile is heard in between; true: there is more. */
