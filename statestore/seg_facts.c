@@ -5,10 +5,10 @@
 #include "seg_internal.h"
 
 /* One look at an item; false when it changed meanwhile. `cell` is NULL for a stub. */
-static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t control,
+static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t control, uint64_t bequest,
                  const word *cell, seg_facts *out, uint64_t *hash)
 {
-    uint64_t home, bequest = get(&s->header->bequest);
+    uint64_t home;
     if (!seg_item_home(s, it, &home, hash)) {
         return false;
     }
@@ -38,6 +38,7 @@ static seg_status facts_of(const seg *s, const struct item *it, uint64_t auth, s
         if (auth == 0 || peek(&it->auth) != auth) {
             return SEG_NOT_FOUND;
         }
+        uint64_t bequest = get(&s->header->bequest);
         uint64_t control = get(&it->control);
         if ((control & (LIVE | FENCE)) != LIVE) {
             return SEG_NOT_FOUND;
@@ -45,11 +46,11 @@ static seg_status facts_of(const seg *s, const struct item *it, uint64_t auth, s
         const word *cell = seg_cell(s, it, control);
         bool stub = seg_is_stub(it, control);
         if ((stub || cell != NULL) &&
-            look(s, it, auth, control, stub ? NULL : cell, out, hash)) {
+            look(s, it, auth, control, bequest, stub ? NULL : cell, out, hash)) {
             return SEG_OK;
         }
         atomic_thread_fence(memory_order_acquire);
-        if (peek(&it->control) == control) {
+        if (peek(&it->control) == control && peek(&s->header->bequest) == bequest) {
             return SEG_CORRUPT;
         }
         seg_pause(tries);
