@@ -46,10 +46,12 @@ class _FarEnd:
 
 @dataclass(slots=True)
 class _Hop:
-    """A neighbour on the link; `mac` is empty while it is not known."""
+    """A neighbour on the link; `mac` is empty while it was never known, `silent` while it does not
+    answer."""
 
     mac: bytes = b""
     static: bool = False
+    silent: bool = False
     far_ends: set[tuple[int, str]] = field(default_factory=set)
 
     def learn(self, neighbour: Neighbour) -> bool:
@@ -58,10 +60,12 @@ class _Hop:
         if neighbour.gone or neighbour.state & rtnl.NUD_INCOMPLETE:
             # Collected for want of kernel traffic, or asked for anew: what was known still is.
             return False
-        mac = neighbour.mac if neighbour.state & rtnl.NUD_VALID else b""
-        if mac == self.mac or len(mac) not in (0, MAC_BYTES):
+        self.silent = not neighbour.state & rtnl.NUD_VALID
+        # Silent, it may be there all the same: a link with loss loses three answers, and media
+        # would stop till it is asked again. Who has another address says so when he is asked.
+        if self.silent or neighbour.mac == self.mac or len(neighbour.mac) != MAC_BYTES:
             return False
-        self.mac = mac
+        self.mac = neighbour.mac
         return True
 
 
@@ -108,8 +112,8 @@ class NextHops:
 
     @property
     def unresolved(self) -> list[str]:
-        """Far ends that cannot be sent to now, for a status line."""
-        return sorted(f.host for f in self._far_ends.values() if not self._mac_of(f))
+        """Far ends whose next hop does not answer now or is not known, for a status line."""
+        return sorted(f.host for f in self._far_ends.values() if self._is_unresolved(f))
 
     def indices(self, ifindex: int) -> dict[str, int]:
         """Host -> index, of far ends through an interface; kept up as they come and go."""
@@ -213,9 +217,12 @@ class NextHops:
         self._by_index[far_end.index] = far_end
         self.indices(far_end.ifindex)[far_end.host] = far_end.index
 
-    def _mac_of(self, far_end: _FarEnd) -> bytes:
-        hop = self._hops.get((far_end.ifindex, far_end.via)) if far_end.via else None
-        return hop.mac if hop else b""
+    def _hop_of(self, far_end: _FarEnd) -> _Hop | None:
+        return self._hops.get((far_end.ifindex, far_end.via)) if far_end.via else None
+
+    def _is_unresolved(self, far_end: _FarEnd) -> bool:
+        hop = self._hop_of(far_end)
+        return hop is None or not hop.mac or hop.silent
 
     def _resolve(self, far_ends: list[_FarEnd]) -> None:
         fresh: dict[tuple[int, str], None] = {}
@@ -257,7 +264,8 @@ class NextHops:
         indices, values = [], []
         for far_end in far_ends:
             link = self._links.get(far_end.ifindex)
-            mac = self._mac_of(far_end)
+            hop = self._hop_of(far_end)
+            mac = hop.mac if hop else b""
             mtu = 0
             if link and mac:
                 mtu = min(link.mtu, far_end.mtu or link.mtu)

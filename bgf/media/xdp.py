@@ -322,7 +322,7 @@ class XdpDatapath:
 
     @property
     def unresolved(self) -> list[str]:
-        """Far ends whose next hop is not known now."""
+        """Far ends whose next hop does not answer now or is not known."""
         return self._hops.unresolved
 
     def fileno(self) -> int:

@@ -117,6 +117,29 @@ def test_datagrams_between_sockets(lab: PacketLab, pair: str) -> None:
         datapath.close(unpin=True)
 
 
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_neighbour_that_does_not_answer_is_still_sent_to(lab: PacketLab, pair: str) -> None:
+    datapath = opened(lab)
+    try:
+        datapath.install(both_ways(PAIRS[pair]))
+        datapath.arm("g1", FAR_DEADLINE_NS)
+        resolved(datapath)
+        hosts = [Address.parse(PAIRS[pair][at]).host for at in (0, 3)]
+        for host, interface in zip(hosts, ("access", "core"), strict=True):
+            lab.ip("gw", "neighbour", "change", host, "dev", interface, "nud", "failed")
+
+        def told() -> bool:
+            datapath.process()
+            return datapath.unresolved == sorted(hosts)
+
+        wait_for("the kernel has given both up", told)
+        exchange(lab, PAIRS[pair])
+        assert datapath.drops()[Outcome.NO_NEIGHBOUR] == 0
+        resolved(datapath)  # and asked again
+    finally:
+        datapath.close(unpin=True)
+
+
 def test_native_on_veth_and_generic_where_asked_or_refused(lab: PacketLab) -> None:
     datapath = opened(lab)
     modes = {name: found.mode for name, found in datapath.attachments.items()}
