@@ -8,24 +8,23 @@
  */
 #include "seg_internal.h"
 
-/* Small blocks in steps of 16, then two sizes per doubling; each power of two fits with its header.
- * More of them would waste less in a block and more in slabs that are never full. */
-#define CELL_OF(value_bytes) ((value_bytes) + CELL_HEADER_BYTES)
+/* Items by their keys, then cells: in steps of 16, then two sizes per doubling. Each power of two fits
+ * with any header, up to 256 also exactly without one. More of them would waste less in a block and
+ * more in slabs that are never full. */
+#define CELL_OF(value_bytes) ((value_bytes) + CELL_HEADER_BYTES_MAX)
 const uint32_t class_bytes[CLASSES] = {
-    sizeof(struct item), 32,
-    48,                  64,
-    CELL_OF(64),         96,
-    112,                 CELL_OF(128),
-    CELL_OF(192),        CELL_OF(256),
-    CELL_OF(384),        CELL_OF(512),
-    CELL_OF(768),        CELL_OF(1024),
-    CELL_OF(1536),       CELL_OF(2048),
-    CELL_OF(3072),       CELL_OF(4096),
-    CELL_OF(6144),       CELL_OF(8192),
-    CELL_OF(12288),      CELL_OF(16384),
-    CELL_OF(24576),      CELL_OF(32768),
-    43584,               52352,
-    CELL_OF(SEG_VALUE_BYTES_MAX)};
+    64, 80, 96, 128, 176, 304,
+
+    16, 32, 48, 64, CELL_OF(64), 96, 112, 128, CELL_OF(128), 176, CELL_OF(192), 256, CELL_OF(256),
+    CELL_OF(384), CELL_OF(512), CELL_OF(768), CELL_OF(1024), CELL_OF(1536), CELL_OF(2048),
+    CELL_OF(3072), CELL_OF(4096), CELL_OF(6144), CELL_OF(8192), CELL_OF(12288), CELL_OF(16384),
+    CELL_OF(24576), CELL_OF(32768), 43584, 52352, CELL_OF(SEG_VALUE_BYTES_MAX)};
+_Static_assert(sizeof(struct item) + 8 + SEG_KEY_BYTES_MAX <= 304, "every key has a class");
+
+/* Slabs lie at multiples of 4 KiB. Where a block and the item that has it do too, from each other, a load of one
+ * waits for every store to the other: the first blocks of classes begin apart. */
+#define STAGGERED 7u
+#define STAGGER_BYTES 192u
 
 #define CLAIM_ITEM_TRIES_MAX 64u
 
@@ -36,12 +35,13 @@ void seg_geometry(struct geometry *g)
         uint32_t n = SLAB_BYTES / (bytes + 8);
         uint32_t first = 0;
         for (;; n--) {
-            first = (n * 8 + 63) & ~63u;
+            first = ((n * 8 + 63) & ~63u) + kind % STAGGERED * STAGGER_BYTES;
             if (first + n * bytes <= SLAB_BYTES) {
                 break;
             }
         }
-        g[kind] = (struct geometry){bytes, n, first};
+        uint32_t inverse = (uint32_t)(((1ull << 32) + bytes - 1) / bytes);
+        g[kind] = (struct geometry){bytes, n, first, inverse, (n - 1) * bytes + 1};
     }
 }
 
@@ -49,6 +49,14 @@ static bool kind_of(const struct slab *slab, uint32_t *kind)
 {
     *kind = atomic_load_explicit(&slab->kind, memory_order_acquire) - 1;
     return *kind < CLASSES;
+}
+
+/* Which block of its slab begins at `inside`; false: none does. Exact, for a slab is far smaller than 2^32. */
+static inline bool index_of(const struct geometry *g, uint32_t inside, uint32_t *index)
+{
+    uint32_t from_first = inside - g->first;
+    *index = (uint32_t)((uint64_t)from_first * g->inverse >> 32);
+    return inside >= g->first && *index < g->count && *index * g->bytes == from_first;
 }
 
 bool seg_place(const seg *s, uint32_t ref, struct place *out)
@@ -61,13 +69,8 @@ bool seg_place(const seg *s, uint32_t ref, struct place *out)
     if (slab >= s->at.slab_count || !kind_of(&s->slabs[slab], &out->kind)) {
         return false;
     }
-    const struct geometry *g = &s->geometry[out->kind];
     uint32_t inside = (uint32_t)((at - s->at.heap) & (SLAB_BYTES - 1));
-    if (inside < g->first) {
-        return false;
-    }
-    out->index = (inside - g->first) / g->bytes;
-    if (out->index >= g->count || g->first + out->index * g->bytes != inside) {
+    if (!index_of(&s->geometry[out->kind], inside, &out->index)) {
         return false;
     }
     out->slab = &s->slabs[slab];
@@ -79,19 +82,16 @@ struct item *seg_item(const seg *s, uint32_t ref)
 {
     uint64_t at = (uint64_t)ref << 4;
     uint32_t kind;
-    if (at < s->at.heap || (at & 63) != 0) {
+    if (at < s->at.heap) {
         return NULL;
     }
     uint64_t slab = (at - s->at.heap) >> SLAB_SHIFT;
-    if (slab >= s->at.slab_count || !kind_of(&s->slabs[slab], &kind) || kind != CLASS_ITEM) {
+    if (slab >= s->at.slab_count || !kind_of(&s->slabs[slab], &kind) || !is_item(kind)) {
         return NULL;
     }
-    const struct geometry *g = &s->geometry[CLASS_ITEM];
+    const struct geometry *g = &s->geometry[kind];
     uint32_t inside = (uint32_t)((at - s->at.heap) & (SLAB_BYTES - 1));
-    if (inside < g->first || inside >= g->first + g->count * g->bytes) {
-        return NULL;
-    }
-    return (struct item *)(s->base + at);
+    return inside - g->first < g->span ? (struct item *)(s->base + at) : NULL;
 }
 
 /* One round through a slab. `label` 0 stands for an item's own label (version, client). */
@@ -117,7 +117,7 @@ static uint32_t claim_in(seg *s, uint32_t number, uint32_t kind, uint64_t label)
         }
         uint32_t ref = seg_block_ref(s, number, kind, index);
         uint64_t mine = label;
-        if (kind == CLASS_ITEM) {
+        if (is_item(kind)) {
             const struct item *it = at_ref(s, ref);
             mine = label_word((uint32_t)version_of(get(&it->control)), s->me);
         }
@@ -172,24 +172,27 @@ static uint32_t claim_class(seg *s, uint32_t kind, uint64_t label)
     return ref;
 }
 
-uint32_t seg_claim(seg *s, size_t bytes, uint32_t item)
+/* In the classes from `first` on: when its own is full and no slab is left, a larger block will do. */
+static uint32_t claim(seg *s, size_t bytes, uint32_t first, uint32_t end, uint64_t label)
 {
-    for (uint32_t kind = CLASS_ITEM + 1; kind < CLASSES; kind++) {
-        if (class_bytes[kind] >= bytes) {
-            /* When its own class is full and no slab is left, a larger block will do. */
-            uint32_t ref = claim_class(s, kind, label_word(item, s->me));
-            if (ref != 0) {
-                return ref;
-            }
+    for (uint32_t kind = first; kind < end; kind++) {
+        uint32_t ref = class_bytes[kind] >= bytes ? claim_class(s, kind, label) : 0;
+        if (ref != 0) {
+            return ref;
         }
     }
     return 0;
 }
 
-uint32_t seg_claim_item(seg *s)
+uint32_t seg_claim(seg *s, size_t bytes, uint32_t item)
+{
+    return claim(s, bytes, ITEM_CLASSES, CLASSES, label_word(item, s->me));
+}
+
+uint32_t seg_claim_item(seg *s, size_t bytes)
 {
     for (uint32_t tries = 0; tries < CLAIM_ITEM_TRIES_MAX; tries++) {
-        uint32_t ref = claim_class(s, CLASS_ITEM, 0);
+        uint32_t ref = claim(s, bytes, 0, ITEM_CLASSES, 0);
         struct item *it = ref == 0 ? NULL : at_ref(s, ref);
         if (it == NULL) {
             return 0;
@@ -199,6 +202,8 @@ uint32_t seg_claim_item(seg *s)
         if ((lock == 0 || !seg_client_alive(s, holder_of(lock))) &&
             cas(&it->lock, lock, lock_word(s->me, 0))) {
             POINT("item locked");
+            put(&it->home, 0);
+            POINT("no key");
             return ref;
         }
         struct place p;

@@ -34,35 +34,35 @@ static seg_status plan_overwrite(seg *s, struct item *it, uint64_t control, cons
         return SEG_INVALID;
     }
     if (!seg_is_stub(it, control)) {
-        const word *cell = seg_cell(s, it, control);
-        if (cell == NULL) {
+        struct cell cell;
+        if (!seg_cell(s, it, control, &cell)) {
             return SEG_CORRUPT;
         }
-        if (c->version <= logical_of(control, peek(cell + 1))) {
+        if (c->version <= seg_version(control, &cell)) {
             return SEG_CHANGED;
         }
     }
     size_t room = c->capacity > c->len ? c->capacity : c->len;
-    uint32_t ref = seg_prepare_cell(s, it, other, room, &status);
+    uint64_t ttl = seg_ttl(c->deadline_ns);
+    uint32_t ref = seg_prepare_cell(s, it, other, seg_cell_bytes(WIDE, ttl, room), &status);
     if (ref == 0) {
         return status == SEG_CHANGED ? SEG_UNAVAILABLE : status;
     }
     p->touched = ref;
     atomic_thread_fence(memory_order_release);
-    seg_fill_cell(s, ref, c->deadline_ns, ABSOLUTE | c->version, c->value, c->len);
-    p->control =
-        next_control(control, c->len, LIVE | AWAY | (c->deadline_ns != 0 ? TTL : 0) | other);
+    seg_fill_cell(s, ref, WIDE, c->deadline_ns, ABSOLUTE | c->version, c->value, c->len);
+    p->control = next_control(control, c->len, LIVE | AWAY | ttl | other);
     return SEG_OK;
 }
 
 /* Store the bias word of the cell that is read, in place: whoever robs us first takes this very
  * block out of the item. */
-static seg_status settle_version(seg *s, struct item *it, word *cell, uint64_t version)
+static seg_status settle_version(seg *s, struct item *it, const struct cell *cell, uint64_t version)
 {
     if (!seg_held(s, it)) {
         return SEG_UNAVAILABLE;
     }
-    poke(cell + 1, ABSOLUTE | version);
+    poke(cell->bias, ABSOLUTE | version);
     POINT("version");
     return SEG_OK;
 }
@@ -72,13 +72,13 @@ static seg_status plan_freeze(seg *s, struct item *it, uint64_t control, struct 
     if ((control & AWAY) != 0) {
         return SEG_OK;
     }
-    word *cell = seg_cell(s, it, control);
-    if (cell == NULL) {
+    struct cell cell;
+    if (!seg_cell(s, it, control, &cell)) {
         return SEG_CORRUPT;
     }
     p->control = next_control(control, length_of(control),
                               LIVE | AWAY | (control & (TTL | ACTIVE)));
-    return settle_version(s, it, cell, logical_of(control, peek(cell + 1)));
+    return settle_version(s, it, &cell, seg_version(control, &cell));
 }
 
 static seg_status plan_thaw(seg *s, struct item *it, uint64_t control, uint64_t at_least,
@@ -90,34 +90,34 @@ static seg_status plan_thaw(seg *s, struct item *it, uint64_t control, uint64_t 
     if (seg_is_stub(it, control)) {
         return SEG_INVALID;
     }
-    word *cell = seg_cell(s, it, control);
-    if (cell == NULL) {
+    struct cell cell;
+    if (!seg_cell(s, it, control, &cell)) {
         return SEG_CORRUPT;
     }
-    uint64_t version = logical_of(control, peek(cell + 1)) + 1;
+    uint64_t version = seg_version(control, &cell) + 1;
     version = version > at_least ? version : at_least;
     p->control = next_control(control, length_of(control), LIVE | (control & (TTL | ACTIVE)));
-    return settle_version(s, it, cell, version);
+    return settle_version(s, it, &cell, version);
 }
 
 /* Nothing is published: readers find the same value, whether with the old number or the new one. */
 static seg_status plan_renumber(seg *s, struct item *it, uint64_t control, const struct order *o)
 {
-    word *cell = seg_cell(s, it, control);
+    struct cell cell;
     if ((control & AWAY) == 0) {
         return SEG_INVALID;
     }
     if (seg_is_stub(it, control)) {
         return SEG_CHANGED;
     }
-    if (cell == NULL) {
+    if (!seg_cell(s, it, control, &cell)) {
         return SEG_CORRUPT;
     }
-    uint64_t version = logical_of(control, peek(cell + 1));
+    uint64_t version = seg_version(control, &cell);
     if (version >= o->to || version != o->from) {
         return version >= o->to ? SEG_OK : SEG_CHANGED;
     }
-    seg_status status = settle_version(s, it, cell, o->to);
+    seg_status status = settle_version(s, it, &cell, o->to);
     return status == SEG_OK && !seg_held(s, it) ? SEG_UNAVAILABLE : status; /* perhaps in no item any more */
 }
 
@@ -138,7 +138,7 @@ static seg_status plan_strip(seg *s, struct item *it, uint64_t control, struct p
 static seg_status plan(seg *s, struct item *it, uint64_t control, const struct order *o,
                        struct plan *p)
 {
-    if ((control & FENCE) != 0) {
+    if ((control & FENCE) != 0 || (o->act != UPROOT && (get(&it->home) & WIDE) == 0)) {
         return SEG_INVALID;
     }
     switch (o->act) {
@@ -164,7 +164,7 @@ static void conclude(seg *s, struct item *it, const struct order *o, uint64_t be
 {
     if (o->act == FREEZE) {
         /* Another control version, the same value: who has acknowledged it has it. */
-        cas(&it->last, version_of(before), version_of(p->control));
+        cas(it->rest, version_of(before), version_of(p->control));
         POINT("acked");
     }
     if (o->act == UPROOT) {
@@ -183,7 +183,6 @@ static seg_status carry_out(seg *s, const seg_handle *h, const struct order *o)
 {
     uint8_t key[SEG_KEY_BYTES_MAX];
     size_t key_len;
-    uint64_t hash;
     uint32_t suspects[3] = {0}; /* blocks that may be kept for us after we were robbed */
     bool robbed = false;
     for (uint32_t tries = 0; tries < SEG_WRITE_TRIES_MAX; tries++) {
@@ -202,12 +201,12 @@ static seg_status carry_out(seg *s, const seg_handle *h, const struct order *o)
         suspects[1] = ref_of(peek(&it->cell[1]));
         status = plan(s, it, control, o, &p);
         if (status == SEG_OK && p.control != 0) {
-            bool known = seg_item_key(s, it, key, &key_len, &hash);
+            bool known = seg_item_key(s, it, key, &key_len);
             POINT("planned");
             if (cas(&it->control, control, p.control)) {
                 POINT("published");
                 if (known && !o->quiet) {
-                    seg_feed_push(s, key, key_len, hash);
+                    seg_feed_push(s, key, key_len, seg_hash(s, key, key_len));
                 }
                 conclude(s, it, o, control, &p);
                 return SEG_OK;

@@ -6,18 +6,15 @@
 
 /* One look at an item; false when it changed meanwhile. `cell` is NULL for a stub. */
 static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t control, uint64_t bequest,
-                 const word *cell, seg_facts *out, uint64_t *hash)
+                 const struct cell *cell, seg_facts *out)
 {
-    uint64_t home;
-    if (!seg_item_home(s, it, &home, hash)) {
-        return false;
-    }
+    uint64_t home = get(&it->home);
     *out = (seg_facts){
-        .version = cell == NULL ? 0 : logical_of(control, peek(cell + 1)),
+        .version = cell == NULL ? 0 : seg_version(control, cell),
         .control = version_of(control),
-        .acked = peek(&it->last),
+        .acked = (home & WIDE) != 0 ? peek(it->rest) : 0,
         .auth = auth,
-        .deadline_ns = cell == NULL ? 0 : peek(cell),
+        .deadline_ns = cell == NULL ? 0 : seg_deadline(cell),
         .len = length_of(control),
         .home = home_of(home),
         .away = (control & AWAY) != 0,
@@ -27,12 +24,12 @@ static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t co
         out->legacy = seg_inherited(bequest, auth, &out->home);
     }
     atomic_thread_fence(memory_order_acquire);
-    return peek(&it->control) == control && peek(&it->auth) == auth && peek(&s->header->bequest) == bequest;
+    return (home & KEYED) != 0 && peek(&it->control) == control && peek(&it->auth) == auth &&
+           peek(&s->header->bequest) == bequest;
 }
 
 /* SEG_NOT_FOUND: the slot is another's, or nobody's. */
-static seg_status facts_of(const seg *s, const struct item *it, uint64_t auth, seg_facts *out,
-                           uint64_t *hash)
+static seg_status facts_of(const seg *s, const struct item *it, uint64_t auth, seg_facts *out)
 {
     for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
         if (auth == 0 || peek(&it->auth) != auth) {
@@ -43,10 +40,10 @@ static seg_status facts_of(const seg *s, const struct item *it, uint64_t auth, s
         if ((control & (LIVE | FENCE)) != LIVE) {
             return SEG_NOT_FOUND;
         }
-        const word *cell = seg_cell(s, it, control);
+        struct cell cell;
         bool stub = seg_is_stub(it, control);
-        if ((stub || cell != NULL) &&
-            look(s, it, auth, control, bequest, stub ? NULL : cell, out, hash)) {
+        if ((stub || seg_cell(s, it, control, &cell)) &&
+            look(s, it, auth, control, bequest, stub ? NULL : &cell, out)) {
             return SEG_OK;
         }
         atomic_thread_fence(memory_order_acquire);
@@ -60,33 +57,31 @@ static seg_status facts_of(const seg *s, const struct item *it, uint64_t auth, s
 
 seg_status seg_facts_read(seg *s, const seg_handle *h, seg_facts *out)
 {
-    uint64_t ignored;
     if (!seg_usable(s)) {
         return SEG_UNAVAILABLE;
     }
     const struct item *it = seg_item(s, h->item);
-    return it == NULL ? SEG_NOT_FOUND : facts_of(s, it, h->auth, out, &ignored);
+    return it == NULL ? SEG_NOT_FOUND : facts_of(s, it, h->auth, out);
 }
 
 /* As facts_of, with the value. */
 static seg_status value_of(seg *s, const struct item *it, uint64_t auth, void *buf, size_t cap,
                            size_t *len, seg_facts *out)
 {
-    uint64_t ignored;
     for (uint32_t tries = 0; tries < SEG_READ_TRIES_MAX; tries++) {
-        seg_status status = facts_of(s, it, auth, out, &ignored);
+        seg_status status = facts_of(s, it, auth, out);
         if (status != SEG_OK) {
             return status;
         }
         uint64_t control = get(&it->control);
-        const word *cell = seg_cell(s, it, control);
+        struct cell cell;
         if (version_of(control) != out->control) {
             continue;
         }
         *len = out->len;
-        bool fits = !out->stub && out->len <= cap && cell != NULL;
+        bool fits = !out->stub && out->len <= cap && seg_cell(s, it, control, &cell);
         if (fits) {
-            copy_out(buf, cell + CELL_HEADER_WORDS, out->len);
+            copy_out(buf, cell.value, out->len);
         }
         atomic_thread_fence(memory_order_acquire);
         if (peek(&it->control) == control && peek(&it->auth) == auth) {
@@ -130,17 +125,16 @@ seg_status seg_home_write(seg *s, const seg_handle *h, const seg_home *home)
         return SEG_UNAVAILABLE;
     }
     for (uint32_t tries = 0; tries < SEG_WRITE_TRIES_MAX; tries++) {
-        uint64_t hash, old;
-        word *at = it == NULL ? NULL : seg_item_home(s, it, &old, &hash);
+        uint64_t old = it == NULL ? 0 : get(&it->home);
         /* The word was loaded before the auth: if it is still there, it was this item's. */
         if (it == NULL || h->auth == 0 || get(&it->auth) != h->auth ||
             (get(&it->control) & (LIVE | FENCE)) != LIVE) {
             return SEG_NOT_FOUND;
         }
-        if (at == NULL) {
+        if ((old & KEYED) == 0) {
             return SEG_CORRUPT;
         }
-        if (cas(at, old, home_word(home, old & KEY_LENGTH_MASK))) {
+        if (cas(&it->home, old, home_word(home, old & FORM_MASK))) {
             POINT("home");
             return SEG_OK;
         }
@@ -152,13 +146,13 @@ void seg_ack(seg *s, const seg_handle *h, uint64_t control)
 {
     struct item *it = seg_usable(s) && !s->readonly ? seg_item(s, h->item) : NULL;
     for (uint32_t tries = 0; it != NULL && tries < SEG_WRITE_TRIES_MAX; tries++) {
-        uint64_t old = get(&it->last);
+        uint64_t old = get(it->rest);
         if (h->auth == 0 || get(&it->auth) != h->auth || (get(&it->control) & FENCE) != 0 ||
-            (control != 0 && control <= old)) {
+            (get(&it->home) & WIDE) == 0 || (control != 0 && control <= old)) {
             return;
         }
         POINT("acknowledging");
-        if (cas(&it->last, old, control)) {
+        if (cas(it->rest, old, control)) {
             return;
         }
     }
@@ -166,7 +160,6 @@ void seg_ack(seg *s, const seg_handle *h, uint64_t control)
 
 seg_status seg_key(seg *s, const seg_handle *h, void *key, size_t *key_len)
 {
-    uint64_t hash;
     if (!seg_usable(s)) {
         return SEG_UNAVAILABLE;
     }
@@ -179,7 +172,7 @@ seg_status seg_key(seg *s, const seg_handle *h, void *key, size_t *key_len)
         if ((control & (LIVE | FENCE)) != LIVE) {
             return SEG_NOT_FOUND;
         }
-        bool good = seg_item_key(s, it, key, key_len, &hash);
+        bool good = seg_item_key(s, it, key, key_len);
         atomic_thread_fence(memory_order_acquire);
         if (peek(&it->control) == control && peek(&it->auth) == h->auth) {
             return good ? SEG_OK : SEG_CORRUPT;
@@ -197,7 +190,8 @@ seg_status seg_walk(seg *s, uint64_t *cursor, seg_handle *out, seg_facts *facts)
     }
     while ((it = seg_next_item(s, 0, cursor, &out->item)) != NULL) {
         out->auth = peek(&it->auth);
-        seg_status status = facts_of(s, it, out->auth, facts, &out->hash);
+        out->hash = 0;
+        seg_status status = facts_of(s, it, out->auth, facts);
         if (status == SEG_OK) {
             return SEG_OK;
         }
@@ -217,7 +211,8 @@ seg_status seg_overdue(seg *s, uint64_t now_ns, uint64_t *cursor, seg_handle *ou
     }
     while ((it = seg_next_mortal(s, cursor, &out->item)) != NULL) {
         out->auth = peek(&it->auth);
-        seg_status status = facts_of(s, it, out->auth, &facts, &out->hash);
+        out->hash = 0;
+        seg_status status = facts_of(s, it, out->auth, &facts);
         if (status == SEG_OK && !facts.away && facts.deadline_ns != 0 &&
             facts.deadline_ns <= now_ns) {
             return SEG_OK;

@@ -46,7 +46,7 @@ seg_status seg_fence(seg *s, const void *name, size_t len, bool make, uint32_t *
 uint64_t seg_fence_epoch(seg *s, uint32_t fence)
 {
     const struct item *it = seg_item(s, fence);
-    return it == NULL ? 0 : get(&it->last) ^ FENCE_EPOCH_FLIP;
+    return it == NULL ? 0 : get(it->rest) ^ FENCE_EPOCH_FLIP;
 }
 
 seg_status seg_fence_raise(seg *s, uint32_t fence, uint64_t epoch, bool *raised)
@@ -63,7 +63,7 @@ seg_status seg_fence_raise(seg *s, uint32_t fence, uint64_t epoch, bool *raised)
             *raised = false;
             return SEG_OK;
         }
-        if (cas(&it->last, now ^ FENCE_EPOCH_FLIP, epoch ^ FENCE_EPOCH_FLIP)) {
+        if (cas(it->rest, now ^ FENCE_EPOCH_FLIP, epoch ^ FENCE_EPOCH_FLIP)) {
             break;
         }
     }
@@ -100,14 +100,13 @@ seg_status seg_fence_walk(seg *s, uint64_t *cursor, void *name, size_t *len, uin
 {
     uint8_t key[SEG_KEY_BYTES_MAX];
     size_t key_len;
-    uint64_t hash;
     uint32_t ref;
     struct item *it;
     if (!seg_usable(s)) {
         return SEG_UNAVAILABLE;
     }
     while ((it = seg_next_item(s, FENCE, cursor, &ref)) != NULL) {
-        if (seg_item_key(s, it, key, &key_len, &hash) && key_len >= FENCE_PREFIX_BYTES &&
+        if (seg_item_key(s, it, key, &key_len) && key_len >= FENCE_PREFIX_BYTES &&
             memcmp(key, FENCE_PREFIX, FENCE_PREFIX_BYTES) == 0) {
             *len = key_len - FENCE_PREFIX_BYTES;
             memcpy(name, key + FENCE_PREFIX_BYTES, *len);

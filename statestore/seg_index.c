@@ -66,55 +66,45 @@ static word *bucket_of(const seg *s, uint64_t hash)
     return &s->index[hash & (s->at.buckets - 1)];
 }
 
-/* The key block of an item if it has one that lies in the segment with all of its `*len` bytes. */
-static word *key_block(const seg *s, const struct item *it, size_t *len)
+/* The key of an item if it has one that lies in the segment with all of its `*len` bytes. */
+static const word *key_of(const seg *s, const struct item *it, size_t *len)
 {
-    uint64_t at = (uint64_t)ref_of(get(&it->key)) << 4;
-    if (at < s->at.heap || at + KEY_HEADER_BYTES > s->total) {
-        return NULL;
-    }
-    word *block = (word *)(s->base + at);
-    uint64_t n = peek(block + 1) & KEY_LENGTH_MASK;
-    if (n > SEG_KEY_BYTES_MAX || at + KEY_HEADER_BYTES + ((n + 7) & ~7ull) > s->total) {
-        return NULL;
-    }
-    *len = n;
-    return block;
+    uint64_t form = get(&it->home);
+    const word *key = it->rest + ((form & WIDE) != 0);
+    uint64_t at = (uint64_t)((const uint8_t *)key - s->base);
+    *len = form & KEY_LENGTH_MASK;
+    return (form & KEYED) == 0 || *len > SEG_KEY_BYTES_MAX || at + ((*len + 7) & ~7ull) > s->total
+               ? NULL
+               : key;
 }
 
-bool seg_item_key(const seg *s, const struct item *it, void *key, size_t *len, uint64_t *hash)
+bool seg_item_key(const seg *s, const struct item *it, void *key, size_t *len)
 {
-    const word *block = key_block(s, it, len);
-    if (block == NULL) {
+    const word *from = key_of(s, it, len);
+    if (from == NULL) {
         return false;
     }
-    *hash = peek(block);
-    copy_out(key, block + 2, *len);
+    copy_out(key, from, *len);
     return true;
 }
 
-word *seg_item_home(const seg *s, const struct item *it, uint64_t *home, uint64_t *hash)
+static bool has_key(const seg *s, const struct item *it, const void *key, size_t len)
 {
-    size_t ignored;
-    word *block = key_block(s, it, &ignored);
-    if (block == NULL) {
-        return NULL;
-    }
-    *hash = peek(block);
-    *home = get(block + 1);
-    return block + 1;
-}
-
-static bool has_key(const seg *s, const struct item *it, uint64_t hash, const void *key, size_t len)
-{
-    uint8_t copy[SEG_KEY_BYTES_MAX];
-    size_t found;
-    const word *block = key_block(s, it, &found);
-    if (block == NULL || found != len || peek(block) != hash) {
+    const uint8_t *wanted = key;
+    size_t found, i = 0;
+    const word *at = key_of(s, it, &found);
+    if (at == NULL || found != len) {
         return false;
     }
-    copy_out(copy, block + 2, len);
-    return memcmp(copy, key, len) == 0;
+    for (; i + 8 <= len; i += 8) {
+        uint64_t w;
+        memcpy(&w, wanted + i, 8);
+        if (peek(at + i / 8) != w) {
+            return false;
+        }
+    }
+    uint64_t last = i < len ? peek(at + i / 8) : 0;
+    return memcmp(&last, wanted + i, len - i) == 0;
 }
 
 seg_status seg_lookup(seg *s, const void *key, size_t len, seg_handle *out)
@@ -137,7 +127,7 @@ seg_status seg_lookup(seg *s, const void *key, size_t len, seg_handle *out)
                 break;
             }
             uint64_t control = get(&it->control);
-            if ((control & LIVE) != 0 && has_key(s, it, hash, key, len)) {
+            if ((control & LIVE) != 0 && has_key(s, it, key, len)) {
                 uint64_t auth = peek(&it->auth);
                 atomic_thread_fence(memory_order_acquire);
                 if (peek(&it->control) == control) {
@@ -146,7 +136,7 @@ seg_status seg_lookup(seg *s, const void *key, size_t len, seg_handle *out)
                 }
                 break;
             }
-            ref = ref_of(get(&it->next)) & ~MARK;
+            ref = ref_of(get(&it->next));
         }
         atomic_thread_fence(memory_order_acquire);
         if (get(bucket) == head) {
@@ -185,7 +175,7 @@ static bool walk(seg *s, uint64_t hash, const void *key, size_t len, uint64_t *h
             }
             uint64_t next = get(&it->next);
             if ((next & MARK) != 0) {
-                uint64_t past = ref_word(link, ref_of(next) & ~MARK);
+                uint64_t past = ref_word(link, ref_of(next));
                 if (!cas(from, link, past)) {
                     moved = true;
                     break;
@@ -197,7 +187,7 @@ static bool walk(seg *s, uint64_t hash, const void *key, size_t len, uint64_t *h
                 }
                 continue;
             }
-            if (key != NULL && has_key(s, it, hash, key, len)) {
+            if (key != NULL && has_key(s, it, key, len)) {
                 *at_item = ref_of(link);
                 return true;
             }
@@ -226,7 +216,7 @@ enum found seg_chain_find(seg *s, uint64_t hash, const void *key, size_t len, ui
     const struct item *it = at_ref(s, ref);
     uint64_t control = get(&it->control);
     *h = (seg_handle){get(&it->auth), hash, ref};
-    bool same = has_key(s, it, hash, key, len) && get(&it->control) == control;
+    bool same = has_key(s, it, key, len) && get(&it->control) == control;
     return same && (control & LIVE) != 0 ? PRESENT : UNSETTLED;
 }
 

@@ -3,22 +3,28 @@
  * Control word of an item:  version 42 | length 17 | AWAY | FENCE | TTL | LIVE | active cell.
  * Monotonic over the slot's life, through deletion and reuse, so a stale compare-and-swap fails.
  *
- * Bias word of a cell:  ABSOLUTE 1 | 63. Without ABSOLUTE the logical version is the control
- * version plus this; with it, this itself. Whoever takes an item over, or raises a fence, bumps
- * its control version: on a copy, which must claim exactly the version of the value it has, that
- * may not show. So what is AWAY is absolute, and a local write makes it relative again.
+ * Home word:  WIDE | KEYED | learners 16 | replicas 16 | want 4 | hint 4 | master 8 | key length 8.
+ * An item is narrow: seven words, then its key; or WIDE, as all of a cluster's and fences are: then
+ * a word comes before the key, `acked`, or the epoch of a fence with its top bit turned over, so
+ * that a late seg_ack never takes a fence for the item that was there before. Whoever makes an item
+ * writes home word and key before it has an auth, when nobody else touches it while he lives; from
+ * then on neither key nor form changes.
  *
- * Home word, in the key block:  learners 16 | replicas 16 | want 4 | hint 4 | master 8 | key
- * length 8. Last word of an item: `acked`, or the epoch of a fence with its top bit turned over,
- * so that a late seg_ack never takes a fence for the item that was there before.
+ * A cell:  bias word, of a WIDE item | deadline, under a control word with TTL | value.
+ *
+ * Bias word:  ABSOLUTE 1 | 63. Without ABSOLUTE the logical version is the control version plus
+ * this; with it, this itself. A narrow item's is the control version. Whoever takes an item over,
+ * or raises a fence, bumps its control version: on a copy, which must claim exactly the version of
+ * the value it has, that may not show. So what is AWAY is absolute, and a local write makes it
+ * relative again.
  *
  * A stub is AWAY and has no active cell.
  *
  * Lock word:  victim 32 | holder 32 (client ids). A victim is a client that was robbed while it
  * lived: it may still write into the item's blocks, so these are replaced before anything else.
  *
- * Reference word:  tag 32 | offset/16 32. The tag changes with every store. In `next`, bit 0 of
- * the reference marks an item that is on its way out of its chain.
+ * Reference word:  tag 31 | MARK | offset/16 32. The tag changes with every store. In `next`, MARK
+ * says that the item is on its way out of its chain.
  *
  * Block label:  item 32 | client 32, 0 = free. A labelled block that its item does not reference
  * belongs to the labelled client; once that client is dead it is garbage. That one rule covers a
@@ -47,9 +53,7 @@ typedef _Atomic uint64_t word;
 #define SLAB_SHIFT 18u
 #define SLAB_BYTES (1u << SLAB_SHIFT)
 #define CHAIN_STEPS_MAX 100000u
-#define CELL_HEADER_BYTES 16u /* deadline, bias */
-#define CELL_HEADER_WORDS 2u
-#define KEY_HEADER_BYTES 16u /* hash, home */
+#define CELL_HEADER_BYTES_MAX 16u /* bias, deadline */
 #define MEMBER_WORDS 12u     /* slot and port, address 2, incarnation, node 8 */
 #define CLIENT_SAMPLES 16u   /* kept per client until the server takes them */
 
@@ -117,14 +121,15 @@ struct slab {
     _Atomic uint32_t spare;
 };
 
+/* What every access reads comes first. */
 struct item {
     word control;
-    word lock;
     word auth; /* which incarnation; 0 = none */
     word cell[2];
-    word key;
+    word home;
+    word lock;
     word next;
-    word last; /* `acked`; of a fence: its epoch */
+    word rest[]; /* WIDE: `acked`, of a fence its epoch; then the key */
 };
 
 #define FEED_KEY_WORDS (SEG_KEY_BYTES_MAX / 8)
@@ -140,15 +145,18 @@ _Static_assert(offsetof(struct header, standing) / 64 == offsetof(struct header,
                "what every access reads is one line");
 _Static_assert(sizeof(struct client) == 192, "layout");
 _Static_assert(sizeof(struct slab) == 16, "layout");
-_Static_assert(sizeof(struct item) == 64, "an item is one cache line");
+_Static_assert(sizeof(struct item) == 56, "layout");
 _Static_assert(sizeof(struct entry) == 256, "layout");
 
-#define CLASS_ITEM 0u
-#define CLASSES 27u
+#define ITEM_CLASSES 6u /* the first of them */
+#define CLASSES 36u
 extern const uint32_t class_bytes[CLASSES];
+static inline bool is_item(uint32_t kind) { return kind < ITEM_CLASSES; }
 
 struct geometry {
     uint32_t bytes, count, first; /* of a block; blocks per slab; offset of the first in its slab */
+    uint32_t inverse;             /* 2^32 / bytes, rounded up */
+    uint32_t span;                /* the last one begins below this, from the first on */
 };
 
 struct places {
@@ -225,11 +233,14 @@ static inline uint64_t relative(uint64_t control, uint64_t bias)
 }
 
 #define KEY_LENGTH_MASK 0xffull
-static inline uint64_t home_word(const seg_home *home, size_t key_len)
+#define KEYED (1ull << 56)
+#define WIDE (1ull << 57)
+#define FORM_MASK (KEY_LENGTH_MASK | KEYED | WIDE) /* what seg_home says nothing of */
+static inline uint64_t home_word(const seg_home *home, uint64_t form)
 {
     return (uint64_t)home->learners << 40 | (uint64_t)home->replicas << 24 |
            (uint64_t)(home->want & 15) << 20 | (uint64_t)(home->hint & 15) << 16 |
-           (uint64_t)home->master << 8 | key_len;
+           (uint64_t)home->master << 8 | form;
 }
 static inline seg_home home_of(uint64_t w)
 {
@@ -240,11 +251,13 @@ static inline seg_home home_of(uint64_t w)
                       .master = (uint8_t)(w >> 8)};
 }
 
-#define MARK 1u
+#define MARK (1ull << 32)
+#define TAG_SHIFT 33
 static inline uint32_t ref_of(uint64_t w) { return (uint32_t)w; }
+/* Without MARK. */
 static inline uint64_t ref_word(uint64_t old, uint32_t ref)
 {
-    return (((old >> 32) + 1) << 32) | ref;
+    return (((old >> TAG_SHIFT) + 1) << TAG_SHIFT) | ref;
 }
 
 static inline uint32_t holder_of(uint64_t lock) { return (uint32_t)lock; }
@@ -330,11 +343,13 @@ struct place {
 void seg_geometry(struct geometry *g);
 /* Where a block is; false when `ref` is no block. */
 bool seg_place(const seg *s, uint32_t ref, struct place *out);
-/* The item at `ref`, or NULL. */
+/* The item at `ref`; NULL when there can be none. What a reference that was never one leads to has no auth that
+ * anybody was given. */
 struct item *seg_item(const seg *s, uint32_t ref);
 /* A free block of at least `bytes`, labelled. 0 when there is none. */
 uint32_t seg_claim(seg *s, size_t bytes, uint32_t item);
-uint32_t seg_claim_item(seg *s);
+/* A dead item of at least `bytes`, locked, without a key. */
+uint32_t seg_claim_item(seg *s, size_t bytes);
 /* Free a block whose label is exactly `label`. */
 bool seg_release(const seg *s, uint32_t ref, uint64_t label);
 static inline word *seg_label_at(const seg *s, uint32_t slab, uint32_t index)
@@ -356,10 +371,8 @@ seg_legacy seg_inherited(uint64_t bequest, uint64_t auth, seg_home *home);
 enum found { ABSENT, PRESENT, UNSETTLED, BROKEN };
 uint64_t seg_hash(const seg *s, const void *key, size_t len);
 uint64_t seg_mix(const seg *s, uint64_t a, uint64_t b, uint64_t c);
-/* The key of an item: false when it has none (any more) or it makes no sense. */
-bool seg_item_key(const seg *s, const struct item *it, void *key, size_t *len, uint64_t *hash);
-/* The home word of an item, as it is written, and where it stands, with the hash of its key; NULL as above. */
-word *seg_item_home(const seg *s, const struct item *it, uint64_t *home, uint64_t *hash);
+/* The key of an item: false when it has none (yet) or it makes no sense. */
+bool seg_item_key(const seg *s, const struct item *it, void *key, size_t *len);
 /* As a writer: unlinks what is marked on the way. *head is the bucket as it was at the start. */
 enum found seg_chain_find(seg *s, uint64_t hash, const void *key, size_t len, uint64_t *head,
                           seg_handle *h);
@@ -396,8 +409,8 @@ uint64_t seg_bump(struct item *it);
 void seg_feed_push(seg *s, const void *key, size_t len, uint64_t hash);
 
 /* ---- seg_item.c ---- */
-/* A cell of at least `need` bytes of value at `cell[which]`; 0 with *status set otherwise. */
-uint32_t seg_prepare_cell(seg *s, struct item *it, uint64_t which, size_t need,
+/* A cell of at least `bytes`, its header and its value, at `cell[which]`; 0 with *status set otherwise. */
+uint32_t seg_prepare_cell(seg *s, struct item *it, uint64_t which, size_t bytes,
                           seg_status *status);
 /* One access out of SEG_SAMPLE is remembered. */
 void seg_sample(seg *s, uint32_t item);
@@ -407,22 +420,59 @@ static inline void seg_accessed(seg *s, uint32_t item)
         seg_sample(s, item);
     }
 }
-static inline void seg_fill_cell(seg *s, uint32_t ref, uint64_t deadline_ns, uint64_t bias,
-                                 const void *data, size_t len)
+/* Of an item of that form whose control word has these flags. */
+static inline size_t seg_head_words(uint64_t form, uint64_t flags)
 {
-    word *cell = at_ref(s, ref);
-    poke(cell, deadline_ns);
-    POINT("deadline");
-    poke(cell + 1, bias);
-    POINT("bias");
-    copy_in(cell + CELL_HEADER_WORDS, 0, data, len);
+    return ((form & WIDE) != 0) + ((flags & TTL) != 0);
 }
-/* The cell that counts under this control word; NULL: none (a stub), or it makes no sense. */
-static inline word *seg_cell(const seg *s, const struct item *it, uint64_t control)
+static inline size_t seg_cell_bytes(uint64_t form, uint64_t flags, size_t len)
 {
+    return seg_head_words(form, flags) * 8 + len;
+}
+static inline uint64_t seg_ttl(uint64_t deadline_ns) { return deadline_ns != 0 ? TTL : 0; }
+/* To be published under a control word with seg_ttl of that deadline. */
+static inline void seg_fill_cell(seg *s, uint32_t ref, uint64_t form, uint64_t deadline_ns,
+                                 uint64_t bias, const void *data, size_t len)
+{
+    word *at = at_ref(s, ref);
+    if ((form & WIDE) != 0) {
+        poke(at++, bias);
+        POINT("bias");
+    }
+    if (deadline_ns != 0) {
+        poke(at++, deadline_ns);
+        POINT("deadline");
+    }
+    copy_in(at, 0, data, len);
+}
+struct cell {
+    word *bias;     /* NULL: none, a narrow item's */
+    word *deadline; /* NULL: none */
+    word *value;
+};
+/* The cell that counts under this control word; false: none (a stub), or it makes no sense. */
+static inline bool seg_cell(const seg *s, const struct item *it, uint64_t control, struct cell *out)
+{
+    uint64_t form = peek(&it->home);
     uint64_t at = (uint64_t)ref_of(peek(&it->cell[control & ACTIVE])) << 4;
-    uint64_t end = at + ((CELL_HEADER_BYTES + length_of(control) + 7) & ~7ull);
-    return at < s->at.heap || end > s->total ? NULL : (word *)(s->base + at);
+    uint64_t bytes = seg_cell_bytes(form, control, length_of(control));
+    word *w = (word *)(s->base + at);
+    if (at < s->at.heap || at + ((bytes + 7) & ~7ull) > s->total) {
+        return false;
+    }
+    out->bias = (form & WIDE) != 0 ? w++ : NULL;
+    out->deadline = (control & TTL) != 0 ? w++ : NULL;
+    out->value = w;
+    return true;
+}
+/* What its version is called outside. */
+static inline uint64_t seg_version(uint64_t control, const struct cell *c)
+{
+    return c->bias == NULL ? version_of(control) : logical_of(control, peek(c->bias));
+}
+static inline uint64_t seg_deadline(const struct cell *c)
+{
+    return c->deadline == NULL ? 0 : peek(c->deadline);
 }
 static inline bool seg_is_stub(const struct item *it, uint64_t control)
 {

@@ -30,13 +30,14 @@ seg_status seg_read(seg *s, const void *key, size_t key_len, seg_handle *h, void
         if (it != NULL && peek(&it->auth) == h->auth) {
             uint64_t control = get(&it->control);
             if ((control & LIVE) != 0) {
-                const word *cell = seg_cell(s, it, control);
-                uint64_t bias = 0;
+                struct cell cell;
+                uint64_t now = 0;
                 *len = length_of(control);
                 bool fits = *len <= cap;
-                if (cell != NULL && fits) {
-                    bias = peek(cell + 1);
-                    copy_out(buf, cell + CELL_HEADER_WORDS, *len);
+                bool whole = seg_cell(s, it, control, &cell);
+                if (whole && fits) {
+                    now = seg_version(control, &cell);
+                    copy_out(buf, cell.value, *len);
                 }
                 atomic_thread_fence(memory_order_acquire);
                 if (peek(&it->control) == control && peek(&it->auth) == h->auth) {
@@ -45,9 +46,9 @@ seg_status seg_read(seg *s, const void *key, size_t key_len, seg_handle *h, void
                     }
                     seg_accessed(s, h->item);
                     if (version != NULL) {
-                        *version = logical_of(control, bias);
+                        *version = now;
                     }
-                    return cell == NULL ? SEG_CORRUPT : fits ? SEG_OK : SEG_TOO_BIG;
+                    return !whole ? SEG_CORRUPT : fits ? SEG_OK : SEG_TOO_BIG;
                 }
                 count(s, N_RETRIES);
                 seg_pause(tries);
@@ -80,20 +81,19 @@ void seg_sample(seg *s, uint32_t item)
 
 /* That we hold the item is checked after the reference was loaded: whoever robs us later takes this
  * very block out of the item, and whoever robbed us before is noticed. */
-uint32_t seg_prepare_cell(seg *s, struct item *it, uint64_t which, size_t need,
+uint32_t seg_prepare_cell(seg *s, struct item *it, uint64_t which, size_t bytes,
                           seg_status *status)
 {
     uint32_t ref = ref_of(get(&it->cell[which]));
     struct place p;
-    if (ref != 0 && seg_place(s, ref, &p) &&
-        s->geometry[p.kind].bytes >= CELL_HEADER_BYTES + need) {
+    if (ref != 0 && seg_place(s, ref, &p) && s->geometry[p.kind].bytes >= bytes) {
         if (!seg_held(s, it)) {
             *status = SEG_CHANGED;
             return 0;
         }
         return ref;
     }
-    uint32_t fresh = seg_claim(s, CELL_HEADER_BYTES + need, ref_to(s, it));
+    uint32_t fresh = seg_claim(s, bytes, ref_to(s, it));
     if (fresh == 0) {
         *status = SEG_FULL;
         return 0;
@@ -106,10 +106,10 @@ uint32_t seg_prepare_cell(seg *s, struct item *it, uint64_t which, size_t need,
     return fresh;
 }
 
-static size_t capacity_of(const seg *s, uint32_t ref)
+static size_t block_bytes(const seg *s, uint32_t ref)
 {
     struct place p;
-    return ref != 0 && seg_place(s, ref, &p) ? s->geometry[p.kind].bytes - CELL_HEADER_BYTES : 0;
+    return ref != 0 && seg_place(s, ref, &p) ? s->geometry[p.kind].bytes : 0;
 }
 
 /* What one attempt is going to publish. */
@@ -119,39 +119,50 @@ struct draft {
     word *retire;     /* cell to give back after the publish, or NULL */
 };
 
+/* The longest that is asked for first leaves room for the next ones. */
+static uint32_t grown_cell(seg *s, struct item *it, uint64_t which, size_t head, size_t whole, seg_status *status)
+{
+    size_t room = whole + whole / 2;
+    uint32_t ref = seg_prepare_cell(
+        s, it, which, head + (room > SEG_VALUE_BYTES_MAX ? SEG_VALUE_BYTES_MAX : room), status);
+    if (ref == 0 && *status == SEG_FULL) {
+        ref = seg_prepare_cell(s, it, which, head + whole, status);
+    }
+    return ref;
+}
+
 static seg_status draft_append(seg *s, struct item *it, uint64_t control, const seg_op *op,
                                struct draft *d)
 {
     uint64_t active = control & ACTIVE;
+    uint64_t form = peek(&it->home);
     uint32_t ref = ref_of(get(&it->cell[active]));
-    const word *old = seg_cell(s, it, control);
+    size_t head = seg_head_words(form, control);
     size_t len = length_of(control);
     size_t whole = len + APPEND_FRAME_BYTES + op->len;
     uint32_t frame = (uint32_t)op->len;
     seg_status status = SEG_OK;
-    if (old == NULL) {
+    struct cell cell;
+    if (!seg_cell(s, it, control, &cell)) {
         return SEG_CORRUPT;
     }
     if (whole > SEG_VALUE_BYTES_MAX) {
         return SEG_TOO_BIG;
     }
-    if (whole > capacity_of(s, ref)) {
-        size_t room = whole + whole / 2;
-        uint32_t fresh = seg_prepare_cell(s, it, active ^ 1,
-                                      room > SEG_VALUE_BYTES_MAX ? SEG_VALUE_BYTES_MAX : room,
-                                      &status);
-        if (fresh == 0 && status == SEG_FULL) {
-            fresh = seg_prepare_cell(s, it, active ^ 1, whole, &status);
-        }
+    if (head * 8 + whole > block_bytes(s, ref)) {
+        const word *old = cell.value - head;
+        uint32_t fresh = grown_cell(s, it, active ^ 1, head * 8, whole, &status);
         if (fresh == 0) {
             return status;
         }
         word *to = at_ref(s, fresh);
         atomic_thread_fence(memory_order_release);
-        for (size_t i = 0; i < (CELL_HEADER_BYTES + len + 7) / 8; i++) {
+        for (size_t i = 0; i < head + (len + 7) / 8; i++) {
             poke(to + i, peek(old + i));
         }
-        poke(to + 1, relative(control, peek(old + 1)));
+        if (cell.bias != NULL) {
+            poke(to, relative(control, peek(old)));
+        }
         POINT("grown");
         d->retire = &it->cell[active];
         active ^= 1;
@@ -159,15 +170,15 @@ static seg_status draft_append(seg *s, struct item *it, uint64_t control, const 
     } else if (!seg_held(s, it)) {
         return SEG_CHANGED;
     }
-    word *value = (word *)at_ref(s, ref) + CELL_HEADER_WORDS;
+    word *start = at_ref(s, ref);
     d->touched = ref;
     atomic_thread_fence(memory_order_release);
-    if ((peek(value - 1) & ABSOLUTE) != 0) {
-        poke(value - 1, relative(control, peek(value - 1))); /* still the same logical version */
+    if (cell.bias != NULL && (peek(start) & ABSOLUTE) != 0) {
+        poke(start, relative(control, peek(start))); /* still the same logical version */
         POINT("relative");
     }
-    copy_in(value, len, &frame, sizeof frame);
-    copy_in(value, len + APPEND_FRAME_BYTES, op->data, op->len);
+    copy_in(start + head, len, &frame, sizeof frame);
+    copy_in(start + head, len + APPEND_FRAME_BYTES, op->data, op->len);
     d->control = next_control(control, whole, LIVE | (control & TTL) | active);
     return SEG_OK;
 }
@@ -176,15 +187,16 @@ static seg_status draft_value(seg *s, struct item *it, uint64_t control, seg_op 
                               struct draft *d)
 {
     uint64_t other = (control & ACTIVE) ^ 1;
-    const word *old = seg_cell(s, it, control);
+    uint64_t form = peek(&it->home);
     seg_status status = SEG_OK;
     const void *data = op->data;
     size_t len = op->len;
-    if (old == NULL) {
+    struct cell old;
+    if (!seg_cell(s, it, control, &old)) {
         return SEG_CORRUPT;
     }
-    uint64_t bias = peek(old + 1);
-    if (op->verb == SEG_SWAP && logical_of(control, bias) != op->version) {
+    uint64_t bias = old.bias == NULL ? 0 : peek(old.bias);
+    if (op->verb == SEG_SWAP && seg_version(control, &old) != op->version) {
         return SEG_CHANGED;
     }
     if (op->verb == SEG_ADD) {
@@ -192,21 +204,22 @@ static seg_status draft_value(seg *s, struct item *it, uint64_t control, seg_op 
         if (length_of(control) != sizeof sum) {
             return SEG_INVALID;
         }
-        sum = peek(old + CELL_HEADER_WORDS) + (uint64_t)op->delta;
+        sum = peek(old.value) + (uint64_t)op->delta;
         op->sum = (int64_t)sum;
         data = &op->sum;
         len = sizeof sum;
     }
-    uint64_t deadline_ns = op->set_deadline ? op->deadline_ns : peek(old);
-    uint32_t ref = seg_prepare_cell(s, it, other, len, &status);
+    uint64_t deadline_ns = op->set_deadline ? op->deadline_ns : seg_deadline(&old);
+    uint64_t ttl = seg_ttl(deadline_ns);
+    uint32_t ref = seg_prepare_cell(s, it, other, seg_cell_bytes(form, ttl, len), &status);
     if (ref == 0) {
         /* Not "another version" but "not ours any more": the caller starts again. */
         return status == SEG_CHANGED ? SEG_UNAVAILABLE : status;
     }
     d->touched = ref;
     atomic_thread_fence(memory_order_release);
-    seg_fill_cell(s, ref, deadline_ns, relative(control, bias), data, len);
-    d->control = next_control(control, len, LIVE | (deadline_ns != 0 ? TTL : 0) | other);
+    seg_fill_cell(s, ref, form, deadline_ns, relative(control, bias), data, len);
+    d->control = next_control(control, len, LIVE | ttl | other);
     return SEG_OK;
 }
 
@@ -225,8 +238,8 @@ static seg_status draft(seg *s, struct item *it, uint64_t control, seg_op *op, s
         return status == SEG_CHANGED ? SEG_UNAVAILABLE : status;
     }
     case SEG_EXPIRE: {
-        const word *cell = seg_cell(s, it, control);
-        uint64_t deadline_ns = cell == NULL || (control & TTL) == 0 ? 0 : peek(cell);
+        struct cell cell;
+        uint64_t deadline_ns = seg_cell(s, it, control, &cell) ? seg_deadline(&cell) : 0;
         if (deadline_ns == 0 || deadline_ns > op->deadline_ns) {
             return SEG_CHANGED;
         }

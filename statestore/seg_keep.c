@@ -6,6 +6,7 @@
 
 #include "seg_internal.h"
 
+#define CURSOR_SHIFT 16u
 #define WALK_AHEAD_ITEMS 8u /* how far a walk looks ahead: a miss takes as long as about four of its steps */
 
 static uint64_t slab_top(const seg *s)
@@ -23,8 +24,7 @@ static bool slab_kind(const seg *s, uint64_t slab, uint32_t *kind)
 static bool referenced(const seg *s, uint64_t label, uint32_t ref)
 {
     const struct item *it = seg_item(s, (uint32_t)(label >> 32));
-    return it != NULL && (ref_of(get(&it->cell[0])) == ref || ref_of(get(&it->cell[1])) == ref ||
-                          ref_of(get(&it->key)) == ref);
+    return it != NULL && (ref_of(get(&it->cell[0])) == ref || ref_of(get(&it->cell[1])) == ref);
 }
 
 /* Who signed in after the sweep had begun is not among the `alive`: it is asked itself, and what it did before it died
@@ -49,7 +49,7 @@ static void sweep_slab(seg *s, uint32_t slab, uint32_t kind, const uint32_t *ali
         }
         counted++;
         uint32_t ref = seg_block_ref(s, slab, kind, i);
-        if (kind == CLASS_ITEM) {
+        if (is_item(kind)) {
             struct item *it = at_ref(s, ref);
             uint64_t lock = get(&it->lock);
             if (lock != 0 || (get(&it->control) & LIVE) == 0) {
@@ -86,7 +86,7 @@ static void sweep(seg *s, seg_kept *kept)
     }
     for (int items = 1; items >= 0; items--) { /* items first: they hold on to blocks */
         for (uint32_t slab = 0; slab < slab_top(s); slab++) {
-            if (slab_kind(s, slab, &kind) && (kind == CLASS_ITEM) == (items == 1)) {
+            if (slab_kind(s, slab, &kind) && is_item(kind) == (items == 1)) {
                 sweep_slab(s, slab, kind, alive, kept);
             }
         }
@@ -117,38 +117,46 @@ static void bury(seg *s, seg_kept *kept)
     }
 }
 
+/* The next item, alive or not, from *cursor on: slab 48 | index 16. NULL at the end. */
+static inline struct item *step(const seg *s, uint64_t *cursor, uint32_t *ref)
+{
+    uint64_t slab = *cursor >> CURSOR_SHIFT, index = *cursor & ((1u << CURSOR_SHIFT) - 1);
+    for (uint32_t kind; slab < slab_top(s); slab++, index = 0) {
+        if (slab_kind(s, slab, &kind) && is_item(kind) && index < s->geometry[kind].count) {
+            *ref = seg_block_ref(s, (uint32_t)slab, kind, (uint32_t)index);
+            *cursor = (slab << CURSOR_SHIFT | index) + 1;
+            return at_ref(s, *ref);
+        }
+    }
+    *cursor = slab << CURSOR_SHIFT;
+    return NULL;
+}
+
 static void expire(seg *s, uint64_t now_ns, seg_kept *kept)
 {
     uint8_t key[SEG_KEY_BYTES_MAX];
-    const struct geometry *g = &s->geometry[CLASS_ITEM];
-    uint64_t total = slab_top(s) * g->count;
-    uint64_t budget = total < SEG_HOUSEKEEP_ITEMS_MAX ? total : SEG_HOUSEKEEP_ITEMS_MAX;
-    uint32_t kind;
-    while (budget > 0) {
-        s->expire_cursor = s->expire_cursor < total ? s->expire_cursor : 0;
-        uint32_t slab = (uint32_t)(s->expire_cursor / g->count);
-        uint32_t index = (uint32_t)(s->expire_cursor % g->count);
-        if (!slab_kind(s, slab, &kind) || kind != CLASS_ITEM) {
-            uint64_t rest = g->count - index;
-            s->expire_cursor += rest;
-            budget -= rest < budget ? rest : budget;
+    bool again = s->expire_cursor != 0; /* once from the start, if it does not begin there */
+    uint32_t ref;
+    for (uint32_t looked = 0; looked < SEG_HOUSEKEEP_ITEMS_MAX; looked++) {
+        struct item *it = step(s, &s->expire_cursor, &ref);
+        if (it == NULL) {
+            s->expire_cursor = 0;
+            if (!again) {
+                return;
+            }
+            again = false;
             continue;
         }
-        budget--;
-        s->expire_cursor++;
-        uint32_t ref = seg_block_ref(s, slab, kind, index);
-        struct item *it = at_ref(s, ref);
         uint64_t control = get(&it->control);
         if ((control & (LIVE | TTL)) != (LIVE | TTL)) {
             continue;
         }
         size_t len;
+        struct cell cell;
         seg_handle h = {get(&it->auth), 0, ref};
         seg_op op = {.verb = SEG_EXPIRE, .deadline_ns = now_ns};
-        uint64_t at = (uint64_t)ref_of(get(&it->cell[control & ACTIVE])) << 4;
-        if (at < s->at.heap || at + CELL_HEADER_BYTES > s->total ||
-            get((const word *)(s->base + at)) > now_ns ||
-            !seg_item_key(s, it, key, &len, &h.hash) || get(&it->control) != control) {
+        if (!seg_cell(s, it, control, &cell) || seg_deadline(&cell) > now_ns ||
+            !seg_item_key(s, it, key, &len) || get(&it->control) != control) {
             continue;
         }
         kept->expired += seg_update(s, key, len, &h, &op) == SEG_OK;
@@ -173,36 +181,29 @@ seg_status seg_housekeep(seg *s, uint64_t now_ns, seg_kept *kept)
     return SEG_OK;
 }
 
-/* What a walk will look at in a moment: an item's line is beside the last one's, its key and its cell are
- * anywhere. A wrong address is harmless. */
+/* What a walk will look at in a moment: an item is beside the last one, its cell is anywhere. A wrong address
+ * is harmless. */
 static void foresee(const seg *s, const struct item *it)
 {
     uint64_t control = peek(&it->control);
     if ((control & LIVE) != 0) {
-        __builtin_prefetch(at_ref(s, ref_of(peek(&it->key))));
         __builtin_prefetch(at_ref(s, ref_of(peek(&it->cell[control & ACTIVE]))));
     }
 }
 
-/* The next item whose control word has `want` of `mask`; `ahead`: its key and its cell will be looked at. */
+/* The next item whose control word has `want` of `mask`; `ahead`: its cell will be looked at. */
 static inline struct item *next_of(const seg *s, uint64_t mask, uint64_t want, bool ahead, uint64_t *cursor,
                                    uint32_t *ref)
 {
-    const struct geometry *g = &s->geometry[CLASS_ITEM];
-    uint64_t total = slab_top(s) * g->count;
-    uint32_t kind;
-    while (*cursor < total) {
-        uint32_t slab = (uint32_t)(*cursor / g->count);
-        uint32_t index = (uint32_t)(*cursor % g->count);
-        if (!slab_kind(s, slab, &kind) || kind != CLASS_ITEM) {
-            *cursor += g->count - index;
-            continue;
-        }
-        ++*cursor;
-        *ref = seg_block_ref(s, slab, kind, index);
-        struct item *it = at_ref(s, *ref);
-        if (ahead && index + WALK_AHEAD_ITEMS < g->count) {
-            foresee(s, it + WALK_AHEAD_ITEMS);
+    struct item *it;
+    while ((it = step(s, cursor, ref)) != NULL) {
+        uint64_t further = *cursor - 1 + WALK_AHEAD_ITEMS;
+        uint32_t there;
+        if (ahead) {
+            struct item *later = step(s, &further, &there);
+            if (later != NULL) {
+                foresee(s, later);
+            }
         }
         if ((get(&it->control) & mask) == want) {
             return it;
@@ -236,7 +237,7 @@ seg_status seg_scan(seg *s, uint64_t *cursor, const void *prefix, size_t prefix_
                 break;
             }
             *out = (seg_handle){peek(&it->auth), 0, ref};
-            bool good = seg_item_key(s, it, key, key_len, &out->hash);
+            bool good = seg_item_key(s, it, key, key_len);
             atomic_thread_fence(memory_order_acquire);
             if (peek(&it->control) != control) {
                 continue;
@@ -267,7 +268,7 @@ seg_status seg_stats_read(seg *s, seg_stats *out)
             const struct geometry *g = &s->geometry[kind];
             uint32_t used = atomic_load_explicit(&s->slabs[slab].used, memory_order_relaxed);
             used = used > g->count ? 0 : used;
-            out->items += kind == CLASS_ITEM ? used : 0;
+            out->items += is_item(kind) ? used : 0;
             out->bytes += (uint64_t)used * g->bytes;
             out->free_bytes += (uint64_t)(g->count - used) * g->bytes;
         }
@@ -301,19 +302,18 @@ static uint64_t check_chains(seg *s, seg_verdict *v)
         for (; ref != 0 && steps < CHAIN_STEPS_MAX; steps++) {
             uint8_t key[SEG_KEY_BYTES_MAX];
             size_t len;
-            uint64_t hash;
             const struct item *it = seg_item(s, ref);
             struct place p;
             if (it == NULL) {
                 v->torn_refs++;
                 break;
             }
-            bool known = seg_item_key(s, it, key, &len, &hash);
-            if (!known || seg_hash(s, key, len) != hash ||
-                (hash & (s->at.buckets - 1)) != bucket) {
+            bool known = seg_item_key(s, it, key, &len);
+            if (!known || (seg_hash(s, key, len) & (s->at.buckets - 1)) != bucket) {
                 v->misplaced++;
             }
-            if (!seg_place(s, ref, &p) || get(p.label) == 0) {
+            if (!seg_place(s, ref, &p) || get(p.label) == 0 ||
+                sizeof(struct item) + (get(&it->home) & WIDE ? 8 : 0) + len > s->geometry[p.kind].bytes) {
                 v->torn_refs++;
             }
             seg_handle found;
@@ -323,7 +323,7 @@ static uint64_t check_chains(seg *s, seg_verdict *v)
                     v->unreachable++;
                 }
             }
-            ref = ref_of(get(&it->next)) & ~MARK;
+            ref = ref_of(get(&it->next));
         }
         v->misplaced += steps == CHAIN_STEPS_MAX;
     }
@@ -336,7 +336,7 @@ static void check_ref(seg *s, uint32_t self, uint32_t ref, seg_verdict *v)
     if (ref == 0) {
         return;
     }
-    if (!seg_place(s, ref, &p) || p.kind == CLASS_ITEM) {
+    if (!seg_place(s, ref, &p) || is_item(p.kind)) {
         v->torn_refs++;
     } else if ((uint32_t)(get(p.label) >> 32) != self) {
         v->shared_blocks++; /* freed, or another item's */
@@ -358,7 +358,7 @@ seg_status seg_verify(seg *s, seg_verdict *v)
         for (uint32_t i = 0; i < s->geometry[kind].count; i++) {
             uint64_t label = get(seg_label_at(s, slab, i));
             uint32_t ref = seg_block_ref(s, slab, kind, i);
-            if (kind != CLASS_ITEM) {
+            if (!is_item(kind)) {
                 v->orphans += label != 0 && !referenced(s, label, ref);
                 continue;
             }
@@ -381,7 +381,6 @@ seg_status seg_verify(seg *s, seg_verdict *v)
             v->shared_blocks += a != 0 && a == b;
             check_ref(s, ref, a, v);
             check_ref(s, ref, b, v);
-            check_ref(s, ref, ref_of(get(&it->key)), v);
         }
     }
     v->unreachable += v->items > linked ? v->items - linked : linked - v->items;

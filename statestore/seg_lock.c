@@ -30,8 +30,7 @@ void seg_unlock(seg *s, struct item *it)
 
 static bool references(const struct item *it, uint32_t ref)
 {
-    return ref_of(get(&it->cell[0])) == ref || ref_of(get(&it->cell[1])) == ref ||
-           ref_of(get(&it->key)) == ref;
+    return ref_of(get(&it->cell[0])) == ref || ref_of(get(&it->cell[1])) == ref;
 }
 
 void seg_reclaim(seg *s, const struct item *it, uint32_t ref)
@@ -90,21 +89,20 @@ void seg_reap(seg *s, struct item *it)
 {
     uint8_t key[SEG_KEY_BYTES_MAX];
     size_t len;
-    uint64_t hash, next;
+    uint64_t next;
     seg_bump(it);
     do {
         next = get(&it->next);
         if (!seg_held(s, it)) {
             return;
         }
-    } while ((next & MARK) == 0 && !cas(&it->next, next, ref_word(next, ref_of(next) | MARK)));
+    } while ((next & MARK) == 0 && !cas(&it->next, next, ref_word(next, ref_of(next)) | MARK));
     POINT("marked");
-    if (seg_item_key(s, it, key, &len, &hash) && !seg_chain_clean(s, hash)) {
+    if (seg_item_key(s, it, key, &len) && !seg_chain_clean(s, seg_hash(s, key, len))) {
         seg_unlock(s, it); /* its chain is damaged: leave it rather than reuse it */
         return;
     }
-    if (!give_back(s, it, &it->key) || !give_back(s, it, &it->cell[0]) ||
-        !give_back(s, it, &it->cell[1])) {
+    if (!give_back(s, it, &it->cell[0]) || !give_back(s, it, &it->cell[1])) {
         return;
     }
     uint64_t auth = get(&it->auth);
@@ -129,8 +127,8 @@ void seg_reap(seg *s, struct item *it)
 static seg_status disarm(seg *s, struct item *it, uint32_t victim)
 {
     uint64_t before = get(&it->control);
-    const word *cell = seg_cell(s, it, before);
-    uint64_t bias = cell == NULL ? 0 : peek(cell + 1);
+    struct cell cell;
+    uint64_t bias = seg_cell(s, it, before, &cell) && cell.bias != NULL ? peek(cell.bias) : 0;
     uint64_t control = seg_bump(it); /* from here on, what the victim prepared cannot publish */
     if (control != bumped(before)) {
         return SEG_CHANGED;
@@ -146,11 +144,13 @@ static seg_status disarm(seg *s, struct item *it, uint32_t victim)
             goto disarmed;
         }
         uint64_t from = (uint64_t)ref_of(get(&it->cell[active])) << 4;
-        uint64_t words = (CELL_HEADER_BYTES + len + 7) / 8;
+        uint64_t form = peek(&it->home);
+        uint64_t bytes = seg_cell_bytes(form, control, len);
+        uint64_t words = (bytes + 7) / 8;
         if (from < s->at.heap || from + words * 8 > s->total) {
             return SEG_CORRUPT;
         }
-        uint32_t fresh = seg_claim(s, CELL_HEADER_BYTES + len, ref_to(s, it));
+        uint32_t fresh = seg_claim(s, bytes, ref_to(s, it));
         if (fresh == 0) {
             /* No room to move it: nobody's, but still to be disarmed by the next who comes. */
             cas(&it->lock, lock_word(s->me, victim), lock_word(0, victim));
@@ -160,9 +160,9 @@ static seg_status disarm(seg *s, struct item *it, uint32_t victim)
         for (uint64_t i = 0; i < words; i++) {
             poke(to + i, peek((const word *)(s->base + from) + i));
         }
-        if ((control & AWAY) == 0) {
+        if ((form & WIDE) != 0 && (control & AWAY) == 0) {
             /* The victim may be writing this very word; a version that was seen does not return. */
-            poke(to + 1, relative(before, bias));
+            poke(to, relative(before, bias));
         }
         POINT("moved");
         uint64_t empty = get(other);
@@ -193,7 +193,6 @@ static seg_status make_whole(seg *s, struct item *it, uint32_t victim)
 {
     uint8_t key[SEG_KEY_BYTES_MAX];
     size_t len;
-    uint64_t hash;
     if (victim != 0) {
         seg_status status;
         do {
@@ -205,8 +204,8 @@ static seg_status make_whole(seg *s, struct item *it, uint32_t victim)
     }
     uint64_t control = get(&it->control);
     /* It may have published and not told the feed. */
-    if ((control & FENCE) == 0 && seg_item_key(s, it, key, &len, &hash)) {
-        seg_feed_push(s, key, len, hash);
+    if ((control & FENCE) == 0 && seg_item_key(s, it, key, &len)) {
+        seg_feed_push(s, key, len, seg_hash(s, key, len));
     }
     if ((control & LIVE) == 0) {
         seg_reap(s, it);

@@ -8,51 +8,46 @@
 #include "seg_internal.h"
 
 /* The first cell of an item of ours. */
-static seg_status prepare_value(seg *s, struct item *it, const seg_new *n, uint64_t bias)
+static seg_status prepare_value(seg *s, struct item *it, uint64_t form, const seg_new *n, uint64_t bias)
 {
     size_t room = n->capacity > n->len ? n->capacity : n->len;
-    uint32_t self = ref_to(s, it);
-    uint32_t cell = seg_claim(s, CELL_HEADER_BYTES + room, self);
+    uint32_t cell = seg_claim(s, seg_cell_bytes(form, seg_ttl(n->deadline_ns), room), ref_to(s, it));
     if (cell == 0) {
         seg_reap(s, it);
         return SEG_FULL;
     }
     atomic_thread_fence(memory_order_release);
-    seg_fill_cell(s, cell, n->deadline_ns, bias, n->value, n->len);
+    seg_fill_cell(s, cell, form, n->deadline_ns, bias, n->value, n->len);
     return seg_replace(s, it, &it->cell[0], cell) ? SEG_OK : SEG_CORRUPT;
 }
 
 /* An item of ours that nobody can see yet: locked, with its key and its first cell. */
-static seg_status prepare(seg *s, uint64_t hash, const void *key, size_t key_len, const seg_new *n,
-                          uint64_t flags, const seg_copy *copy, uint32_t *out)
+static seg_status prepare(seg *s, const void *key, size_t key_len, const seg_new *n, uint64_t flags,
+                          const seg_copy *copy, uint32_t *out)
 {
     static const seg_home nowhere;
-    uint32_t ref = seg_claim_item(s);
+    bool wide = copy != NULL || (flags & FENCE) != 0;
+    uint64_t form = key_len | KEYED | (wide ? WIDE : 0);
+    uint32_t ref = seg_claim_item(s, sizeof(struct item) + (wide ? 8 : 0) + key_len);
     if (ref == 0) {
         return SEG_FULL;
     }
     struct item *it = at_ref(s, ref);
+    word *rest = it->rest;
     poke(&s->client->item, ref);
-    uint32_t key_ref = seg_claim(s, KEY_HEADER_BYTES + key_len, ref);
-    if (key_ref == 0) {
-        seg_reap(s, it);
-        return SEG_FULL;
+    if (wide) {
+        poke(rest++, (flags & FENCE) != 0 ? FENCE_EPOCH_FLIP : 0);
+        POINT("last");
     }
-    word *block = at_ref(s, key_ref);
-    atomic_thread_fence(memory_order_release);
-    poke(block, hash);
-    poke(block + 1, home_word(copy == NULL ? &nowhere : &copy->home, key_len));
-    copy_in(block + 2, 0, key, key_len);
-    if (!seg_replace(s, it, &it->key, key_ref)) {
-        return SEG_CORRUPT;
-    }
+    copy_in(rest, 0, key, key_len);
+    put(&it->home, home_word(copy == NULL ? &nowhere : &copy->home, form));
+    POINT("keyed");
     if (copy == NULL || !copy->stub) {
-        seg_status status = prepare_value(s, it, n, copy == NULL ? 0 : ABSOLUTE | copy->version);
+        seg_status status = prepare_value(s, it, form, n, copy == NULL ? 0 : ABSOLUTE | copy->version);
         if (status != SEG_OK) {
             return status;
         }
     }
-    poke(&it->last, (flags & FENCE) != 0 ? FENCE_EPOCH_FLIP : 0);
     s->auths++;
     put(&it->auth, copy == NULL ? (uint64_t)s->me << 32 | s->auths : copy->auth);
     POINT("prepared");
@@ -81,7 +76,7 @@ static seg_status create(seg *s, const void *key, size_t key_len, seg_new *n, ui
             break;
         }
         if (ref == 0) {
-            status = prepare(s, hash, key, key_len, n, flags, copy, &ref);
+            status = prepare(s, key, key_len, n, flags, copy, &ref);
             if (status != SEG_OK) {
                 return status;
             }
@@ -98,8 +93,8 @@ static seg_status create(seg *s, const void *key, size_t key_len, seg_new *n, ui
         }
         POINT("linked");
         *out = (seg_handle){get(&it->auth), hash, ref};
-        uint64_t ttl = n->deadline_ns != 0 ? TTL : 0;
-        if (!cas(&it->control, control, next_control(control, n->len, LIVE | flags | ttl))) {
+        uint64_t all = LIVE | flags | seg_ttl(n->deadline_ns);
+        if (!cas(&it->control, control, next_control(control, n->len, all))) {
             /* Bumped by a fence, or robbed before anybody could read it. */
             count(s, N_RETRIES);
             if (seg_held(s, it)) {

@@ -21,7 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEG_LAYOUT 2u                        /* bumped whenever a byte moves */
+#define SEG_LAYOUT 3u                        /* bumped whenever a byte moves */
 #define SEG_VALUE_BYTES_MAX 65536u           /* longest value */
 #define SEG_KEY_BYTES_MAX 232u               /* longest key; longer ones: hash them first */
 #define SEG_FENCE_NAME_BYTES_MAX 200u        /* longest fence name */
@@ -60,7 +60,7 @@ typedef struct seg seg;
  * key up again by themselves. */
 typedef struct {
     uint64_t auth;
-    uint64_t hash;
+    uint64_t hash; /* of the key; 0: whoever needs it computes it */
     uint32_t item;
 } seg_handle;
 
@@ -197,7 +197,8 @@ seg_status seg_plant(seg *s, const void *key, size_t key_len, const seg_copy *c,
  * here (a stub has none). SEG_CHANGED: it is not more. SEG_AWAY is not asked: SEG_INVALID when the
  * item is not away. */
 seg_status seg_overwrite(seg *s, seg_handle *h, const seg_copy *c);
-/* Set AWAY: when it returns no local write can publish any more. */
+/* Set AWAY: when it returns no local write can publish any more. This and the rest that changes a
+ * planted item says SEG_INVALID of one that seg_create has made: it has no version but its own. */
 seg_status seg_freeze(seg *s, seg_handle *h);
 /* Clear AWAY: the logical version becomes max(version + 1, at_least). SEG_INVALID: a stub. What is
  * not away stays as it is. */

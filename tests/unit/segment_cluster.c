@@ -335,7 +335,7 @@ static void walks(seg *s)
         CHECK(f.away == (i % 2 == 0) && f.stub == (i % 4 == 0), "walk: facts of %u", i);
         CHECK(f.version == (f.stub ? 0 : 1 + i), "walk: version of %u", i);
         snprintf(key, sizeof key, "w/%u", i);
-        CHECK(find(s, key).item == h.item && find(s, key).hash == h.hash, "walk: handle of %u", i);
+        CHECK(find(s, key).item == h.item && find(s, key).auth == h.auth, "walk: handle of %u", i);
     }
     CHECK(seen == (1ull << ITEMS) - 1, "walk saw %lx", seen);
     for (cursor = 0; seg_overdue(s, 121, &cursor, &h) == SEG_OK;) {

@@ -11,11 +11,9 @@ static const char *const own_names[] = {"create", "write", "grow",  "append", "a
                                         "delete", "swap",  "add"};
 static const char *name_of(int what) { return what < OWN ? own_names[what] : move_names[what - OWN]; }
 
-static void before(seg *s, int what, const char *key)
+static void make_before(seg *s, int what, const char *key)
 {
     uint64_t one = 1;
-    seg_handle h;
-    seg_new n = {.value = &one, .len = sizeof one};
     seg_op op = {.verb = SEG_APPEND, .data = "old", .len = 3};
     if (what >= OWN) {
         move_before(s, what - OWN, key);
@@ -32,11 +30,19 @@ static void before(seg *s, int what, const char *key)
         }
         return;
     case ADD:
-        CHECK(seg_create(s, key, strlen(key), &n, &h) == SEG_OK, "before");
+        CHECK(make(s, key, &one, sizeof one, 0, NULL) == SEG_OK, "before");
         return;
     default:
         CHECK(create(s, key, 'o', VALUE, 0, NULL) == SEG_OK, "before");
     }
+}
+
+/* What there is before: an item of this segment's own, or (`form`) one that was planted. */
+static void before(seg *s, int what, const char *key, bool form)
+{
+    planted = form;
+    make_before(s, what, key);
+    planted = false;
 }
 
 static seg_status perform(seg *s, int what, const char *key, const seg_grant *g)
@@ -235,7 +241,7 @@ static void told(seg *s, seg_cursor *c, const char *key)
     }
 }
 
-static long crash(int what, bool access_first)
+static long crash(int what, bool access_first, bool form)
 {
     char key[64];
     long point = 1;
@@ -244,7 +250,7 @@ static long crash(int what, bool access_first)
         seg_cursor cursor;
         pid_t child;
         snprintf(key, sizeof key, "k/%s/%ld", name_of(what), point);
-        before(s, what, key);
+        before(s, what, key, form);
         char old = state_of(s, what, key);
         CHECK(seg_watch(s, &cursor) == SEG_OK, "watch");
         bool hit = interrupted(what, key, NULL, point, SIGKILL, &child);
@@ -286,6 +292,9 @@ static bool makes_sense(int what, int how)
            (what < OWN && (what != CREATE || how == RIVAL_RAISES));
 }
 
+/* Is there an item before, of either form? The server's are planted in any case. */
+static bool has_forms(int what) { return what < OWN && what != CREATE; }
+
 /* After a fence was raised, or the item frozen: the writer that goes on changes nothing. */
 static void powerless(int what, int how, long point, char old, char seen, char after, int status)
 {
@@ -297,9 +306,9 @@ static void powerless(int what, int how, long point, char old, char seen, char a
           status, old, seen);
 }
 
-static long stop(int what, int how)
+static long stop(int what, int how, bool form)
 {
-    char key[64];
+    char key[64], name[80];
     long point = 1;
     for (;; point++) {
         seg *s = enter();
@@ -308,9 +317,10 @@ static long stop(int what, int how)
         bool raised = false;
         seg_facts facts = {0}, now = {0};
         snprintf(key, sizeof key, "k/%s/%ld", name_of(what), point);
-        CHECK(seg_fence(s, key, strlen(key), true, &fence) == SEG_OK, "fence");
+        snprintf(name, sizeof name, "%s%s", key, form ? "/planted" : "");
+        CHECK(seg_fence(s, name, strlen(name), true, &fence) == SEG_OK, "fence");
         seg_grant grant = {1, fence};
-        before(s, what, key);
+        before(s, what, key, form);
         char old = state_of(s, what, key);
         if (!interrupted(what, key, &grant, point, SIGSTOP, &child)) {
             drop(s, key);
@@ -377,7 +387,7 @@ static long stop(int what, int how)
 }
 
 /* The first is interrupted at `point`, the second is killed at each store of cleaning up. */
-static void twice(int what, long point, int sig)
+static void twice(int what, long point, int sig, bool form)
 {
     char key[64];
     for (long second = 1;; second++) {
@@ -385,7 +395,7 @@ static void twice(int what, long point, int sig)
         pid_t first;
         int state;
         snprintf(key, sizeof key, "k/%ld", second);
-        before(s, what, key);
+        before(s, what, key, form);
         if (!interrupted(what, key, NULL, point, sig, &first)) {
             drop(s, key);
             seg_close(s);
@@ -523,20 +533,26 @@ void interrupted_modes(const char *mode)
         sweep();
         return;
     }
-    for (int what = 0; what < OPERATIONS; what++) {
+    for (int each = 0; each < 2 * OPERATIONS; each++) {
+        int what = each / 2;
+        bool form = each % 2 == 1;
+        const char *said = form ? ", planted" : "";
+        if (form && !has_forms(what)) {
+            continue;
+        }
         if (strcmp(mode, "crash") == 0) {
-            printf("%s: %ld points\n", name_of(what), crash(what, false));
-            crash(what, true);
+            printf("%s%s: %ld points\n", name_of(what), said, crash(what, false, form));
+            crash(what, true, form);
         } else if (strcmp(mode, "stop") == 0) {
             for (int how = 0; how < RIVALS; how++) {
-                if (makes_sense(what, how)) {
-                    printf("%s: %ld points\n", name_of(what), stop(what, how));
+                if (makes_sense(what, how) && (form || how != RIVAL_FREEZES)) {
+                    printf("%s%s: %ld points\n", name_of(what), said, stop(what, how, form));
                 }
             }
         } else {
             for (long point = 1; point < 60; point += rounds) {
-                twice(what, point, SIGKILL);
-                twice(what, point, SIGSTOP);
+                twice(what, point, SIGKILL, form);
+                twice(what, point, SIGSTOP, form);
             }
         }
         fflush(stdout);

@@ -63,7 +63,7 @@ static void layouts(const char *segment_path)
     CHECK(f != NULL && fseek(f, 8, SEEK_SET) == 0 && fwrite(&layout, 4, 1, f) == 1 && fclose(f) == 0,
           "patch");
     CHECK(seg_open(path, false, &s, why, sizeof why) == SEG_WRONG_VERSION, "opened: %s", why);
-    CHECK(strstr(why, "layout 1, this build speaks 2") != NULL, "refused with: %s", why);
+    CHECK(strstr(why, "layout 2, this build speaks 3") != NULL, "refused with: %s", why);
     unlink(path);
 }
 

@@ -20,6 +20,8 @@ _Thread_local long countdown;
 int signal_at_point = SIGKILL;
 int always;
 int rounds;
+bool planted;
+static uint32_t auths;
 
 void seg_crash_point(const char *where)
 {
@@ -58,13 +60,23 @@ void fresh(void)
 
 void fill(uint8_t *value, size_t len, uint8_t c) { memset(value, c, len); }
 
+seg_status make(seg *s, const char *key, const void *value, size_t len, size_t room, const seg_grant *g)
+{
+    seg_handle h;
+    seg_new n = {.value = value, .len = len, .capacity = room, .grant = g};
+    if (planted) {
+        seg_copy copy = {.auth = (uint64_t)getpid() << 32 | ++auths, .version = 1, .value = value, .len = len,
+                         .capacity = room};
+        return seg_plant(s, key, strlen(key), &copy, &h);
+    }
+    return seg_create(s, key, strlen(key), &n, &h);
+}
+
 seg_status create(seg *s, const char *key, uint8_t c, size_t len, size_t room, const seg_grant *g)
 {
     uint8_t value[1024];
-    seg_handle h;
     fill(value, len, c);
-    seg_new n = {.value = value, .len = len, .capacity = room, .grant = g};
-    return seg_create(s, key, strlen(key), &n, &h);
+    return make(s, key, value, len, room, g);
 }
 
 seg_status update(seg *s, const char *key, seg_op *op)

@@ -24,6 +24,7 @@ extern int rounds;
 extern _Thread_local long countdown; /* stores until signal_at_point; 0: not armed */
 extern int signal_at_point;
 extern int always; /* then again at the next one */
+extern bool planted;  /* items are made as a cluster's server makes them: wide ones */
 
 void seg_crash_point(const char *where);
 __attribute__((format(printf, 1, 2), noreturn)) void fail(const char *format, ...);
@@ -31,6 +32,7 @@ seg *enter(void);
 void fresh(void);
 /* A value that shows any mixture: every byte is the same. */
 void fill(uint8_t *value, size_t len, uint8_t c);
+seg_status make(seg *s, const char *key, const void *value, size_t len, size_t room, const seg_grant *g);
 seg_status create(seg *s, const char *key, uint8_t c, size_t len, size_t room, const seg_grant *g);
 seg_status update(seg *s, const char *key, seg_op *op);
 seg_status get_value(seg *s, const char *key, uint8_t *value, size_t *len, uint64_t *version);
