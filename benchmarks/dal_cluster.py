@@ -19,6 +19,7 @@ PATIENT: Final = Timers(lease_ms=20_000, renew_ms=500, suspect_ms=30_000, patien
 CREATES_GOAL, PROMOTION_GOAL = ">= 40000", "<= 100"
 CREATES: Final = 100_000
 BATCH: Final = 1_024
+PAYLOAD: Final = 64 + sum(len(f"f/0/{n}") for n in range(CREATES)) / CREATES
 PROMOTED: Final = 100_000
 SIZE_BYTES: Final = 128 << 20
 WAIT_S: Final = 60.0
@@ -38,7 +39,7 @@ def measure(natives: Natives, directory: Path, report: Report, quick: bool) -> N
 
 def creation(natives: Natives, base: Path, report: Report, rounds: int) -> None:
     """Creations, then promotion. The first member leads and is the master of all."""
-    best, promotions, walls = 0.0, [], []
+    best, promotions, walls, bookkeeping = 0.0, [], [], 0.0
     for number in range(rounds):
         with local_cluster(
             3,
@@ -48,10 +49,13 @@ def creation(natives: Natives, base: Path, report: Report, rounds: int) -> None:
             history=0,
             promote="at once",
         ) as cluster:
-            found = natives.run(
-                "dal_client",
-                *("create", cluster.addresses[0], cluster.key_file, CREATES, BATCH, 0),
-            )
+            with statestore.open(cluster.addresses[0], key_file=cluster.key_file) as store:
+                used = store.stats()["bytes"]
+                found = natives.run(
+                    "dal_client",
+                    *("create", cluster.addresses[0], cluster.key_file, CREATES, BATCH, 0),
+                )
+                bookkeeping = (store.stats()["bytes"] - used) / CREATES - PAYLOAD
             best = max(best, found["creates_per_s"])
             natives.run(
                 "dal_client",
@@ -66,6 +70,13 @@ def creation(natives: Natives, base: Path, report: Report, rounds: int) -> None:
         "keys/s",
         goal=CREATES_GOAL,
         note=f"three members on this host, {CREATES:,} keys of 64 B, {BATCH} in flight, through C",
+    )
+    report.add(
+        "bookkeeping_bytes_per_item_cluster",
+        bookkeeping,
+        "B",
+        note=f"as in the embedded segment, of items of a cluster where they live; key and value are "
+        f"{PAYLOAD:.1f}",
     )
     report.add(
         "promotion_ms",
