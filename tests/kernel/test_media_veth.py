@@ -125,10 +125,10 @@ def test_a_neighbour_that_does_not_answer_is_still_sent_to(lab: PacketLab, pair:
         datapath.arm("g1", FAR_DEADLINE_NS)
         resolved(datapath)
         hosts = [Address.parse(PAIRS[pair][at]).host for at in (0, 3)]
-        for host, interface in zip(hosts, ("access", "core"), strict=True):
-            lab.ip("gw", "neighbour", "change", host, "dev", interface, "nud", "failed")
 
         def told() -> bool:
+            for host, interface in zip(hosts, ("access", "core"), strict=True):
+                lab.ip("gw", "neighbour", "change", host, "dev", interface, "nud", "failed")
             datapath.process()
             return datapath.unresolved == sorted(hosts)
 
