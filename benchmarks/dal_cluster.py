@@ -75,8 +75,8 @@ def creation(natives: Natives, base: Path, report: Report, rounds: int) -> None:
         "bookkeeping_bytes_per_item_cluster",
         bookkeeping,
         "B",
-        note=f"as in the embedded segment, of items of a cluster where they live; key and value are "
-        f"{PAYLOAD:.1f}",
+        note="as in the embedded segment, of items of a cluster where they live; key and value "
+        f"are {PAYLOAD:.1f}",
     )
     report.add(
         "promotion_ms",

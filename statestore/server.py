@@ -13,7 +13,6 @@ registry with the lock held, so an eviction does not wait for a renewal's answer
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -48,6 +47,7 @@ from statestore.registry import (
     RegistryUnavailable,
 )
 from statestore.store import now_ns
+from statestore.succession import own_segment
 
 __all__ = ["LocalCluster", "Server", "ServerConfig", "local_cluster", "write_key_file"]
 
@@ -55,7 +55,6 @@ log = logging.getLogger("statestore.server")
 
 MS: Final = 1_000_000
 HOUSEKEEP_MS: Final = 200
-LOCK_NAME: Final = "server"
 TURNS_PER_RENEWAL: Final = 4
 STOP_STEP_MS: Final = 5
 JOIN_S_MAX: Final = 10.0
@@ -66,22 +65,6 @@ def _words(step: Step) -> str:
     """Where the member stands, and more about it, said once."""
     standing = step.standing.value
     return step.sentence if step.sentence.startswith(standing) else f"{standing}: {step.sentence}"
-
-
-def _lock(path: Path) -> int:
-    """The lock of a segment's one state server. Raises Unavailable when another one has it."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise errors.Unavailable(f"{path}: {error.strerror}; check the directory") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise errors.Unavailable(
-            f"{path.parent}: another state server has this segment; stop it first"
-        ) from None
-    return descriptor
 
 
 @dataclass(slots=True)
@@ -111,15 +94,9 @@ class Server:
         self.config = config
         self._registry = registry
         with contextlib.ExitStack() as undo:
-            self._store = statestore.open(config.address, size_bytes=config.size_bytes)
-            undo.callback(self._store.close)
-            if self._store.stats()["items"] and not self._store.clustered:
-                raise errors.Unavailable(
-                    f"{config.directory}: its segment holds the items of an embedded store; "
-                    "remove it, or give another directory"
-                )
-            self._own_lock = _lock(config.directory / LOCK_NAME)
+            self._store, self._own_lock = own_segment(config, registry)
             undo.callback(os.close, self._own_lock)
+            undo.callback(self._store.close)
             self._engine = engine(config)
             undo.pop_all()
         self._seat = Seat(config.node, config.host, self._engine.port, self._engine.incarnation)
