@@ -119,8 +119,10 @@ class Membership:
         self._leaving = True
 
     def anew(self, incarnation: int) -> None:
-        """The node has begun anew with an empty segment: join as somebody new."""
+        """The node has begun anew with an empty segment: join as somebody new. What it held against
+        others, it held when it was cut off: they have the state, and it has nothing."""
         self._seat = msgspec.structs.replace(self._seat, incarnation=incarnation)
+        self._wanted.clear()
         self._was_inside = False
         self._segment_epoch = 0
         self._last_view = None

@@ -361,7 +361,8 @@ static void send_away(node *n, uint8_t slot)
  * those behind it either, deletions among them: it has to go. Not one that is slow: any progress will do. */
 static void watch_stuck(node *n)
 {
-    bool stopped = n->now - n->led_at > NODE_STUCK_SILENT_NS; /* we ourselves */
+    /* We ourselves were stopped, or are cut off on the way out: nobody gets what we send. */
+    bool stopped = n->now - n->led_at > NODE_STUCK_SILENT_NS || !node_serves(n);
     n->led_at = n->now;
     for (uint8_t s = 0; s < SEG_SLOTS_MAX; s++) {
         struct peer *p = &n->peer[s];

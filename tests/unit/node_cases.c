@@ -277,6 +277,7 @@ static const struct {
     {"slow", who_is_slow_stays},
     {"silent", who_was_silent_stays},
     {"leader-stopped", a_leader_that_was_stopped_judges_nobody},
+    {"leader-cut", a_leader_without_a_lease_judges_nobody},
     {"capacity", a_capacity_beyond_all_values},
 };
 

@@ -198,6 +198,33 @@ void a_leader_that_was_stopped_judges_nobody(void)
     world_end();
 }
 
+static bool lose_what_leads(uint32_t from, uint32_t to, const wire_msg *m)
+{
+    (void)to, (void)m;
+    return from == 0;
+}
+
+/* It hears the others and is heard by nobody, the registry included: its lease ends, and the others have what it
+ * lacks (chaos, one-way-from-active-mgmt: back in the view and told that they are stuck, it evicted both). */
+void a_leader_without_a_lease_judges_nobody(void)
+{
+    lease_ns = 3 * S;
+    three_with_items();
+    node_set_lease(member[1].node, now_ns + 3600 * S, now_ns);
+    node_set_lease(member[2].node, now_ns + 3600 * S, now_ns);
+    lost = lose_what_leads;
+    uint64_t id = create(0, "new", "x", 0);
+    for (uint32_t who = 1; who < 3; who++) {
+        (void)create(who, "other", "x", 0);
+    }
+    world_pass(20 * 1000);
+    CHECK(node_unwanted(member[0].node) == 0 && answers(id, NULL) == 0);
+    lost = NULL;
+    node_set_lease(member[0].node, now_ns + 3600 * S, now_ns);
+    CHECK(after_s(id, 2).status == WIRE_OK && node_unwanted(member[0].node) == 0);
+    world_end();
+}
+
 /* One message with a capacity that no segment has would stop every replica. */
 void a_capacity_beyond_all_values(void)
 {

@@ -19,6 +19,7 @@ uint64_t now_ns;
 node_view view;
 size_t fail_malloc_bytes;
 bool (*lost)(uint32_t from, uint32_t to, const wire_msg *m);
+uint64_t lease_ns = 3600 * S;
 
 static struct letter *first, **last = &first;
 static struct {
@@ -149,7 +150,7 @@ static void start(uint32_t who)
     member[who].incarnation = seg_generation(member[who].seg);
     member[who].node = node_new(&c, now_ns);
     CHECK(member[who].node != NULL);
-    node_set_lease(member[who].node, now_ns + 3600 * S, now_ns);
+    node_set_lease(member[who].node, now_ns + lease_ns, now_ns);
 }
 
 static void make(uint32_t who)

@@ -47,6 +47,7 @@ extern node_view view;
 extern size_t fail_malloc_bytes; /* of the code under test; 0: none */
 /* May this message be lost? NULL: none is. */
 extern bool (*lost)(uint32_t from, uint32_t to, const wire_msg *m);
+extern uint64_t lease_ns; /* of a member that begins */
 
 /* `members` of them, the first leads, all complete and serving. */
 void world_begin(uint32_t members, uint64_t at_ns);
@@ -85,6 +86,7 @@ void a_full_joiner_waits(void);
 void who_is_slow_stays(void);
 void who_was_silent_stays(void);
 void a_leader_that_was_stopped_judges_nobody(void);
+void a_leader_without_a_lease_judges_nobody(void);
 void a_capacity_beyond_all_values(void);
 
 #endif

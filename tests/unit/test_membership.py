@@ -473,6 +473,21 @@ def test_an_evicted_member_stops_at_once_and_joins_as_somebody_new() -> None:
     assert proposal.view.members[1] == seat("n1", 2)
 
 
+def test_who_begins_anew_holds_nothing_against_those_who_went_on() -> None:
+    """It has the key map soon, and then is complete as they are, but has none of the values yet."""
+    bench = Bench("n0", view_of("n0", "n1", "n2"))
+    bench.step()
+    bench.core.evict("n1")
+    bench.core.evict("n2")
+    bench.view, bench.view_revision = View(6, 1, {1: seat("n1"), 2: seat("n2")}), 2
+    assert bench.step(1).standing is Standing.EVICTED
+    bench.core.anew(2)
+    (joins,) = proposals(bench.step(1))
+    bench.view, bench.view_revision = joins.view, 3
+    assert set(joins.view.members) == {0, 1, 2}
+    assert proposals(bench.step(1)) == []
+
+
 def test_a_segment_that_was_in_a_view_does_not_come_back_as_it_is() -> None:
     bench = Bench("n1", view_of("n0"), epoch_seen=3)
     step = bench.step()

@@ -18,7 +18,7 @@ ADAPTERS = {"node_loop.c"}  # sockets and clocks: the cases have their own
 CASES = (
     *("ids", "overdue", "place", "damaged", "feed", "memory", "repeated"),
     *("death", "heir-restarted"),
-    *("full", "full-joiner", "slow", "silent", "leader-stopped", "capacity"),
+    *("full", "full-joiner", "slow", "silent", "leader-stopped", "leader-cut", "capacity"),
 )
 RUN_TIMEOUT_S = 170
 
