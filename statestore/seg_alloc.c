@@ -9,16 +9,16 @@
 #include "seg_internal.h"
 
 /* Items by their keys, then cells: in steps of 16, then two sizes per doubling. Each power of two fits
- * with any header, up to 256 also exactly without one. More of them would waste less in a block and
- * more in slabs that are never full. */
+ * with any header, up to 64 also exactly without one. More of them would waste less in a block and
+ * more in slabs that are never full; a small segment has no slab for each. */
 #define CELL_OF(value_bytes) ((value_bytes) + CELL_HEADER_BYTES_MAX)
 const uint32_t class_bytes[CLASSES] = {
     64, 80, 96, 128, 176, 304,
 
-    16, 32, 48, 64, CELL_OF(64), 96, 112, 128, CELL_OF(128), 176, CELL_OF(192), 256, CELL_OF(256),
-    CELL_OF(384), CELL_OF(512), CELL_OF(768), CELL_OF(1024), CELL_OF(1536), CELL_OF(2048),
-    CELL_OF(3072), CELL_OF(4096), CELL_OF(6144), CELL_OF(8192), CELL_OF(12288), CELL_OF(16384),
-    CELL_OF(24576), CELL_OF(32768), 43584, 52352, CELL_OF(SEG_VALUE_BYTES_MAX)};
+    16, 32, 48, 64, CELL_OF(64), 96, 112, CELL_OF(128), CELL_OF(192), CELL_OF(256), CELL_OF(384),
+    CELL_OF(512), CELL_OF(768), CELL_OF(1024), CELL_OF(1536), CELL_OF(2048), CELL_OF(3072),
+    CELL_OF(4096), CELL_OF(6144), CELL_OF(8192), CELL_OF(12288), CELL_OF(16384), CELL_OF(24576),
+    CELL_OF(32768), 43584, 52352, CELL_OF(SEG_VALUE_BYTES_MAX)};
 _Static_assert(sizeof(struct item) + 8 + SEG_KEY_BYTES_MAX <= 304, "every key has a class");
 
 /* Slabs lie at multiples of 4 KiB. Where a block and the item that has it do too, from each other, a load of one

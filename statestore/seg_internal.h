@@ -149,7 +149,7 @@ _Static_assert(sizeof(struct item) == 56, "layout");
 _Static_assert(sizeof(struct entry) == 256, "layout");
 
 #define ITEM_CLASSES 6u /* the first of them */
-#define CLASSES 36u
+#define CLASSES 33u
 extern const uint32_t class_bytes[CLASSES];
 static inline bool is_item(uint32_t kind) { return kind < ITEM_CLASSES; }
 
