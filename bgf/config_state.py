@@ -20,7 +20,7 @@ from bgf.toml_table import Table, plain_path, quote
 
 STATE_SCHEME: Final = "dal://"
 STATE_PORT: Final = 7400
-SIZE_MB_RANGE: Final = (1, 65_536)
+SIZE_MB_RANGE: Final = (1, 32_768)
 ETCD_MAX: Final = 9
 HISTORY_RANGE: Final = (0, 16)
 REPLICAS_RANGE: Final = (0, 15)

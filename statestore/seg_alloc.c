@@ -1,10 +1,12 @@
-/* Blocks: type-stable slabs of one size class each, claimed by one compare-and-swap of a label.
+/* Blocks: type-stable slabs of one size class each, claimed by one compare-and-swap: an item by its
+ * lock, a cell by a label.
  *
- * Knows: slabs, classes, labels. Must not know: what is in a block.
+ * Knows: slabs, classes, labels, what a free item is. Must not know: what else is in a block.
  *
- * A slab is an array of labels, then the blocks. Once assigned to a class it keeps it for ever,
- * so a stale reference finds an old block of the same shape, never the middle of another one.
- * The counters and hints only save time: the labels are the truth.
+ * A slab of cells is an array of labels, then the cells; one of items is nothing but items. Once
+ * assigned to a class it keeps it for ever, so a stale reference finds an old block of the same
+ * shape, never the middle of another one. The counters and hints only save time: labels and items
+ * are the truth.
  */
 #include "seg_internal.h"
 
@@ -13,29 +15,28 @@
  * more in slabs that are never full; a small segment has no slab for each. */
 #define CELL_OF(value_bytes) ((value_bytes) + CELL_HEADER_BYTES_MAX)
 const uint32_t class_bytes[CLASSES] = {
-    64, 80, 96, 128, 176, 304,
+    64, 72, 80, 96, 128, 176, 296,
 
     16, 32, 48, 64, CELL_OF(64), 96, 112, CELL_OF(128), CELL_OF(192), CELL_OF(256), CELL_OF(384),
     CELL_OF(512), CELL_OF(768), CELL_OF(1024), CELL_OF(1536), CELL_OF(2048), CELL_OF(3072),
     CELL_OF(4096), CELL_OF(6144), CELL_OF(8192), CELL_OF(12288), CELL_OF(16384), CELL_OF(24576),
     CELL_OF(32768), 43584, 52352, CELL_OF(SEG_VALUE_BYTES_MAX)};
-_Static_assert(sizeof(struct item) + 8 + SEG_KEY_BYTES_MAX <= 304, "every key has a class");
+_Static_assert(sizeof(struct item) + WIDE_WORDS * 8 + SEG_KEY_BYTES_MAX <= 296, "every key has a class");
 
 /* Slabs lie at multiples of 4 KiB. Where a block and the item that has it do too, from each other, a load of one
  * waits for every store to the other: the first blocks of classes begin apart. */
 #define STAGGERED 7u
 #define STAGGER_BYTES 192u
 
-#define CLAIM_ITEM_TRIES_MAX 64u
-
 void seg_geometry(struct geometry *g)
 {
     for (uint32_t kind = 0; kind < CLASSES; kind++) {
         uint32_t bytes = class_bytes[kind];
-        uint32_t n = SLAB_BYTES / (bytes + 8);
+        uint32_t label = is_item(kind) ? 0 : 8;
+        uint32_t n = SLAB_BYTES / (bytes + label);
         uint32_t first = 0;
         for (;; n--) {
-            first = ((n * 8 + 63) & ~63u) + kind % STAGGERED * STAGGER_BYTES;
+            first = ((n * label + 63) & ~63u) + kind % STAGGERED * STAGGER_BYTES;
             if (first + n * bytes <= SLAB_BYTES) {
                 break;
             }
@@ -61,7 +62,7 @@ static inline bool index_of(const struct geometry *g, uint32_t inside, uint32_t 
 
 bool seg_place(const seg *s, uint32_t ref, struct place *out)
 {
-    uint64_t at = (uint64_t)ref << 4;
+    uint64_t at = offset_of(ref);
     if (at < s->at.heap) {
         return false;
     }
@@ -74,13 +75,13 @@ bool seg_place(const seg *s, uint32_t ref, struct place *out)
         return false;
     }
     out->slab = &s->slabs[slab];
-    out->label = seg_label_at(s, (uint32_t)slab, out->index);
+    out->label = is_item(out->kind) ? NULL : seg_label_at(s, (uint32_t)slab, out->index);
     return true;
 }
 
 struct item *seg_item(const seg *s, uint32_t ref)
 {
-    uint64_t at = (uint64_t)ref << 4;
+    uint64_t at = offset_of(ref);
     uint32_t kind;
     if (at < s->at.heap) {
         return NULL;
@@ -94,7 +95,30 @@ struct item *seg_item(const seg *s, uint32_t ref)
     return inside - g->first < g->span ? (struct item *)(s->base + at) : NULL;
 }
 
-/* One round through a slab. `label` 0 stands for an item's own label (version, client). */
+static bool claim_cell(seg *s, uint32_t number, uint32_t index, uint64_t label)
+{
+    word *at = seg_label_at(s, number, index);
+    return peek(at) == 0 && cas(at, 0, label);
+}
+
+static bool claim_item(seg *s, struct item *it)
+{
+    if (peek(&it->auth) != 0 || peek(&it->lock) != 0 || !cas(&it->lock, 0, lock_word(s->me, 0))) {
+        return false;
+    }
+    POINT("item locked");
+    /* It may have been made and be at rest by now. */
+    if (get(&it->auth) != 0) {
+        seg_unlock(s, it);
+        return false;
+    }
+    uint64_t next = get(&it->next);
+    put(&it->next, next_word(next, 0, ref_of(next)) | (next & MARK));
+    POINT("no key");
+    return true;
+}
+
+/* One round through a slab. `label`: of a cell. */
 static uint32_t claim_in(seg *s, uint32_t number, uint32_t kind, uint64_t label)
 {
     struct slab *slab = &s->slabs[number];
@@ -111,17 +135,8 @@ static uint32_t claim_in(seg *s, uint32_t number, uint32_t kind, uint64_t label)
         if (index == g->count) {
             index = 0;
         }
-        word *at = seg_label_at(s, number, index);
-        if (peek(at) != 0) {
-            continue;
-        }
         uint32_t ref = seg_block_ref(s, number, kind, index);
-        uint64_t mine = label;
-        if (is_item(kind)) {
-            const struct item *it = at_ref(s, ref);
-            mine = label_word((uint32_t)version_of(get(&it->control)), s->me);
-        }
-        if (!cas(at, 0, mine)) {
+        if (!(is_item(kind) ? claim_item(s, at_ref(s, ref)) : claim_cell(s, number, index, label))) {
             continue;
         }
         POINT("claimed");
@@ -189,42 +204,32 @@ uint32_t seg_claim(seg *s, size_t bytes, uint32_t item)
     return claim(s, bytes, ITEM_CLASSES, CLASSES, label_word(item, s->me));
 }
 
-uint32_t seg_claim_item(seg *s, size_t bytes)
+uint32_t seg_claim_item(seg *s, size_t bytes) { return claim(s, bytes, 0, ITEM_CLASSES, 0); }
+
+static void count_free(const struct place *p)
 {
-    for (uint32_t tries = 0; tries < CLAIM_ITEM_TRIES_MAX; tries++) {
-        uint32_t ref = claim(s, bytes, 0, ITEM_CLASSES, 0);
-        struct item *it = ref == 0 ? NULL : at_ref(s, ref);
-        if (it == NULL) {
-            return 0;
-        }
-        uint64_t lock = get(&it->lock);
-        /* A holder that died, or stopped, after it had freed the item. */
-        if ((lock == 0 || !seg_client_alive(s, holder_of(lock))) &&
-            cas(&it->lock, lock, lock_word(s->me, 0))) {
-            POINT("item locked");
-            put(&it->home, 0);
-            POINT("no key");
-            return ref;
-        }
-        struct place p;
-        if (seg_place(s, ref, &p)) {
-            seg_release(s, ref, get(p.label));
-            atomic_store_explicit(&p.slab->hint, p.index + 1, memory_order_relaxed);
-        }
+    atomic_fetch_sub_explicit(&p->slab->used, 1, memory_order_relaxed);
+    if (p->index < atomic_load_explicit(&p->slab->hint, memory_order_relaxed)) {
+        atomic_store_explicit(&p->slab->hint, p->index, memory_order_relaxed);
     }
-    return 0;
 }
 
 bool seg_release(const seg *s, uint32_t ref, uint64_t label)
 {
     struct place p;
-    if (label == 0 || !seg_place(s, ref, &p) || !cas(p.label, label, 0)) {
+    if (label == 0 || !seg_place(s, ref, &p) || p.label == NULL || !cas(p.label, label, 0)) {
         return false;
     }
     POINT("released");
-    atomic_fetch_sub_explicit(&p.slab->used, 1, memory_order_relaxed);
-    if (p.index < atomic_load_explicit(&p.slab->hint, memory_order_relaxed)) {
-        atomic_store_explicit(&p.slab->hint, p.index, memory_order_relaxed);
-    }
+    count_free(&p);
     return true;
+}
+
+void seg_release_item(const seg *s, const struct item *it)
+{
+    struct place p;
+    if (seg_place(s, ref_to(s, it), &p)) {
+        count_free(&p);
+        POINT("released");
+    }
 }

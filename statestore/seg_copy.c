@@ -138,7 +138,7 @@ static seg_status plan_strip(seg *s, struct item *it, uint64_t control, struct p
 static seg_status plan(seg *s, struct item *it, uint64_t control, const struct order *o,
                        struct plan *p)
 {
-    if ((control & FENCE) != 0 || (o->act != UPROOT && (get(&it->home) & WIDE) == 0)) {
+    if ((control & FENCE) != 0 || (o->act != UPROOT && (get(&it->next) & WIDE) == 0)) {
         return SEG_INVALID;
     }
     switch (o->act) {
@@ -164,7 +164,7 @@ static void conclude(seg *s, struct item *it, const struct order *o, uint64_t be
 {
     if (o->act == FREEZE) {
         /* Another control version, the same value: who has acknowledged it has it. */
-        cas(it->rest, version_of(before), version_of(p->control));
+        cas(&it->rest[ACKED], version_of(before), version_of(p->control));
         POINT("acked");
     }
     if (o->act == UPROOT) {

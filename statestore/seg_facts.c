@@ -8,15 +8,16 @@
 static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t control, uint64_t bequest,
                  const struct cell *cell, seg_facts *out)
 {
-    uint64_t home = get(&it->home);
+    uint64_t form = get(&it->next);
+    bool wide = (form & WIDE) != 0;
     *out = (seg_facts){
         .version = cell == NULL ? 0 : seg_version(control, cell),
         .control = version_of(control),
-        .acked = (home & WIDE) != 0 ? peek(it->rest) : 0,
+        .acked = wide ? peek(&it->rest[ACKED]) : 0,
         .auth = auth,
         .deadline_ns = cell == NULL ? 0 : seg_deadline(cell),
         .len = length_of(control),
-        .home = home_of(home),
+        .home = home_of(wide ? get(&it->rest[HOME]) : 0),
         .away = (control & AWAY) != 0,
         .stub = cell == NULL,
     };
@@ -24,7 +25,7 @@ static bool look(const seg *s, const struct item *it, uint64_t auth, uint64_t co
         out->legacy = seg_inherited(bequest, auth, &out->home);
     }
     atomic_thread_fence(memory_order_acquire);
-    return (home & KEYED) != 0 && peek(&it->control) == control && peek(&it->auth) == auth &&
+    return (form & KEYED) != 0 && peek(&it->control) == control && peek(&it->auth) == auth &&
            peek(&s->header->bequest) == bequest;
 }
 
@@ -125,16 +126,20 @@ seg_status seg_home_write(seg *s, const seg_handle *h, const seg_home *home)
         return SEG_UNAVAILABLE;
     }
     for (uint32_t tries = 0; tries < SEG_WRITE_TRIES_MAX; tries++) {
-        uint64_t old = it == NULL ? 0 : get(&it->home);
+        uint64_t old = it == NULL ? 0 : get(&it->rest[HOME]);
         /* The word was loaded before the auth: if it is still there, it was this item's. */
         if (it == NULL || h->auth == 0 || get(&it->auth) != h->auth ||
             (get(&it->control) & (LIVE | FENCE)) != LIVE) {
             return SEG_NOT_FOUND;
         }
-        if ((old & KEYED) == 0) {
+        uint64_t form = get(&it->next);
+        if ((form & KEYED) == 0) {
             return SEG_CORRUPT;
         }
-        if (cas(&it->home, old, home_word(home, old & FORM_MASK))) {
+        if ((form & WIDE) == 0) {
+            return SEG_INVALID;
+        }
+        if (cas(&it->rest[HOME], old, home_word(home))) {
             POINT("home");
             return SEG_OK;
         }
@@ -146,13 +151,13 @@ void seg_ack(seg *s, const seg_handle *h, uint64_t control)
 {
     struct item *it = seg_usable(s) && !s->readonly ? seg_item(s, h->item) : NULL;
     for (uint32_t tries = 0; it != NULL && tries < SEG_WRITE_TRIES_MAX; tries++) {
-        uint64_t old = get(it->rest);
+        uint64_t old = get(&it->rest[ACKED]);
         if (h->auth == 0 || get(&it->auth) != h->auth || (get(&it->control) & FENCE) != 0 ||
-            (get(&it->home) & WIDE) == 0 || (control != 0 && control <= old)) {
+            (get(&it->next) & WIDE) == 0 || (control != 0 && control <= old)) {
             return;
         }
         POINT("acknowledging");
-        if (cas(it->rest, old, control)) {
+        if (cas(&it->rest[ACKED], old, control)) {
             return;
         }
     }

@@ -46,7 +46,7 @@ seg_status seg_fence(seg *s, const void *name, size_t len, bool make, uint32_t *
 uint64_t seg_fence_epoch(seg *s, uint32_t fence)
 {
     const struct item *it = seg_item(s, fence);
-    return it == NULL ? 0 : get(it->rest) ^ FENCE_EPOCH_FLIP;
+    return it == NULL ? 0 : get(&it->rest[ACKED]) ^ FENCE_EPOCH_FLIP;
 }
 
 seg_status seg_fence_raise(seg *s, uint32_t fence, uint64_t epoch, bool *raised)
@@ -63,7 +63,7 @@ seg_status seg_fence_raise(seg *s, uint32_t fence, uint64_t epoch, bool *raised)
             *raised = false;
             return SEG_OK;
         }
-        if (cas(it->rest, now ^ FENCE_EPOCH_FLIP, epoch ^ FENCE_EPOCH_FLIP)) {
+        if (cas(&it->rest[ACKED], now ^ FENCE_EPOCH_FLIP, epoch ^ FENCE_EPOCH_FLIP)) {
             break;
         }
     }

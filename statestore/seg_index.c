@@ -69,10 +69,10 @@ static word *bucket_of(const seg *s, uint64_t hash)
 /* The key of an item if it has one that lies in the segment with all of its `*len` bytes. */
 static const word *key_of(const seg *s, const struct item *it, size_t *len)
 {
-    uint64_t form = get(&it->home);
-    const word *key = it->rest + ((form & WIDE) != 0);
+    uint64_t form = get(&it->next);
+    const word *key = it->rest + wide_words(form);
     uint64_t at = (uint64_t)((const uint8_t *)key - s->base);
-    *len = form & KEY_LENGTH_MASK;
+    *len = key_length(form);
     return (form & KEYED) == 0 || *len > SEG_KEY_BYTES_MAX || at + ((*len + 7) & ~7ull) > s->total
                ? NULL
                : key;
@@ -175,7 +175,8 @@ static bool walk(seg *s, uint64_t hash, const void *key, size_t len, uint64_t *h
             }
             uint64_t next = get(&it->next);
             if ((next & MARK) != 0) {
-                uint64_t past = ref_word(link, ref_of(next));
+                uint64_t past = from == bucket ? ref_word(link, ref_of(next))
+                                               : next_word(link, link, ref_of(next));
                 if (!cas(from, link, past)) {
                     moved = true;
                     break;
@@ -223,7 +224,8 @@ enum found seg_chain_find(seg *s, uint64_t hash, const void *key, size_t len, ui
 bool seg_chain_push(seg *s, uint64_t hash, uint64_t head, uint32_t ref)
 {
     struct item *it = at_ref(s, ref);
-    put(&it->next, ref_word(get(&it->next), ref_of(head)));
+    uint64_t next = get(&it->next);
+    put(&it->next, next_word(next, next, ref_of(head)));
     POINT("next");
     return cas(bucket_of(s, hash), head, ref_word(head, ref));
 }

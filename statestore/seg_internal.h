@@ -3,12 +3,15 @@
  * Control word of an item:  version 42 | length 17 | AWAY | FENCE | TTL | LIVE | active cell.
  * Monotonic over the slot's life, through deletion and reuse, so a stale compare-and-swap fails.
  *
- * Home word:  WIDE | KEYED | learners 16 | replicas 16 | want 4 | hint 4 | master 8 | key length 8.
- * An item is narrow: seven words, then its key; or WIDE, as all of a cluster's and fences are: then
- * a word comes before the key, `acked`, or the epoch of a fence with its top bit turned over, so
- * that a late seg_ack never takes a fence for the item that was there before. Whoever makes an item
- * writes home word and key before it has an auth, when nobody else touches it while he lives; from
- * then on neither key nor form changes.
+ * An item is narrow: six words, then its key; or WIDE, as all of a cluster's and fences are: then two
+ * words come before the key, its home and `acked`, or the epoch of a fence with its top bit turned
+ * over, so that a late seg_ack never takes a fence for the item that was there before. The form
+ * (WIDE, KEYED, key length) stands in `next`. Whoever makes an item writes key and form before it
+ * has an auth, when nobody else touches it while he lives; from then on neither changes.
+ *
+ * An item slot is free while it has neither auth nor lock: whoever locks it then has claimed it.
+ *
+ * Home word:  learners 16 | replicas 16 | want 4 | hint 4 | master 8 | 0 8.
  *
  * A cell:  bias word, of a WIDE item | deadline, under a control word with TTL | value.
  *
@@ -23,10 +26,11 @@
  * Lock word:  victim 32 | holder 32 (client ids). A victim is a client that was robbed while it
  * lived: it may still write into the item's blocks, so these are replaced before anything else.
  *
- * Reference word:  tag 31 | MARK | offset/16 32. The tag changes with every store. In `next`, MARK
- * says that the item is on its way out of its chain.
+ * Reference word:  tag 31 | 0 | offset/8 32. The tag changes with every store.
+ * `next`:  tag 21 | WIDE | KEYED | key length 8 | MARK | offset/8 32. MARK says that the item is on
+ * its way out of its chain.
  *
- * Block label:  item 32 | client 32, 0 = free. A labelled block that its item does not reference
+ * Cell label:  item 32 | client 32, 0 = free. A labelled block that its item does not reference
  * belongs to the labelled client; once that client is dead it is garbage. That one rule covers a
  * claim, a crash and a quarantine.
  */
@@ -126,11 +130,11 @@ struct item {
     word control;
     word auth; /* which incarnation; 0 = none */
     word cell[2];
-    word home;
-    word lock;
     word next;
-    word rest[]; /* WIDE: `acked`, of a fence its epoch; then the key */
+    word lock;
+    word rest[]; /* WIDE: HOME, ACKED; then the key */
 };
+enum { HOME, ACKED, WIDE_WORDS };
 
 #define FEED_KEY_WORDS (SEG_KEY_BYTES_MAX / 8)
 struct entry {
@@ -145,11 +149,11 @@ _Static_assert(offsetof(struct header, standing) / 64 == offsetof(struct header,
                "what every access reads is one line");
 _Static_assert(sizeof(struct client) == 192, "layout");
 _Static_assert(sizeof(struct slab) == 16, "layout");
-_Static_assert(sizeof(struct item) == 56, "layout");
+_Static_assert(sizeof(struct item) == 48, "layout");
 _Static_assert(sizeof(struct entry) == 256, "layout");
 
-#define ITEM_CLASSES 6u /* the first of them */
-#define CLASSES 33u
+#define ITEM_CLASSES 7u /* the first of them */
+#define CLASSES 34u
 extern const uint32_t class_bytes[CLASSES];
 static inline bool is_item(uint32_t kind) { return kind < ITEM_CLASSES; }
 
@@ -232,15 +236,11 @@ static inline uint64_t relative(uint64_t control, uint64_t bias)
     return ((bias & ABSOLUTE) != 0 ? bias - version_of(control) : bias) & ~ABSOLUTE;
 }
 
-#define KEY_LENGTH_MASK 0xffull
-#define KEYED (1ull << 56)
-#define WIDE (1ull << 57)
-#define FORM_MASK (KEY_LENGTH_MASK | KEYED | WIDE) /* what seg_home says nothing of */
-static inline uint64_t home_word(const seg_home *home, uint64_t form)
+static inline uint64_t home_word(const seg_home *home)
 {
     return (uint64_t)home->learners << 40 | (uint64_t)home->replicas << 24 |
            (uint64_t)(home->want & 15) << 20 | (uint64_t)(home->hint & 15) << 16 |
-           (uint64_t)home->master << 8 | form;
+           (uint64_t)home->master << 8;
 }
 static inline seg_home home_of(uint64_t w)
 {
@@ -254,11 +254,23 @@ static inline seg_home home_of(uint64_t w)
 #define MARK (1ull << 32)
 #define TAG_SHIFT 33
 static inline uint32_t ref_of(uint64_t w) { return (uint32_t)w; }
-/* Without MARK. */
 static inline uint64_t ref_word(uint64_t old, uint32_t ref)
 {
     return (((old >> TAG_SHIFT) + 1) << TAG_SHIFT) | ref;
 }
+
+#define KEY_LENGTH_SHIFT 33
+#define KEYED (1ull << 41)
+#define WIDE (1ull << 42)
+#define FORM_MASK (WIDE | KEYED | 0xffull << KEY_LENGTH_SHIFT)
+#define NEXT_TAG_SHIFT 43
+/* The next `next` word, with that form, without MARK. */
+static inline uint64_t next_word(uint64_t old, uint64_t form, uint32_t ref)
+{
+    return (((old >> NEXT_TAG_SHIFT) + 1) << NEXT_TAG_SHIFT) | (form & FORM_MASK) | ref;
+}
+static inline size_t key_length(uint64_t form) { return (form >> KEY_LENGTH_SHIFT) & 0xff; }
+static inline size_t wide_words(uint64_t form) { return (form & WIDE) != 0 ? WIDE_WORDS : 0; }
 
 static inline uint32_t holder_of(uint64_t lock) { return (uint32_t)lock; }
 static inline uint32_t victim_of(uint64_t lock) { return (uint32_t)(lock >> 32); }
@@ -271,10 +283,12 @@ static inline uint64_t label_word(uint32_t item, uint32_t client)
     return (uint64_t)item << 32 | client;
 }
 
-static inline void *at_ref(const seg *s, uint32_t ref) { return s->base + ((uint64_t)ref << 4); }
+#define REF_SHIFT 3
+static inline uint64_t offset_of(uint32_t ref) { return (uint64_t)ref << REF_SHIFT; }
+static inline void *at_ref(const seg *s, uint32_t ref) { return s->base + offset_of(ref); }
 static inline uint32_t ref_to(const seg *s, const void *p)
 {
-    return (uint32_t)((uint64_t)((const uint8_t *)p - s->base) >> 4);
+    return (uint32_t)((uint64_t)((const uint8_t *)p - s->base) >> REF_SHIFT);
 }
 static inline void count(seg *s, enum counter which)
 {
@@ -336,7 +350,7 @@ void seg_pause(uint32_t round);
 /* ---- seg_alloc.c ---- */
 struct place {
     struct slab *slab;
-    word *label;
+    word *label; /* NULL: an item */
     uint32_t kind; /* class */
     uint32_t index;
 };
@@ -346,12 +360,15 @@ bool seg_place(const seg *s, uint32_t ref, struct place *out);
 /* The item at `ref`; NULL when there can be none. What a reference that was never one leads to has no auth that
  * anybody was given. */
 struct item *seg_item(const seg *s, uint32_t ref);
-/* A free block of at least `bytes`, labelled. 0 when there is none. */
+/* A free cell of at least `bytes`, labelled. 0 when there is none. */
 uint32_t seg_claim(seg *s, size_t bytes, uint32_t item);
-/* A dead item of at least `bytes`, locked, without a key. */
+/* A free item of at least `bytes`, locked, without a key. */
 uint32_t seg_claim_item(seg *s, size_t bytes);
-/* Free a block whose label is exactly `label`. */
+/* Free a cell whose label is exactly `label`. */
 bool seg_release(const seg *s, uint32_t ref, uint64_t label);
+/* Count an item that we hold, and that has no auth any more, as free. */
+void seg_release_item(const seg *s, const struct item *it);
+static inline bool seg_item_free(const struct item *it) { return get(&it->auth) == 0 && get(&it->lock) == 0; }
 static inline word *seg_label_at(const seg *s, uint32_t slab, uint32_t index)
 {
     return (word *)(s->base + s->at.heap + ((uint64_t)slab << SLAB_SHIFT)) + index;
@@ -360,7 +377,7 @@ static inline uint32_t seg_block_ref(const seg *s, uint32_t slab, uint32_t kind,
 {
     const struct geometry *g = &s->geometry[kind];
     uint64_t at = s->at.heap + ((uint64_t)slab << SLAB_SHIFT) + g->first;
-    return (uint32_t)((at + (uint64_t)index * g->bytes) >> 4);
+    return (uint32_t)((at + (uint64_t)index * g->bytes) >> REF_SHIFT);
 }
 
 /* ---- seg_bequest.c ---- */
@@ -453,8 +470,8 @@ struct cell {
 /* The cell that counts under this control word; false: none (a stub), or it makes no sense. */
 static inline bool seg_cell(const seg *s, const struct item *it, uint64_t control, struct cell *out)
 {
-    uint64_t form = peek(&it->home);
-    uint64_t at = (uint64_t)ref_of(peek(&it->cell[control & ACTIVE])) << 4;
+    uint64_t form = peek(&it->next);
+    uint64_t at = offset_of(ref_of(peek(&it->cell[control & ACTIVE])));
     uint64_t bytes = seg_cell_bytes(form, control, length_of(control));
     word *w = (word *)(s->base + at);
     if (at < s->at.heap || at + ((bytes + 7) & ~7ull) > s->total) {

@@ -135,7 +135,7 @@ static seg_status draft_append(seg *s, struct item *it, uint64_t control, const 
                                struct draft *d)
 {
     uint64_t active = control & ACTIVE;
-    uint64_t form = peek(&it->home);
+    uint64_t form = peek(&it->next);
     uint32_t ref = ref_of(get(&it->cell[active]));
     size_t head = seg_head_words(form, control);
     size_t len = length_of(control);
@@ -187,7 +187,7 @@ static seg_status draft_value(seg *s, struct item *it, uint64_t control, seg_op 
                               struct draft *d)
 {
     uint64_t other = (control & ACTIVE) ^ 1;
-    uint64_t form = peek(&it->home);
+    uint64_t form = peek(&it->next);
     seg_status status = SEG_OK;
     const void *data = op->data;
     size_t len = op->len;

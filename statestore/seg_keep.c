@@ -36,15 +36,19 @@ static bool garbage(const seg *s, uint64_t label, uint32_t ref, const uint32_t *
            !referenced(s, label, ref);
 }
 
+static bool in_use(const seg *s, uint32_t slab, uint32_t kind, uint32_t index)
+{
+    return is_item(kind) ? !seg_item_free(at_ref(s, seg_block_ref(s, slab, kind, index)))
+                         : get(seg_label_at(s, slab, index)) != 0;
+}
+
 /* One slab: settle what the dead hold, free what they claimed, correct the counter. */
 static void sweep_slab(seg *s, uint32_t slab, uint32_t kind, const uint32_t *alive, seg_kept *kept)
 {
     uint32_t counted = 0;
     uint32_t was = atomic_load(&s->slabs[slab].used);
     for (uint32_t i = 0; i < s->geometry[kind].count; i++) {
-        word *at = seg_label_at(s, slab, i);
-        uint64_t label = get(at);
-        if (label == 0) {
+        if (!in_use(s, slab, kind, i)) {
             continue;
         }
         counted++;
@@ -55,9 +59,10 @@ static void sweep_slab(seg *s, uint32_t slab, uint32_t kind, const uint32_t *ali
             if (lock != 0 || (get(&it->control) & LIVE) == 0) {
                 bool settled = seg_settle(s, it);
                 kept->locks_recovered += settled && lock != 0;
-                kept->items_reaped += settled && get(at) == 0;
+                kept->items_reaped += settled && seg_item_free(it);
             }
         } else {
+            uint64_t label = get(seg_label_at(s, slab, i));
             if (garbage(s, label, ref, alive) && seg_release(s, ref, label)) {
                 kept->blocks_freed++;
             }
@@ -65,7 +70,7 @@ static void sweep_slab(seg *s, uint32_t slab, uint32_t kind, const uint32_t *ali
     }
     uint32_t after = 0;
     for (uint32_t i = 0; i < s->geometry[kind].count; i++) {
-        after += get(seg_label_at(s, slab, i)) != 0;
+        after += in_use(s, slab, kind, i);
     }
     /* Only if nothing happened in this slab meanwhile; else another sweep will. */
     if (counted == after) {
@@ -269,8 +274,9 @@ seg_status seg_stats_read(seg *s, seg_stats *out)
             uint32_t used = atomic_load_explicit(&s->slabs[slab].used, memory_order_relaxed);
             used = used > g->count ? 0 : used;
             out->items += is_item(kind) ? used : 0;
-            out->bytes += (uint64_t)used * g->bytes;
-            out->free_bytes += (uint64_t)(g->count - used) * g->bytes;
+            uint64_t each = g->bytes + (is_item(kind) ? 0 : sizeof(word)); /* with its label */
+            out->bytes += used * each;
+            out->free_bytes += (g->count - used) * each;
         }
     }
     out->free_bytes += (s->at.slab_count - slab_top(s)) * SLAB_BYTES;
@@ -292,7 +298,7 @@ seg_status seg_stats_read(seg *s, seg_stats *out)
     return SEG_OK;
 }
 
-/* Each item of each chain has the right bucket, appears once, and is labelled. */
+/* Each item of each chain has the right bucket, appears once, and is in use. */
 static uint64_t check_chains(seg *s, seg_verdict *v)
 {
     uint64_t linked = 0;
@@ -312,8 +318,8 @@ static uint64_t check_chains(seg *s, seg_verdict *v)
             if (!known || (seg_hash(s, key, len) & (s->at.buckets - 1)) != bucket) {
                 v->misplaced++;
             }
-            if (!seg_place(s, ref, &p) || get(p.label) == 0 ||
-                sizeof(struct item) + (get(&it->home) & WIDE ? 8 : 0) + len > s->geometry[p.kind].bytes) {
+            if (!seg_place(s, ref, &p) || seg_item_free(it) ||
+                sizeof(struct item) + wide_words(get(&it->next)) * 8 + len > s->geometry[p.kind].bytes) {
                 v->torn_refs++;
             }
             seg_handle found;
@@ -336,7 +342,7 @@ static void check_ref(seg *s, uint32_t self, uint32_t ref, seg_verdict *v)
     if (ref == 0) {
         return;
     }
-    if (!seg_place(s, ref, &p) || is_item(p.kind)) {
+    if (!seg_place(s, ref, &p) || p.label == NULL) {
         v->torn_refs++;
     } else if ((uint32_t)(get(p.label) >> 32) != self) {
         v->shared_blocks++; /* freed, or another item's */
@@ -356,16 +362,16 @@ seg_status seg_verify(seg *s, seg_verdict *v)
             continue;
         }
         for (uint32_t i = 0; i < s->geometry[kind].count; i++) {
-            uint64_t label = get(seg_label_at(s, slab, i));
             uint32_t ref = seg_block_ref(s, slab, kind, i);
             if (!is_item(kind)) {
+                uint64_t label = get(seg_label_at(s, slab, i));
                 v->orphans += label != 0 && !referenced(s, label, ref);
                 continue;
             }
             const struct item *it = at_ref(s, ref);
             uint64_t control = get(&it->control);
             v->locked += get(&it->lock) != 0;
-            if (label == 0) {
+            if (seg_item_free(it)) {
                 v->torn_refs += (control & LIVE) != 0;
                 continue;
             }

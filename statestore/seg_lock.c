@@ -49,7 +49,7 @@ static bool detach(seg *s, struct item *it, word *where, uint32_t owner, uint32_
     uint32_t self = ref_to(s, it);
     uint64_t wanted = label_word(self, owner);
     struct place p;
-    bool known = ref != 0 && seg_place(s, ref, &p);
+    bool known = ref != 0 && seg_place(s, ref, &p) && p.label != NULL;
     uint64_t label = known ? get(p.label) : 0;
     known = known && (uint32_t)(label >> 32) == self;
     if (!seg_held(s, it)) {
@@ -96,7 +96,7 @@ void seg_reap(seg *s, struct item *it)
         if (!seg_held(s, it)) {
             return;
         }
-    } while ((next & MARK) == 0 && !cas(&it->next, next, ref_word(next, ref_of(next)) | MARK));
+    } while ((next & MARK) == 0 && !cas(&it->next, next, next_word(next, next, ref_of(next)) | MARK));
     POINT("marked");
     if (seg_item_key(s, it, key, &len) && !seg_chain_clean(s, seg_hash(s, key, len))) {
         seg_unlock(s, it); /* its chain is damaged: leave it rather than reuse it */
@@ -111,15 +111,10 @@ void seg_reap(seg *s, struct item *it)
     }
     cas(&it->auth, auth, 0);
     POINT("auth");
-    struct place p;
-    uint32_t self = ref_to(s, it);
-    if (seg_place(s, self, &p)) {
-        uint64_t label = get(p.label);
-        if (!seg_held(s, it)) {
-            return;
-        }
-        seg_release(s, self, label);
+    if (!seg_held(s, it)) {
+        return;
     }
+    seg_release_item(s, it);
     seg_unlock(s, it);
 }
 
@@ -143,8 +138,8 @@ static seg_status disarm(seg *s, struct item *it, uint32_t victim)
         if (seg_is_stub(it, control)) {
             goto disarmed;
         }
-        uint64_t from = (uint64_t)ref_of(get(&it->cell[active])) << 4;
-        uint64_t form = peek(&it->home);
+        uint64_t from = offset_of(ref_of(get(&it->cell[active])));
+        uint64_t form = peek(&it->next);
         uint64_t bytes = seg_cell_bytes(form, control, len);
         uint64_t words = (bytes + 7) / 8;
         if (from < s->at.heap || from + words * 8 > s->total) {
@@ -252,17 +247,11 @@ bool seg_settle(seg *s, struct item *it)
     uint64_t lock = get(&it->lock);
     uint32_t victim = 0;
     if (lock == 0) {
-        struct place p;
-        uint64_t label = seg_place(s, ref_to(s, it), &p) ? get(p.label) : 0;
-        if (label == 0 || (get(&it->control) & LIVE) != 0) {
+        uint64_t auth = get(&it->auth);
+        if (auth == 0 || (get(&it->control) & LIVE) != 0 || !cas(&it->lock, 0, lock_word(s->me, 0))) {
             return false;
         }
-        /* Without `auth` it may be in the making: claimed, and not locked yet. */
-        if ((get(&it->auth) == 0 && seg_client_alive(s, (uint32_t)label)) ||
-            !cas(&it->lock, 0, lock_word(s->me, 0))) {
-            return false;
-        }
-        if ((get(&it->control) & LIVE) != 0 || get(p.label) != label) {
+        if (get(&it->auth) != auth || (get(&it->control) & LIVE) != 0) {
             seg_unlock(s, it);
             return false;
         }

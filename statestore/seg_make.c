@@ -27,20 +27,22 @@ static seg_status prepare(seg *s, const void *key, size_t key_len, const seg_new
 {
     static const seg_home nowhere;
     bool wide = copy != NULL || (flags & FENCE) != 0;
-    uint64_t form = key_len | KEYED | (wide ? WIDE : 0);
-    uint32_t ref = seg_claim_item(s, sizeof(struct item) + (wide ? 8 : 0) + key_len);
+    uint64_t form = key_len << KEY_LENGTH_SHIFT | KEYED | (wide ? WIDE : 0);
+    uint32_t ref = seg_claim_item(s, sizeof(struct item) + wide_words(form) * 8 + key_len);
     if (ref == 0) {
         return SEG_FULL;
     }
     struct item *it = at_ref(s, ref);
-    word *rest = it->rest;
     poke(&s->client->item, ref);
     if (wide) {
-        poke(rest++, (flags & FENCE) != 0 ? FENCE_EPOCH_FLIP : 0);
-        POINT("last");
+        poke(&it->rest[HOME], home_word(copy == NULL ? &nowhere : &copy->home));
+        POINT("home");
+        poke(&it->rest[ACKED], (flags & FENCE) != 0 ? FENCE_EPOCH_FLIP : 0);
+        POINT("acked");
     }
-    copy_in(rest, 0, key, key_len);
-    put(&it->home, home_word(copy == NULL ? &nowhere : &copy->home, form));
+    copy_in(it->rest + wide_words(form), 0, key, key_len);
+    uint64_t next = get(&it->next);
+    put(&it->next, next_word(next, form, ref_of(next)) | (next & MARK));
     POINT("keyed");
     if (copy == NULL || !copy->stub) {
         seg_status status = prepare_value(s, it, form, n, copy == NULL ? 0 : ABSOLUTE | copy->version);

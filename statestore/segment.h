@@ -27,7 +27,7 @@
 #define SEG_FENCE_NAME_BYTES_MAX 200u        /* longest fence name */
 #define SEG_CLIENTS_MAX 256u                 /* open segments at one time, over all processes */
 #define SEG_SIZE_BYTES_MIN (4ull << 20)      /* smallest segment */
-#define SEG_SIZE_BYTES_MAX (64ull << 30)     /* references are 32 bits of 16 bytes */
+#define SEG_SIZE_BYTES_MAX (32ull << 30)     /* references are 32 bits of 8 bytes */
 #ifndef SEG_STEAL_AFTER_NS
 #define SEG_STEAL_AFTER_NS 20000000ull       /* a live holder is robbed after this long */
 #endif

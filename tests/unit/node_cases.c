@@ -98,8 +98,8 @@ static void a_damaged_item_is_passed_over(void)
     CHECK(stats_of(0).items == 3 && stats_of(0).damaged == 0 && stats_of(0).replicas == 3);
     CHECK(seg_lookup(member[0].seg, "first", 5, &h) == SEG_OK);
     struct item *it = at_ref(member[0].client, h.item);
-    uint64_t home = peek(&it->home);
-    poke(&it->home, home & ~KEYED);
+    uint64_t next = peek(&it->next);
+    poke(&it->next, next & ~KEYED);
     CHECK(stats_of(0).items == 2 && stats_of(0).damaged == 1);
     member[1].stopped = true;
     world_view(BIT_OF(0), 0);
@@ -107,7 +107,7 @@ static void a_damaged_item_is_passed_over(void)
     CHECK(stats_of(0).promoted == 2 && stats_of(0).masters == 2);
     wire_msg m = answer_within(0, named(WIRE_READ, "third"), 100);
     CHECK(m.status == WIRE_OK && m.value_len == 1);
-    poke(&it->home, home);
+    poke(&it->next, next);
     world_end();
 }
 

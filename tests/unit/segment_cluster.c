@@ -392,11 +392,11 @@ static void a_fence_is_no_item(seg *s)
     seg_ack(s, &h, 1000);
     uint32_t item = h.item;
     CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
-    CHECK(seg_fence(s, "new", 3, true, &fence) == SEG_OK && fence == item, "another slot");
+    CHECK(seg_fence(s, "n", 1, true, &fence) == SEG_OK && fence == item, "another slot");
     CHECK(seg_fence_epoch(s, fence) == 0, "a fence begins at %lu", seg_fence_epoch(s, fence));
     CHECK(seg_fence_raise(s, fence, UINT64_MAX, &raised) == SEG_OK && raised, "raise");
     CHECK(seg_fence_epoch(s, fence) == UINT64_MAX, "raised to %lu", seg_fence_epoch(s, fence));
-    CHECK(seg_lookup(s, "\0fence/new", 10, &h) == SEG_OK, "lookup");
+    CHECK(seg_lookup(s, "\0fence/n", 8, &h) == SEG_OK, "lookup");
     seg_ack(s, &h, 5);
     seg_ack(s, &h, 0);
     CHECK(seg_fence_epoch(s, fence) == UINT64_MAX, "an ack changed a fence");
@@ -426,7 +426,7 @@ static void a_late_ack(seg *s)
     CHECK(waitpid(pid, &state, WUNTRACED) == pid && WIFSTOPPED(state), "stop");
     uint32_t item = h.item;
     CHECK(seg_uproot(s, &h) == SEG_OK, "uproot");
-    CHECK(seg_fence(s, "late", 4, true, &fence) == SEG_OK && fence == item, "another slot");
+    CHECK(seg_fence(s, "l", 1, true, &fence) == SEG_OK && fence == item, "another slot");
     CHECK(kill(pid, SIGCONT) == 0 && waitpid(pid, &state, 0) == pid && state == 0, "resume");
     CHECK(seg_fence_epoch(s, fence) == 0, "an ack raised a fence to %lu", seg_fence_epoch(s, fence));
 }

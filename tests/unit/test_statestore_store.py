@@ -329,7 +329,7 @@ def test_nothing_there_and_not_told_to_make_it(directory: Path) -> None:
     assert list(directory.iterdir()) == []
 
 
-@pytest.mark.parametrize("size_bytes", [0, (4 << 20) - 1, (64 << 30) + 1])
+@pytest.mark.parametrize("size_bytes", [0, (4 << 20) - 1, (32 << 30) + 1])
 def test_a_size_out_of_range(directory: Path, size_bytes: int) -> None:
     with pytest.raises(statestore.Invalid, match="MiB"):
         statestore.open(f"dal://{directory}", size_bytes=size_bytes)
@@ -411,10 +411,10 @@ def test_garbage_behind_the_header_may_be_read_safely(directory: Path, seed: int
 
 def test_a_directory_too_small_is_told_in_one_line(directory: Path) -> None:
     free = os.statvfs(directory)
-    size_bytes = 64 << 30
+    size_bytes = 32 << 30
     if free.f_bavail * free.f_frsize >= size_bytes:
         pytest.skip("this machine has room for the largest segment")
-    with pytest.raises(statestore.Full, match="MiB free of the 65536 MiB asked for"):
+    with pytest.raises(statestore.Full, match="MiB free of the 32768 MiB asked for"):
         statestore.open(f"dal://{directory}", size_bytes=size_bytes)
     assert list(directory.iterdir()) == []
 
