@@ -86,7 +86,7 @@ SECTIONS: Final = (
         Key("state.address", "text", "`dal:///DIRECTORY`; the directory should be on tmpfs: on a "
             "disk, write-back stalls writers.", Change.SEGMENT),
         Key("state.size_mb", "integer", "Size of the segment when it is created, MiB. Every member "
-            "holds the whole key map, 64 bytes per item, and its share of the values.",
+            "holds the whole key map, 64 bytes and its key per item, and its share of the values.",
             Change.SEGMENT, 256, state.SIZE_MB_RANGE),
         Key("state.cluster", "table", "Makes the node a member of a cluster.", Change.SEGMENT,
             ABSENT),
