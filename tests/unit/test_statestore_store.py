@@ -17,6 +17,7 @@ import statestore
 from statestore import Change, Handle, Kind, Store
 from statestore.store import SEGMENT_NAME
 
+COUNTED = 1_000
 SIZE_BYTES = 8 << 20
 MS = 1_000_000
 SOUND_KEYS = ("unreachable", "misplaced", "torn_refs", "shared_blocks", "dead", "orphans", "locked")
@@ -340,6 +341,19 @@ def test_the_file_is_private_and_reserved_to_the_last_byte(store: Store, directo
     assert store.stats()["clients"] == 1
     assert status.st_mode & 0o777 == 0o600
     assert status.st_blocks * 512 >= SIZE_BYTES
+
+
+@pytest.mark.parametrize("key_bytes", [16, 23, 24, 32])
+def test_an_item_of_64_bytes_has_no_more_than_64_of_bookkeeping(
+    directory: Path, key_bytes: int
+) -> None:
+    """Blocks and labels (decision 62); the size at which the next class begins is the worst."""
+    with statestore.open(f"dal://{directory}", size_bytes=SIZE_BYTES) as store:
+        before = store.stats()["bytes"]
+        for number in range(COUNTED):
+            store.create(f"{number:0{key_bytes}}", bytes(64))
+        each = (store.stats()["bytes"] - before) / COUNTED
+    assert each - key_bytes - 64 <= 64
 
 
 def damaged(path: Path, offset: int, data: bytes) -> None:
