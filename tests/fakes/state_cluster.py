@@ -27,6 +27,20 @@ def wait_for(what: str, true: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def member_config(directory: Path, node: str, key_file: Path) -> ServerConfig:
+    """A member on this host, whose segment is below `directory`."""
+    return ServerConfig(
+        directory=directory / node,
+        node=node,
+        host="127.0.0.1",
+        port=0,
+        key_file=key_file,
+        size_bytes=SIZE_BYTES,
+        history=0,
+        timers=TIMERS,
+    )
+
+
 class Cluster:
     """Three servers on this host, with the registry's embedded twin."""
 
@@ -38,16 +52,7 @@ class Cluster:
         for node in NODES:
             table = statestore.open(f"dal://{directory / 'registry'}", size_bytes=8 << 20)
             self.tables.append(table)
-            config = ServerConfig(
-                directory=directory / node,
-                node=node,
-                host="127.0.0.1",
-                port=0,
-                key_file=self.key_file,
-                size_bytes=SIZE_BYTES,
-                history=0,
-                timers=TIMERS,
-            )
+            config = member_config(directory, node, self.key_file)
             self.servers.append(Server(config, EmbeddedRegistry(table)))
         for server in self.servers:
             server.start()

@@ -10,7 +10,7 @@ import statestore
 from statestore import Store
 from statestore.registry import EmbeddedRegistry
 from statestore.server import Server, ServerConfig, write_key_file
-from tests.fakes.state_cluster import SIZE_BYTES, TIMEOUT_MS, TIMERS, wait_for
+from tests.fakes.state_cluster import TIMEOUT_MS, member_config, wait_for
 
 
 class Hosts:
@@ -25,16 +25,7 @@ class Hosts:
         self.servers: dict[str, Server] = {}
 
     def config(self, node: str) -> ServerConfig:
-        return ServerConfig(
-            directory=self._directory / node,
-            node=node,
-            host="127.0.0.1",
-            port=0,
-            key_file=self._key_file,
-            size_bytes=SIZE_BYTES,
-            history=0,
-            timers=TIMERS,
-        )
+        return member_config(self._directory, node, self._key_file)
 
     def start(self, node: str) -> str:
         """Returns when it is ready: its incarnation."""
